@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up .venv first, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+SOURCES := sima_hf examples tests
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-oldest bench quality style build clean
+
+demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir
+
+test: $(VENV)/.installed  ## the whole suite, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-oldest:  ## the same with the oldest transformers that setup.cfg allows
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+bench: $(VENV)/.installed  ## measure the operation against the literal formula and softmax, here
+	$(BIN)/python -m sima_hf.benchmark --output_dir examples/results
+
+quality: $(VENV)/.installed  ## what CI checks of style
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+style: $(VENV)/.installed  ## put it right
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+build: $(VENV)/.installed  ## wheel and sdist in dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv .venv-oldest build dist demo *.egg-info .pytest_cache .ruff_cache
+
+# A venv whose installation broke off has no stamp and is made again from the start.
+$(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,46 @@
+"""sima_hf: softmax-free vision transformers (SimA, arXiv 2206.08898) for Hugging Face Transformers."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .registration import register_lazily
+from .requirements import check_versions
+from .version import __version__
+
+
+# Public name -> module that defines it, imported at first use.
+_NAMES = {
+    "SIMA_VARIANTS": ".models.sima.configuration_sima",
+    "SimABackbone": ".models.sima.modeling_sima",
+    "SimAConfig": ".models.sima.configuration_sima",
+    "SimAForImageClassification": ".models.sima.modeling_sima",
+    "SimAImageProcessor": ".models.sima.image_processing_sima",
+    "SimAModel": ".models.sima.modeling_sima",
+    "convert_original_checkpoint": ".models.sima.convert_sima",
+    "convert_original_state_dict": ".models.sima.convert_sima",
+    "sima_attention": ".ops",
+}
+
+__all__ = ["__version__", *_NAMES]
+
+check_versions()
+register_lazily()
+
+
+def __getattr__(name: str):
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_NAMES)}")
+    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
+    from .models.sima.convert_sima import convert_original_checkpoint, convert_original_state_dict
+    from .models.sima.image_processing_sima import SimAImageProcessor
+    from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
+    from .ops import sima_attention

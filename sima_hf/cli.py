@@ -1,0 +1,93 @@
+"""The command line, `sima-hf`: thin shells over the package's functions. A user's mistake gives a sentence, not a traceback."""
+
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import SimAError
+from .version import __version__
+
+
+app = typer.Typer(name="sima-hf", no_args_is_help=True, pretty_exceptions_enable=False)
+
+_PACKAGES = ("torch", "transformers", "huggingface_hub", "safetensors", "pillow", "accelerate", "datasets", "kornia")
+
+
+@app.callback()
+def _root() -> None:
+    """SimA: softmax-free vision transformers for Hugging Face Transformers."""
+
+
+@app.command(epilog="Example: sima-hf convert checkpoint.pth --variant sima_small_12_p16 sima-small")
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint, a .pth file of UCDvision/sima.")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
+    variant: Annotated[str | None, typer.Option(help="Original model name; defaults to what the file says.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Entry to take: model or model_ema.")] = None,
+) -> None:
+    """Turn an original checkpoint into a Transformers folder: safetensors, config with labels, image processor."""
+    from .models.sima.convert_sima import convert_original_checkpoint
+
+    config = convert_original_checkpoint(checkpoint, output_dir, variant=variant, weights=weights)
+    typer.echo(
+        f"{output_dir}: {config.num_hidden_layers} blocks of width {config.hidden_size}, patches of {config.patch_size}, "
+        f"{config.num_labels} classes. Load it with AutoModelForImageClassification.from_pretrained({str(output_dir)!r})."
+    )
+
+
+@app.command()
+def env(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Print what a bug report needs: versions, hardware, backends."""
+    facts = environment()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for key, text in value.items():
+                typer.echo(f"  {key}: {text}")
+        else:
+            typer.echo(f"{name}: {value}")
+
+
+def environment() -> dict:
+    """Versions of what matters, the machine, and each backend with what it is or why it cannot serve."""
+    import torch
+
+    from .ops import backend_report
+
+    return {
+        "sima_hf": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{package: _version(package) for package in _PACKAGES},
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "not available",
+        "threads": torch.get_num_threads(),
+        "backends": backend_report(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def main() -> None:
+    """Entry point of the `sima-hf` command: exit code 1 and one sentence for anything a user can mend."""
+    try:
+        app()
+    except (SimAError, ValueError, OSError) as error:
+        typer.echo(f"sima-hf: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

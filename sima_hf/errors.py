@@ -1,0 +1,17 @@
+"""The exception types of sima_hf. Each is also a built-in one, so `except ValueError` keeps working."""
+
+
+class SimAError(Exception):
+    """Base class of everything sima_hf raises on purpose."""
+
+
+class BackendError(SimAError, ValueError):
+    """A backend that does not exist, or that cannot serve these inputs; the text says why and what can."""
+
+
+class ConversionError(SimAError, ValueError):
+    """A checkpoint that is not what it should be; the text names the keys or the object at fault."""
+
+
+class MissingDependencyError(SimAError, ImportError):
+    """An optional package that is not installed; the text ends in the pip command that installs it."""

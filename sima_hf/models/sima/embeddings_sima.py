@@ -1,0 +1,95 @@
+"""From pixels to patch tokens: SimA's convolutional stem and Fourier position encoding, for images of any size."""
+
+import math
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.utils.generic import maybe_autocast
+
+from .configuration_sima import SimAConfig
+
+
+class SimAConvNorm(nn.Module):
+    """A 3x3 convolution of stride 2 without bias, and its batch norm: halves both sides, rounding up."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(hidden_states))
+
+
+class SimAPatchEmbeddings(nn.Module):
+    """Pixels `(B,C,H,W)` to feature map `(B,hidden_size,h,w)`: a stack of convolutions, widths doubling."""
+
+    def __init__(self, config: SimAConfig):
+        super().__init__()
+        self.num_channels = config.num_channels
+        depth = int(math.log2(config.patch_size))
+        widths = [config.num_channels] + [config.hidden_size // 2**step for step in range(depth - 1, -1, -1)]
+        self.layers = nn.ModuleList(SimAConvNorm(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.layers[0](pixel_values)
+        for layer in self.layers[1:]:
+            hidden_states = layer(self.activation(hidden_states))
+        return hidden_states
+
+
+class SimAPositionEncoding(nn.Module):
+    """Fourier features of the rows and columns of a grid of any size, through a 1x1 convolution.
+
+    The features are computed in float32 whatever the model's dtype, as the original does, and cast once.
+    """
+
+    def __init__(self, config: SimAConfig):
+        super().__init__()
+        self.num_features = config.position_encoding_hidden_size
+        self.temperature = float(config.position_encoding_temperature)
+        self.projection = nn.Conv2d(2 * self.num_features, config.hidden_size, kernel_size=1)
+
+    def axis_features(self, length: int, device: torch.device) -> torch.Tensor:
+        """`(length, num_features)`: sines and cosines, interleaved, of positions that end at 2 pi."""
+        positions = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+        positions = positions / (positions[-1:] + 1e-6) * (2 * math.pi)
+        exponents = torch.arange(self.num_features // 2, dtype=torch.float32, device=device)
+        angles = positions[:, None] / self.temperature ** (2 * exponents / self.num_features)
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        weight = self.projection.weight
+        with maybe_autocast(weight.device.type, enabled=False):
+            rows = self.axis_features(height, weight.device)[:, None].expand(-1, width, -1)
+            columns = self.axis_features(width, weight.device)[None].expand(height, -1, -1)
+        features = torch.cat((rows, columns), dim=-1).permute(2, 0, 1).unsqueeze(0)
+        return self.projection(features.to(weight.dtype))
+
+
+class SimAEmbeddings(nn.Module):
+    """Pixels `(B,C,H,W)` to patch tokens `(B,N,hidden_size)` with positions, and the grid they lie on."""
+
+    def __init__(self, config: SimAConfig):
+        super().__init__()
+        self.patch_embeddings = SimAPatchEmbeddings(config)
+        self.position_encoding = SimAPositionEncoding(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        expected = self.patch_embeddings.num_channels
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != expected:
+            raise ValueError(
+                f"`pixel_values` must be (batch, {expected}, height, width), as `config.num_channels` is {expected}, but "
+                f"shape {tuple(pixel_values.shape)} came."
+            )
+        pixel_values = pixel_values.to(self.position_encoding.projection.weight.dtype)
+        feature_map = self.patch_embeddings(pixel_values)
+        height, width = feature_map.shape[-2:]
+        feature_map = feature_map + self.position_encoding(height, width)
+        return self.dropout(feature_map.flatten(2).transpose(1, 2)), (height, width)
+
+
+__all__ = ["SimAEmbeddings"]

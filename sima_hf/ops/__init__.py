@@ -1,0 +1,60 @@
+"""SimA attention as an operation on tensors: checks the inputs, picks the order and the backend, computes."""
+
+import torch
+
+from .backends import backend_report, pick_backend
+from .checks import check_mask, check_tensors, one_of
+from .order import GAINS, ORDERS, cheaper_order
+
+
+__all__ = ["backend_report", "sima_attention"]
+
+
+def sima_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    gain: str = "none",
+    order: str = "auto",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Softmax-free attention: query and key are L1-normalised over the tokens, then three matrices are multiplied.
+
+    `out = (q / |q|_1) (k / |k|_1)^T v` with the norms taken per head and channel over the token axis, floored at
+    1e-12 (SimA, arXiv 2206.08898, section 3). No softmax, no exp, no `1/sqrt(D)`. A channel that is zero at every
+    token contributes nothing and receives no gradient.
+
+    Args:
+        query: `(B, H, Nq, D)`, float64, float32, float16 or bfloat16, on any device and with any strides.
+        key: `(B, Hk, Nk, D)`, dtype and device of `query`. `H` is a multiple of `Hk`: grouped heads are repeated.
+        value: `(B, Hk, Nk, Dv)`, dtype and device of `query`.
+        mask: who may see whom; True, or 0.0 in a float mask, means "may". One of
+
+            - `None`: everyone sees everyone;
+            - key padding, boolean `(B, Nk)`: tokens marked False are out of both norms and of the sum. Where `Nq`
+              equals `Nk` they are out as queries too, and their rows of the result are zero;
+            - boolean `(B or 1, H or 1, N, N)`: row i attends to the j with `mask[..., i, j]`, and the norms of row i run
+              over those j alone. Needs `Nq == Nk`; costs `N x N`;
+            - a float mask of either shape whose entries are all 0 or at most -100 (`-inf` too), meaning the same.
+        gain: "none" (the paper's formula, whose result shrinks about as `N^-1.5`) or "tokens" (times the number of
+            keys that the query may see, which keeps the scale when the number of tokens changes).
+        order: "linear" for `q (k^T v)`, "quadratic" for `(q k^T) v`, "auto" for the one with fewer operations.
+        backend: "auto", or a name listed by `sima_hf.ops.backend_report()`.
+
+    Returns:
+        `(B, H, Nq, Dv)`, dtype of `query`. Half-precision inputs are accumulated in float32, under autocast too.
+
+    Raises:
+        TypeError: an argument is no tensor, or its dtype is not one of the four.
+        ValueError: shapes, dtypes or devices do not fit together, the mask is none of the above, or an option is
+            unknown. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
+    """
+    check_tensors(query, key, value)
+    one_of("gain", gain, GAINS)
+    one_of("order", order, ORDERS)
+    keep, allow = check_mask(mask, query, key)
+    if order == "auto":
+        order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
+    attend = pick_backend(backend, query)
+    return attend(query, key, value, keep=keep, allow=allow, gain=gain, order=order)

@@ -1,0 +1,58 @@
+"""The table of backends: who computes SimA attention, for which inputs, and why one cannot serve.
+
+A backend is a function `(query, key, value, *, keep, allow, gain, order) -> out` on checked inputs. A new one is a row
+here; with "auto" the first row that may be picked by itself and that has nothing against the inputs serves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import BackendError
+from .eager import eager_attention
+from .reference import reference_attention
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row: `why_not(query)` gives the reason why these inputs cannot be served, or None."""
+
+    name: str
+    attend: Callable[..., torch.Tensor]
+    summary: str
+    picked_by_auto: bool = True
+    why_not: Callable[[torch.Tensor], str | None] = lambda query: None
+
+
+BACKENDS = (
+    Backend("eager", eager_attention, "folded norms in plain torch, any device"),
+    Backend(
+        "reference", reference_attention, "the paper's formula, literally; slow, for checking", picked_by_auto=False
+    ),
+)
+
+
+def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Return the function of the backend called `name`, or for "auto" of the first that serves `query`.
+
+    Raises:
+        BackendError: no such backend (the text lists those there are), or it cannot serve these inputs (with the reason).
+    """
+    for backend in BACKENDS:
+        if name == backend.name:
+            reason = backend.why_not(query)
+            if reason is None:
+                return backend.attend
+            raise BackendError(f"The backend {name!r} cannot serve here: {reason}. backend='auto' picks one that can.")
+        if name == "auto" and backend.picked_by_auto and backend.why_not(query) is None:
+            return backend.attend
+    listed = ", ".join(repr(n) for n in ("auto", *(b.name for b in BACKENDS)))
+    raise BackendError(f"There is no backend {name!r}; there are {listed}.")
+
+
+def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:
+    """Every backend's name with what it is, or with the reason why it cannot serve inputs like `query` (`(B,H,N,D)`)."""
+    if query is None:
+        query = torch.empty(1, 1, 1, 1)
+    return {backend.name: backend.why_not(query) or backend.summary for backend in BACKENDS}

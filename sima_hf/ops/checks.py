@@ -1,0 +1,112 @@
+"""Checks of what `sima_attention` is given, each with a sentence that says what came and what is accepted."""
+
+import torch
+
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+# A float mask hides a token by adding a number so low that softmax would make it vanish. Swin writes -100.
+HIDDEN = -100.0
+
+
+def one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of the `accepted` strings."""
+    if value not in accepted:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, but {value!r} came.")
+
+
+def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Raise TypeError or ValueError unless query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)` fit together."""
+    tensors = {"query": query, "key": key, "value": value}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"`{name}` must be a tensor, but {type(tensor).__name__} came.")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"`{name}` must be float64, float32, float16 or bfloat16, but {tensor.dtype} came.")
+        if tensor.dim() != 4:
+            raise ValueError(f"`{name}` must be (batch, heads, tokens, channels), but shape {_shape(tensor)} came.")
+    (batch, heads, _, channels), (key_batch, key_heads, keys, key_channels) = query.shape, key.shape
+    if query.dtype != key.dtype or query.dtype != value.dtype:
+        problem, found = "one dtype for all three", {name: tensor.dtype for name, tensor in tensors.items()}
+    elif query.device != key.device or query.device != value.device:
+        problem, found = "one device for all three", {name: tensor.device for name, tensor in tensors.items()}
+    elif batch != key_batch or batch != value.shape[0]:
+        problem, found = "the same batch size in all three", None
+    elif channels != key_channels:
+        problem, found = "the same number of channels in query and key", None
+    elif keys != value.shape[2]:
+        problem, found = "the same number of tokens in key and value", None
+    elif key_heads != value.shape[1]:
+        problem, found = "the same number of heads in key and value", None
+    elif key_heads == 0 or heads % key_heads:
+        problem, found = "a number of query heads that is a multiple of the number of key heads", None
+    else:
+        return
+    found = found or {name: _shape(tensor) for name, tensor in tensors.items()}
+    came = ", ".join(f"{name} {what}" for name, what in found.items())
+    raise ValueError(f"sima_attention needs {problem}, but these came: {came}.")
+
+
+def check_mask(
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Sort a mask into `(keep, allow)`, at most one of them not None.
+
+    Returns:
+        `keep`, boolean `(B, Nk)`, for key padding; `allow`, boolean `(B or 1, H or 1, N, N)`, for a full mask.
+
+    Raises:
+        TypeError: not a tensor, or neither boolean nor floating point.
+        ValueError: shape or device does not fit, or a float mask holds values that are no mask.
+    """
+    if mask is None:
+        return None, None
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"`mask` must be a tensor or None, but {type(mask).__name__} came.")
+    if mask.device != query.device:
+        raise ValueError(f"`mask` must be on {query.device} as the query is, but it is on {mask.device}.")
+    batch, heads, queries, keys = query.shape[0], query.shape[1], query.shape[-2], key.shape[-2]
+    if mask.dim() == 2 and mask.shape[0] == batch and mask.shape[1] == keys:
+        return _as_boolean(mask), None
+    fits = (
+        mask.dim() == 4
+        and (mask.shape[0] == 1 or mask.shape[0] == batch)
+        and (mask.shape[1] == 1 or mask.shape[1] == heads)
+        and mask.shape[2] == queries
+        and mask.shape[3] == keys
+    )
+    if not fits:
+        raise ValueError(
+            f"`mask` must be key padding of shape (batch, keys) = ({batch}, {keys}) or a full mask of shape "
+            f"({batch} or 1, {heads} or 1, {queries}, {keys}), but shape {_shape(mask)} came."
+        )
+    if queries != keys:
+        raise ValueError(
+            f"A full mask needs as many queries as keys, because both norms of a row run over the tokens that the row "
+            f"may see; {queries} queries and {keys} keys came. Give key padding of shape ({batch}, {keys}) instead."
+        )
+    return None, _as_boolean(mask)
+
+
+def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
+    if mask.dtype == torch.bool:
+        return mask
+    if not mask.is_floating_point():
+        raise TypeError(
+            f"`mask` must be boolean (True: may be seen) or a float mask of 0 and -inf, but {mask.dtype} came. "
+            "An integer mask of ones and zeros becomes one by `mask.bool()`."
+        )
+    is_mask = ((mask == 0) | (mask <= HIDDEN)).all()
+    sentence = (
+        "A float mask must hold only 0 (may be seen) and values of -100 or less (hidden), but this one holds others: "
+        "it is a position bias, made to be added to the logits of a softmax, which SimA does not have."
+    )
+    if torch.compiler.is_compiling():
+        torch._assert_async(is_mask, sentence)
+    elif not is_mask:
+        raise ValueError(sentence)
+    return mask == 0
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return str(tuple(tensor.shape))

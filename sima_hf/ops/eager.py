@@ -1,0 +1,113 @@
+"""The folded form in plain torch: neither a normalised query nor a normalised key is ever written.
+
+`q^ (k^T v) = q M` with `M = diag(1/(a b)) (k^T v)`, where a and b are the length-D token sums of |q| and |k|. So the only
+passes over the tokens are the two sums and the two products; everything else happens on D x D numbers, in float32 or wider.
+"""
+
+import contextlib
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+EPS = 1e-12
+
+
+def eager_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    keep: torch.Tensor | None,
+    allow: torch.Tensor | None,
+    gain: str,
+    order: str,
+) -> torch.Tensor:
+    """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`, on checked inputs.
+
+    Memory beyond the inputs grows with N in the linear order, forward and backward; half-precision inputs cost one
+    float32 copy each.
+    """
+    dtype = query.dtype
+    with _without_autocast(query.device.type):
+        if dtype in (torch.float16, torch.bfloat16):
+            query, key, value = query.float(), key.float(), value.float()
+        if allow is not None:
+            return _attend_rowwise(query, key, value, allow, gain, order).to(dtype)
+        tokens = key.shape[-2]
+        if keep is not None:
+            hidden = ~keep[:, None, :, None]
+            tokens = keep.sum(dim=-1)[:, None, None]
+            if query.shape[-2] == key.shape[-2]:
+                query = query.masked_fill(hidden, 0)
+            key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
+        query_norm, key_norm = _token_norm(query), _token_norm(key)  # (B,H,D), (B,Hk,D)
+        if gain == "tokens":
+            query_norm = query_norm / tokens
+        groups = query.shape[1] // key.shape[1]
+        if order == "quadratic":
+            normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
+            weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
+            return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
+        scale = query_norm * _repeat_heads(key_norm, groups)
+        context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups) / scale.unsqueeze(-1)
+        return _matmul(query, context).to(dtype)
+
+
+def _attend_rowwise(query, key, value, allow, gain, order):
+    """A full mask `allow[i, j]`: the norms of row i run over the tokens that row i may see."""
+    groups = query.shape[1] // key.shape[1]
+    key, value, allow = _repeat_heads(key, groups), _repeat_heads(value, groups), allow.to(query.dtype)
+    query_norm, key_norm = _floor(allow @ query.abs()), _floor(allow @ key.abs())
+    if gain == "tokens":
+        query_norm = query_norm / allow.sum(dim=-1, keepdim=True)
+    row = query / query_norm / key_norm
+    if order == "quadratic":
+        return (row @ key.transpose(-2, -1) * allow) @ value
+    # One D x Dv matrix a row: N D Dv numbers. Here for completeness, never picked by "auto".
+    outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(-2)
+    contexts = (allow @ outer).unflatten(-1, (key.shape[-1], value.shape[-1]))
+    return (row.unsqueeze(-2) @ contexts).squeeze(-2)
+
+
+def _token_norm(x: torch.Tensor) -> torch.Tensor:
+    """`(B,H,D)`, the floored L1 norm over the tokens of `(B,H,N,D)`.
+
+    The sum runs in the order of Transformers' memory, `(B,N,H,D)`. On 2 CPU cores that beat a sum over axis -2 up to 6
+    times, and torch's vector norm 3 to 40 times.
+    """
+    return _floor(x.transpose(1, 2).abs().sum(dim=1))
+
+
+def _floor(norm: torch.Tensor) -> torch.Tensor:
+    """max(norm, eps), and infinity where the norm is zero: the channel then gives 0 and receives no gradient."""
+    return F.threshold(norm, 0.0, math.inf).clamp_min(EPS)
+
+
+def _repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`x @ y` for `(B,H,.,.)` operands, without the copy that matmul makes of operands it cannot fold into 3-D.
+
+    Heads and batch of Transformers' layout, `(B,N,H,D)` seen as `(B,H,N,D)`, cannot be merged into one dimension unless
+    one of them is 1. One product for each index of the shorter of the two reads the operands where they lie.
+    """
+    if torch.compiler.is_compiling() or (_folds(x) and _folds(y)):
+        return x @ y
+    dim = 0 if x.shape[0] < x.shape[1] else 1
+    products = [a @ b for a, b in zip(x.unbind(dim), y.unbind(dim), strict=True)]
+    # Stacked along axis 2 where that is free: for (B,N,H,D) storage, merging the heads afterwards copies nothing.
+    return torch.stack(products, dim=0) if dim == 0 else torch.stack(products, dim=2).transpose(1, 2)
+
+
+def _folds(x: torch.Tensor) -> bool:
+    return x.shape[0] == 1 or x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
+
+
+def _without_autocast(device_type: str):
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

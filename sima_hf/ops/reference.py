@@ -1,0 +1,62 @@
+"""SimA as the paper writes it: the oracle that every other backend is held against.
+
+Normalise query and key, then multiply. In the dtype of the inputs, so run it in float64 for an answer to trust. Every mask
+goes through the one general definition, in which row i has norms of its own, taken over the tokens it may see.
+"""
+
+import math
+
+import torch
+
+
+EPS = 1e-12
+
+
+def reference_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    keep: torch.Tensor | None,
+    allow: torch.Tensor | None,
+    gain: str,
+    order: str,
+) -> torch.Tensor:
+    """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`; arXiv 2206.08898, equations 2-4."""
+    groups = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(groups, dim=1)
+    value = value.repeat_interleave(groups, dim=1)
+    tokens = key.shape[-2]
+    if keep is not None:
+        if query.shape[-2] == key.shape[-2]:
+            return _attend_rowwise(query, key, value, keep[:, None, :, None] & keep[:, None, None], gain, "quadratic")
+        seen = keep[:, None, :, None].to(query.dtype)
+        key, value, tokens = key * seen, value * seen, seen.sum(dim=-2, keepdim=True)
+    if allow is not None:
+        return _attend_rowwise(query, key, value, allow, gain, order)
+    normed_query = query / _floor(query.abs().sum(dim=-2, keepdim=True))
+    normed_key = key / _floor(key.abs().sum(dim=-2, keepdim=True))
+    if gain == "tokens":
+        normed_key = normed_key * tokens
+    if order == "quadratic":
+        return (normed_query @ normed_key.transpose(-2, -1)) @ value
+    return normed_query @ (normed_key.transpose(-2, -1) @ value)
+
+
+def _attend_rowwise(query, key, value, allow, gain, order):
+    """The definition for a mask `allow[i, j]`: A[i, c] = sum_j allow |q[j, c]|, B likewise, out[i] over the allowed j."""
+    allow = allow.to(query.dtype)
+    query_norm = _floor(torch.einsum("...ij,...jc->...ic", allow, query.abs()))
+    key_norm = _floor(torch.einsum("...ij,...jc->...ic", allow, key.abs()))
+    row = query / query_norm / key_norm
+    if gain == "tokens":
+        row = row * allow.sum(dim=-1, keepdim=True)
+    if order == "quadratic":
+        return (torch.einsum("...ic,...jc->...ij", row, key) * allow) @ value
+    contexts = torch.einsum("...ij,...jc,...jd->...icd", allow.expand(*key.shape[:2], -1, -1), key, value)
+    return torch.einsum("...ic,...icd->...id", row, contexts)
+
+
+def _floor(norm: torch.Tensor) -> torch.Tensor:
+    """max(norm, eps), and infinity where the norm is zero: 0 / 0 counts as 0, and so does its gradient."""
+    return norm.clamp_min(EPS).masked_fill(norm == 0, math.inf)
