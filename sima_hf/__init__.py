@@ -21,7 +21,18 @@ _NAMES = {
     "sima_attention": ".ops",
 }
 
-__all__ = ["__version__", *_NAMES]
+__all__ = [
+    "SIMA_VARIANTS",
+    "SimABackbone",
+    "SimAConfig",
+    "SimAForImageClassification",
+    "SimAImageProcessor",
+    "SimAModel",
+    "__version__",
+    "convert_original_checkpoint",
+    "convert_original_state_dict",
+    "sima_attention",
+]
 
 check_versions()
 register_lazily()

@@ -1,5 +1,6 @@
 """From pixels to patch tokens: SimA's convolutional stem and Fourier position encoding, for images of any size."""
 
+import itertools
 import math
 
 import torch
@@ -30,7 +31,7 @@ class SimAPatchEmbeddings(nn.Module):
         self.num_channels = config.num_channels
         depth = int(math.log2(config.patch_size))
         widths = [config.num_channels] + [config.hidden_size // 2**step for step in range(depth - 1, -1, -1)]
-        self.layers = nn.ModuleList(SimAConvNorm(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(SimAConvNorm(*pair) for pair in itertools.pairwise(widths))
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
