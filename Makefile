@@ -8,10 +8,12 @@ SOURCES := sima_hf examples tests
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-oldest bench quality style build clean
+ARGS ?=
+
+.PHONY: demo test test-oldest bench evidence quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
 
 test: $(VENV)/.installed  ## the whole suite, offline
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -21,6 +23,9 @@ test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 
 bench: $(VENV)/.installed  ## measure the operation against the literal formula and softmax, here
 	$(BIN)/python -m sima_hf.benchmark --output_dir examples/results
+
+evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

@@ -1,0 +1,137 @@
+"""The picture of a training run, drawn from the folder it left: curves, confusion, predictions, and where it looked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from sima_hf import SimAForImageClassification
+from sima_hf.errors import MissingDependencyError
+
+
+IMAGES_SHOWN = 10
+BLUE, ORANGE, RED = "#3465a4", "#e07b1a", "#c0392b"
+
+
+def draw_report(folder: str | Path, images) -> Path:
+    """Draw `report.png` into a folder that holds a SimA classifier and its `results.json`; `images` are the held-out ones.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        raise MissingDependencyError("The report needs matplotlib: pip install 'sima-hf[plot]'") from error
+    folder = Path(folder)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    shown = pick_images(results)
+    pictures, maps = look_again(folder, [images[int(index)] for index in shown])
+
+    figure = plt.figure(figsize=(13, 8.8), layout="constrained")
+    grid = figure.add_gridspec(3, 1, height_ratios=[3.2, 1, 1])
+    top = grid[0].subgridspec(1, 2, width_ratios=[1.5, 1])
+    draw_curves(figure.add_subplot(top[0]), results)
+    draw_confusion(figure.add_subplot(top[1]), results)
+    axes = [grid[row].subgridspec(1, IMAGES_SHOWN).subplots(squeeze=False)[0] for row in (1, 2)]
+    for axis in [*axes[0], *axes[1]]:
+        axis.set_axis_off()
+    for column, (index, picture, looked) in enumerate(zip(shown, pictures, maps, strict=True)):
+        predicted, true = results["predicted"][index], results["true"][index]
+        name = results["labels"][predicted]
+        right = predicted == true
+        axes[0][column].imshow(picture, extent=(0, 1, 0, 1))
+        title = name if right else f"{name}\n(is {results['labels'][true]})"
+        axes[0][column].set_title(title, fontsize=9, color="black" if right else RED)
+        axes[1][column].imshow(picture.mean(axis=-1), cmap="gray", extent=(0, 1, 0, 1))
+        weights = looked / looked.max()
+        axes[1][column].imshow(weights, cmap="hot", alpha=0.8 * weights, extent=(0, 1, 0, 1), interpolation="bilinear")
+    label_row(axes[0][0], "predicted")
+    label_row(axes[1][0], "where the class\ntoken looked")
+    figure.suptitle(
+        f"SimA on {results['data']}: {results['accuracy']:.2%} of {results['test_images']} held-out images\n"
+        f"{results['parameters']:,} parameters, {results['image_size']} px, {results['epochs']:g} epochs of "
+        f"{results['train_images']} images in {results['train_seconds']:.0f} s on {results['device']} "
+        f"({results['threads']} threads), seed {results['seed']}, torch {results['torch']}",
+        fontsize=12,
+    )
+    path = folder / "report.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def pick_images(results: dict) -> list[int]:
+    """Every mistake first, up to half of the room, then one right answer of class after class."""
+    predicted, true = np.array(results["predicted"]), np.array(results["true"])
+    wrong = np.flatnonzero(predicted != true)[: IMAGES_SHOWN // 2].tolist()
+    right = [np.flatnonzero((true == label) & (predicted == true)).tolist() for label in range(len(results["labels"]))]
+    turns = [indices[turn] for turn in range(IMAGES_SHOWN) for indices in right if turn < len(indices)]
+    return (wrong + turns)[:IMAGES_SHOWN]
+
+
+def look_again(folder: Path, images: list) -> tuple[np.ndarray, np.ndarray]:
+    """What the saved model sees of some images, and where its class token looks.
+
+    Returns:
+        Pixels `(B, H, W, 3)` in 0..1, as cut and scaled by the image processor, and for each the absolute weights of the
+        last class attention on the patches, `(B, h, w)`, averaged over the heads.
+    """
+    model = SimAForImageClassification.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    pixel_values = processor(images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        attentions = model(pixel_values, output_attentions=True).attentions[-1]
+    grid = [-(-size // model.config.patch_size) for size in pixel_values.shape[-2:]]
+    weights = attentions[:, :, 0, 1:].abs().mean(dim=1).unflatten(-1, grid)
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (processor.image_mean, processor.image_std))
+    pixels = (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+    return pixels.numpy(), weights.numpy()
+
+
+def draw_curves(axis, results: dict) -> None:
+    losses = [(entry["epoch"], entry["loss"]) for entry in results["history"] if "loss" in entry]
+    scores = [
+        (entry["epoch"], 100 * entry["eval_accuracy"]) for entry in results["history"] if "eval_accuracy" in entry
+    ]
+    axis.set_xlabel("epoch")
+    lines = []
+    if losses:
+        lines += axis.plot(*zip(*losses, strict=True), color=BLUE, label="training loss")
+        axis.set_yscale("log")
+    axis.set_ylabel("training loss", color=BLUE)
+    right = axis.twinx()
+    if scores:
+        lines += right.plot(*zip(*scores, strict=True), color=ORANGE, label="validation accuracy")
+        right.set_ylim(max(0, min(score for _, score in scores[len(scores) // 4 :]) - 5), 100.5)
+    right.set_ylabel(f"accuracy on {results['validation_images']} validation images, %", color=ORANGE)
+    axis.set_title("Training", fontsize=11)
+    axis.grid(alpha=0.3)
+    axis.legend(handles=lines, loc="center right")
+
+
+def draw_confusion(axis, results: dict) -> None:
+    """Counts of true against predicted classes; only mistakes are coloured, so that they can be seen."""
+    count = len(results["labels"])
+    confusion = np.zeros((count, count), dtype=int)
+    np.add.at(confusion, (results["true"], results["predicted"]), 1)
+    mistakes = confusion * (1 - np.eye(count, dtype=int))
+    axis.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1, mistakes.max()))
+    if count <= 20:
+        axis.set_xticks(range(count), results["labels"], rotation=0 if count <= 10 else 90)
+        axis.set_yticks(range(count), results["labels"])
+        for true, predicted in zip(*np.nonzero(confusion), strict=True):
+            color = "white" if mistakes[true, predicted] > mistakes.max() / 2 else "black"
+            axis.text(predicted, true, confusion[true, predicted], ha="center", va="center", fontsize=8, color=color)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title("Held-out images (mistakes in red)", fontsize=11)
+
+
+def label_row(axis, text: str) -> None:
+    axis.text(-0.15, 0.5, text, transform=axis.transAxes, rotation=90, ha="center", va="center", fontsize=9)
