@@ -135,13 +135,13 @@ class SimALocalPatchInteraction(nn.Module):
     def normalize(self, feature_map: torch.Tensor) -> torch.Tensor:
         """The batch norm; its running statistics stay as they are while a checkpointed block is computed again."""
         recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-        if not (recomputing and self.norm.training and self.norm.track_running_stats):
+        if not recomputing:
             return self.norm(feature_map)
-        self.norm.track_running_stats = False
-        try:
-            return self.norm(feature_map)
-        finally:
-            self.norm.track_running_stats = True
+        kept = [buffer.clone() for buffer in self.norm.buffers()]
+        feature_map = self.norm(feature_map)
+        for buffer, value in zip(self.norm.buffers(), kept, strict=True):
+            buffer.data.copy_(value)  # .data: autograd has saved these buffers and would take them for modified
+        return feature_map
 
 
 class SimAMLP(nn.Module):
