@@ -10,6 +10,7 @@ import argparse
 import csv
 import functools
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -61,10 +62,16 @@ def literal_formula(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
     return query @ (key.transpose(-2, -1) @ value)
 
 
+def products_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The two matrix products without any norm: what torch's matrix multiplication leaves to be gained, no attention."""
+    return query @ (key.transpose(-2, -1) @ value)
+
+
 CONTESTANTS: dict[str, Callable[..., torch.Tensor]] = {
     "softmax": F.scaled_dot_product_attention,
     "literal": literal_formula,
     "sima": sima_attention,
+    "products": products_alone,
 }
 
 
@@ -88,13 +95,19 @@ def check_agreement(tensors: list[torch.Tensor]) -> None:
 def take_turns(
     calls: dict[str, Callable[[], object]], seconds: float, wait: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Seconds of every call in every turn, for about `seconds`, at least 7 and at most 1,000 turns, after two unmeasured."""
+    """Seconds of every call in every turn, for about `seconds`, at least 7 and at most 1,000 turns, after two unmeasured.
+
+    Every turn has an order of its own, because a call also pays for the state of the memory that the one before it left.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls.items())
+    shuffle = random.Random(0).shuffle
     start = time.perf_counter()
     for turn in range(1002):
         if turn >= 9 and time.perf_counter() - start > seconds:
             break
-        for name, call in calls.items():
+        shuffle(order)
+        for name, call in order:
             begin = time.perf_counter()
             call()
             wait()
@@ -210,20 +223,23 @@ def draw(csv_path: Path, png_path: Path) -> None:
         "softmax": ("softmax (scaled_dot_product_attention)", "#8a8a8a"),
         "literal": ("SimA, the paper's formula as written", "#3465a4"),
         "sima": ("SimA, sima_hf", "#e07b1a"),
+        "products": ("its two matrix products alone", "#d8c3a5"),
     }
     figure, axis = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
     for contestant, (label, color) in names.items():
         own = [row for row in rows if row["contestant"] == contestant]
         tokens = [int(row["tokens"]) for row in own]
         milliseconds = [float(row["median_us"]) / 1000 for row in own]
-        axis.plot(tokens, milliseconds, marker="o", color=color, label=label)
+        style = ":" if contestant == "products" else "-"
+        axis.plot(tokens, milliseconds, style, marker="o", color=color, label=label)
         if contestant == "sima":
             for row, x, y in zip(own, tokens, milliseconds, strict=True):
                 factor = 1 / float(row["ratio_to_softmax"])
                 text = f"{factor:.0f}x" if factor >= 10 else f"{factor:.1f}x"
-                axis.annotate(text, (x, y), xytext=(4, -14), textcoords="offset points", color=color, fontsize=9)
+                axis.annotate(text, (x, y), xytext=(6, -16), textcoords="offset points", color=color, fontsize=9)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    axis.margins(x=0.08, y=0.1)
     ticks = sorted({int(row["tokens"]) for row in rows})
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xlabel("tokens")
@@ -242,16 +258,13 @@ def draw(csv_path: Path, png_path: Path) -> None:
 
 def table(rows: list[Row]) -> str:
     """The rows as text, one line per size."""
-    lines = [
-        f"{'batch':>5} {'tokens':>6}  {'softmax':>11} {'literal':>11} {'sima':>11}   {'sima/softmax':>12} {'sima/literal':>12}"
-    ]
+    header = f"{'batch':>5} {'tokens':>6}  " + " ".join(f"{name:>12}" for name in CONTESTANTS)
+    lines = [f"{header}   {'sima/softmax':>12} {'sima/literal':>12} {'products/literal':>16}"]
     for batch, tokens in dict.fromkeys((row.batch, row.tokens) for row in rows):
         here = {row.contestant: row for row in rows if (row.batch, row.tokens) == (batch, tokens)}
-        times = " ".join(f"{here[name].median_us:>8,.0f} us" for name in CONTESTANTS)
-        sima = here["sima"]
-        lines.append(
-            f"{batch:>5} {tokens:>6}  {times}   {sima.ratio_to_softmax:>12.3f} {sima.ratio_to_literal:>12.3f}"
-        )
+        times = " ".join(f"{here[name].median_us:>9,.0f} us" for name in CONTESTANTS)
+        ratios = f"{here['sima'].ratio_to_softmax:>12.3f} {here['sima'].ratio_to_literal:>12.3f}"
+        lines.append(f"{batch:>5} {tokens:>6}  {times}   {ratios} {here['products'].ratio_to_literal:>16.3f}")
     return "\n".join(lines)
 
 
