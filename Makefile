@@ -22,7 +22,7 @@ test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 bench: $(VENV)/.installed  ## measure the operation against the literal formula and softmax, here
-	$(BIN)/python -m sima_hf.benchmark --output_dir examples/results
+	$(BIN)/python -m sima_hf.benchmark --output_dir examples/results --readme README.md
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results

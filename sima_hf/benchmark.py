@@ -177,7 +177,8 @@ def device_name(device: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} x{torch.get_num_threads()}"
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def git_revision() -> str:
@@ -248,7 +249,7 @@ def draw(csv_path: Path, png_path: Path) -> None:
     axis.legend()
     one = rows[0]
     axis.set_title(
-        f"Attention forward: batch 1, {one['heads']} heads of {one['channels']}, {one['dtype']}, {one['device']} threads, "
+        f"Attention forward: batch 1, {one['heads']} heads of {one['channels']}, {one['dtype']}, {one['device']}, "
         f"torch {one['torch']}\nmedians, contestants in turn; numbers: times faster than softmax",
         fontsize=10,
     )
@@ -268,6 +269,40 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def markdown_table(csv_path: Path) -> str:
+    """The CSV as the README's table, with its conditions below."""
+    rows = read_csv(csv_path)
+    lines = ["| batch | tokens | softmax | literal formula | sima_hf | times faster than softmax | than the formula |"]
+    lines.append("|--:|--:|--:|--:|--:|--:|--:|")
+    for batch, tokens in dict.fromkeys((row["batch"], row["tokens"]) for row in rows):
+        here = {row["contestant"]: row for row in rows if (row["batch"], row["tokens"]) == (batch, tokens)}
+        times = " | ".join(
+            f"{float(here[name]['median_us']) / 1000:,.2f} ms" for name in ("softmax", "literal", "sima")
+        )
+        ratios = [1 / float(here["sima"][name]) for name in ("ratio_to_softmax", "ratio_to_literal")]
+        lines.append(f"| {batch} | {int(tokens):,} | {times} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
+    one = rows[0]
+    lines.append(
+        f"\nMedians on {one['device']}, torch {one['torch']}, sima_hf {one['sima_hf']}; all figures with quartiles in "
+        f"[{csv_path.name}]({csv_path.as_posix()})."
+    )
+    return "\n".join(lines)
+
+
+def update_readme(readme: Path, csv_path: Path) -> None:
+    """Replace what stands between the README's bench marks by the CSV's table.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    start, end = "<!-- bench:start -->\n", "<!-- bench:end -->"
+    text = readme.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise ValueError(f"{readme} has no lines {start.strip()} and {end}; put them where the table belongs.")
+    before, after = text.split(start)[0], text.split(end)[1]
+    readme.write_text(f"{before}{start}{markdown_table(csv_path)}\n{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Measure on this machine, print the table, write `attention_<device>.csv` and `.png`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -275,12 +310,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each size")
+    parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
     arguments = parser.parse_args()
     rows = measure(dtype=getattr(torch, arguments.dtype), device=arguments.device, seconds=arguments.seconds)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     path = arguments.output_dir / f"attention_{arguments.device.partition(':')[0]}_{arguments.dtype}.csv"
     write_csv(rows, path)
     draw(path, path.with_suffix(".png"))
+    if arguments.readme:
+        update_readme(arguments.readme, path)
     print(table(rows))
     print(f"{rows[0].device}, torch {rows[0].torch}: {path} and {path.with_suffix('.png')}")
 
