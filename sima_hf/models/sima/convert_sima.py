@@ -15,7 +15,6 @@ from transformers.utils import logging
 
 from ...errors import ConversionError
 from .configuration_sima import SIMA_VARIANTS, SimAConfig
-from .image_processing_sima import SimAImageProcessor
 from .modeling_sima import SimAForImageClassification
 
 
@@ -117,6 +116,8 @@ def convert_original_checkpoint(
         FileNotFoundError, FileExistsError: the checkpoint is not there, or `output_dir` already holds something.
         ConversionError: the file is not such a checkpoint, or does not match `variant`.
     """
+    from .image_processing_sima import SimAImageProcessor  # needs Pillow, which the rest of this file does not
+
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} already exists and is not empty; name a new folder, or remove it first.")
