@@ -57,8 +57,9 @@ def eager_attention(
             normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
             weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
             return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
-        scale = query_norm * _repeat_heads(key_norm, groups)
-        context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups) / scale.unsqueeze(-1)
+        # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
+        context = _matmul(key.transpose(-2, -1), value) / key_norm.unsqueeze(-1)
+        context = _repeat_heads(context, groups) / query_norm.unsqueeze(-1)
         return _apply(query, context).to(dtype)
 
 

@@ -48,11 +48,13 @@ def eager_attention_forward(
     dtype, wide = query.dtype, accumulation_dtype(query.dtype)
     with maybe_autocast(query.device.type, enabled=False):
         query, key, value = query.to(wide), key.to(wide), value.to(wide)
-        scale = token_norm(query, 1e-12) * token_norm(key, 1e-12)
+        query_norm, key_norm = token_norm(query, 1e-12), token_norm(key, 1e-12)
         if gain == "tokens":
-            scale = scale / key.shape[-2]
-        output = query @ (key.transpose(-2, -1) @ value / scale)
-        attentions = (query / scale.transpose(-2, -1)) @ key.transpose(-2, -1) if output_attentions else None
+            query_norm = query_norm / key.shape[-2]
+        output = query @ (key.transpose(-2, -1) @ value / key_norm / query_norm)
+        attentions = None
+        if output_attentions:
+            attentions = (query / query_norm.mT / key_norm.mT) @ key.transpose(-2, -1)
     return output.transpose(1, 2).contiguous().to(dtype), attentions
 
 
@@ -66,10 +68,10 @@ def class_attention_forward(
     dtype, wide = query.dtype, accumulation_dtype(query.dtype)
     with maybe_autocast(query.device.type, enabled=False):
         query, key, value = query.to(wide), key.to(wide), value.to(wide)
-        scale = token_norm(query, 1e-6) * token_norm(key, 1e-6)
+        query_norm, key_norm = token_norm(query, 1e-6), token_norm(key, 1e-6)
         if gain == "tokens":
-            scale = scale / key.shape[-2]
-        attentions = (query[:, :, :1] / scale.transpose(-2, -1)) @ key.transpose(-2, -1)
+            query_norm = query_norm / key.shape[-2]
+        attentions = (query[:, :, :1] / query_norm.mT / key_norm.mT) @ key.transpose(-2, -1)
         output = attentions @ value
     return output.transpose(1, 2).contiguous().to(dtype), attentions
 

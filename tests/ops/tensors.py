@@ -1,0 +1,54 @@
+"""Inputs and an oracle for the tests of the operation; the oracle shares no code with the package."""
+
+import torch
+
+
+DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
+
+def strided(batch, heads, tokens, channels, dtype=torch.float64):
+    """`(B,H,N,D)` in Transformers' layout: a view of contiguous `(B,N,H,D)`."""
+    return torch.randn(batch, tokens, heads, channels, dtype=torch.float64).to(dtype).transpose(1, 2)
+
+
+def inputs(
+    batch=2, heads=3, queries=17, keys=None, channels=8, value_channels=None, key_heads=None, dtype=torch.float64
+):
+    keys, key_heads = keys or queries, key_heads or heads
+    return (
+        strided(batch, heads, queries, channels, dtype),
+        strided(batch, key_heads, keys, channels, dtype),
+        strided(batch, key_heads, keys, value_channels or channels, dtype),
+    )
+
+
+def relative_error(found, expected):
+    """Norm of the difference over norm, in float64."""
+    found, expected = found.double(), expected.double()
+    return ((found - expected).norm() / expected.norm().clamp_min(1e-300)).item()
+
+
+def oracle(query, key, value, see_query, see_key, gain="none", eps=1e-12):
+    """The general definition, row by row, in float64.
+
+    `see_query[b, i, j]` says over which queries j the first norm of row i runs, `see_key[b, i, j]` over which keys the second
+    norm and the sum run. DESIGN, section 1: A, B, and out[i].
+    """
+    query, key, value = query.double(), key.double(), value.double()
+    groups = query.shape[1] // key.shape[1]
+    out = query.new_zeros(*query.shape[:3], value.shape[-1])
+    for b in range(query.shape[0]):
+        for h in range(query.shape[1]):
+            q, k, v = query[b, h], key[b, h // groups], value[b, h // groups]
+            for i in range(q.shape[0]):
+                seen = see_key[b, i]
+                a = q[see_query[b, i]].abs().sum(0).clamp_min(eps)
+                c = k[seen].abs().sum(0).clamp_min(eps)
+                weights = (q[i] / a * k[seen] / c).sum(-1)
+                out[b, h, i] = weights @ v[seen] * (seen.sum() if gain == "tokens" else 1)
+    return out
+
+
+def everyone(batch, rows, columns):
+    return torch.ones(batch, rows, columns, dtype=torch.bool)

@@ -1,0 +1,240 @@
+"""Numbers: both backends against a float64 oracle, for every mask, order, gain, dtype and size promised."""
+
+import pytest
+import torch
+from tensors import DTYPE_IDS, DTYPES, everyone, inputs, oracle, relative_error, strided
+
+from sima_hf import sima_attention
+
+
+BACKENDS = ("eager", "reference")
+ORDERS = ("linear", "quadratic")
+GAINS = ("none", "tokens")
+
+every_way = [
+    pytest.mark.parametrize("backend", BACKENDS),
+    pytest.mark.parametrize("order", ORDERS),
+    pytest.mark.parametrize("gain", GAINS),
+]
+
+
+def in_every_way(test):
+    for mark in every_way:
+        test = mark(test)
+    return test
+
+
+def padding(batch, tokens):
+    keep = torch.rand(batch, tokens) > 0.3
+    keep[:, 0] = True
+    return keep
+
+
+@in_every_way
+def test_no_mask(backend, order, gain):
+    query, key, value = inputs(value_channels=5)
+    expected = oracle(query, key, value, everyone(2, 17, 17), everyone(2, 17, 17), gain)
+    assert relative_error(sima_attention(query, key, value, None, gain, order, backend), expected) < 1e-12
+
+
+@in_every_way
+def test_cross_attention_norms_run_over_their_own_tokens(backend, order, gain):
+    query, key, value = inputs(queries=11, keys=19, value_channels=5)
+    expected = oracle(query, key, value, everyone(2, 11, 11), everyone(2, 11, 19), gain)
+    assert relative_error(sima_attention(query, key, value, None, gain, order, backend), expected) < 1e-12
+
+
+@in_every_way
+def test_key_padding_is_out_of_norms_and_sum(backend, order, gain):
+    query, key, value = inputs()
+    keep = padding(2, 17)
+    keep[1] = False  # an image of padding alone
+    pairs = keep[:, :, None] & keep[:, None, :]
+    expected = oracle(query, key, value, pairs, pairs, gain)
+    found = sima_attention(query, key, value, keep, gain, order, backend)
+    assert relative_error(found, expected) < 1e-12
+    assert (found.transpose(1, 2)[~keep] == 0).all()
+
+
+@in_every_way
+def test_key_padding_of_cross_attention(backend, order, gain):
+    query, key, value = inputs(queries=11, keys=19)
+    keep = padding(2, 19)
+    expected = oracle(query, key, value, everyone(2, 11, 11), keep[:, None].expand(2, 11, 19), gain)
+    assert relative_error(sima_attention(query, key, value, keep, gain, order, backend), expected) < 1e-12
+
+
+@in_every_way
+@pytest.mark.parametrize("kind", ["random", "causal"])
+def test_full_masks(backend, order, gain, kind):
+    query, key, value = inputs()
+    allow = torch.rand(2, 1, 17, 17) > 0.4 if kind == "random" else everyone(1, 17, 17).tril()[None]
+    allow[0, 0, 5] = kind == "causal" and allow[0, 0, 5]  # a row that sees nothing gives zeros
+    seen = allow.expand(2, 1, 17, 17)[:, 0]
+    expected = oracle(query, key, value, seen, seen, gain)
+    assert relative_error(sima_attention(query, key, value, allow, gain, order, backend), expected) < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mask_per_head(backend):
+    query, key, value = inputs()
+    allow = torch.rand(2, 3, 17, 17) > 0.4
+    heads = [oracle(*(t[:, h : h + 1] for t in (query, key, value)), allow[:, h], allow[:, h]) for h in range(3)]
+    assert relative_error(sima_attention(query, key, value, allow, backend=backend), torch.cat(heads, 1)) < 1e-12
+
+
+@in_every_way
+def test_blocks_that_see_themselves_are_sima_inside_each_block(backend, order, gain):
+    query, key, value = inputs(queries=15)
+    allow = torch.block_diag(*[torch.ones(5, 5)] * 3).bool()[None, None]
+    blocks = [[t[:, :, i : i + 5] for t in (query, key, value)] for i in (0, 5, 10)]
+    expected = torch.cat([sima_attention(*block, gain=gain) for block in blocks], dim=2)
+    assert relative_error(sima_attention(query, key, value, allow, gain, order, backend), expected) < 1e-12
+
+
+@pytest.mark.parametrize("low", [-100.0, -1e4, float("-inf"), torch.finfo(torch.float32).min], ids=str)
+@pytest.mark.parametrize("shape", [(2, 17), (2, 1, 17, 17), (1, 3, 17, 17)], ids=str)
+def test_float_masks_mean_the_same(low, shape):
+    query, key, value = inputs()
+    mask = torch.rand(shape) > 0.4
+    as_float = torch.zeros(shape).masked_fill(~mask, low)
+    assert torch.equal(sima_attention(query, key, value, as_float), sima_attention(query, key, value, mask))
+
+
+@pytest.mark.parametrize("mask_kind", ["none", "padding", "full"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_grouped_heads_are_repeated(backend, order, mask_kind):
+    query, key, value = inputs(heads=6, key_heads=2, value_channels=5)
+    mask = {"none": None, "padding": padding(2, 17), "full": torch.rand(2, 6, 17, 17) > 0.4}[mask_kind]
+    repeated = (key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
+    expected = sima_attention(query, *repeated, mask, backend="reference")
+    assert relative_error(sima_attention(query, key, value, mask, "none", order, backend), expected) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize("channels", [1, 3, 64, 80, 256])
+@pytest.mark.parametrize("tokens", [1, 2, 49, 63, 197])
+def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, dtype):
+    query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
+    expected = sima_attention(query.double(), key.double(), value.double(), gain=gain, backend="reference")
+    found = sima_attention(query, key, value, gain=gain, order=order)
+    assert found.dtype == dtype
+    assert relative_error(found, expected) <= DTYPES[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize("channels", [1, 32])
+@pytest.mark.parametrize("tokens", [577, 4096, 16384, 65536])
+def test_many_tokens(tokens, channels, gain, dtype):
+    query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
+    wide = [tensor.double() for tensor in (query, key, value)]
+    expected = sima_attention(*wide, gain=gain, order="linear", backend="reference")
+    found = sima_attention(query, key, value, gain=gain)
+    assert found.isfinite().all()
+    if dtype == torch.float16 and gain == "none" and tokens >= 4096:
+        # The result sinks towards float16's smallest numbers, so the nearest one is all there can be. One step is allowed
+        # where rounding from float32 tips the balance between two neighbours.
+        step = 2.0**-24 + expected.abs() * 2.0**-10
+        assert ((found.double() - expected.half().double()).abs() <= step).all()
+        assert (found == expected.half()).double().mean() > 0.99
+    else:
+        assert relative_error(found, expected) <= DTYPES[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_large_numbers_do_not_overflow_in_half_precision(dtype):
+    query, key, value = (100 * tensor.abs() for tensor in inputs(1, 2, 5000, channels=16, dtype=torch.float64))
+    narrow = [tensor.to(dtype) for tensor in (query, key, value)]
+    expected = sima_attention(*(tensor.double() for tensor in narrow), gain="tokens", backend="reference")
+    assert relative_error(sima_attention(*narrow, gain="tokens"), expected) <= DTYPES[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("mask_kind", ["none", "padding", "full"])
+def test_autocast_changes_nothing(mask_kind, dtype):
+    query, key, value = inputs(queries=65, dtype=dtype)
+    mask = {"none": None, "padding": padding(2, 65), "full": torch.rand(1, 1, 65, 65) > 0.3}[mask_kind]
+    expected = sima_attention(query, key, value, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sima_attention(query, key, value, mask)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("poison", [1e30, float("inf"), float("nan")], ids=str)
+def test_what_padded_tokens_hold_does_not_matter(poison):
+    query, key, value = inputs(dtype=torch.float32)
+    keep = padding(2, 17)
+    expected = sima_attention(query, key, value, keep)
+    for tensor in (query, key, value):
+        tensor.transpose(1, 2)[~keep] = poison
+    assert torch.equal(sima_attention(query, key, value, keep), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tiny_inputs_are_floored_as_the_paper_does(backend, order):
+    query, key, value = inputs()
+    query, key = query * 1e-15, key * 1e-14
+    expected = torch.nn.functional.normalize(query, 1, -2) @ torch.nn.functional.normalize(key, 1, -2).mT @ value
+    assert relative_error(sima_attention(query, key, value, order=order, backend=backend), expected) < 1e-12
+
+
+def test_inputs_are_left_as_they_were():
+    tensors = inputs()
+    copies = [tensor.clone() for tensor in tensors]
+    sima_attention(*tensors, padding(2, 17), gain="tokens")
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=True))
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "transformers": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "channels-first": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "batch-inside": lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
+    "every-other-channel": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "slice-of-fused": lambda x: torch.cat([x, x, x], -1)[..., x.shape[-1] : 2 * x.shape[-1]],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 17), (5, 17), (2, 3), (2, 600)], ids=str)
+def test_every_layout_gives_the_same(layout, batch, tokens):
+    tensors = inputs(batch, 3, tokens, dtype=torch.float32)
+    expected = sima_attention(*(tensor.double() for tensor in tensors))
+    assert relative_error(sima_attention(*map(LAYOUTS[layout], tensors)), expected) < 1e-6
+
+
+def test_expanded_batch():
+    query, key, value = (tensor.expand(4, -1, -1, -1) for tensor in inputs(1))
+    found = sima_attention(query, key, value)
+    assert relative_error(found, sima_attention(query[:1], key[:1], value[:1]).expand(4, -1, -1, -1)) < 1e-12
+
+
+def test_sums_in_pieces_agree(monkeypatch):
+    """On CPU the norms of large inputs are summed in pieces, over images and over tokens."""
+    from sima_hf.ops import eager
+
+    query, key, value = inputs(5, 3, 50)
+    expected = sima_attention(query, key, value)
+    for scratch in (1, 100, 1000, 3 * 50 * 8, 4000):
+        monkeypatch.setattr(eager, "SCRATCH", scratch)
+        assert relative_error(sima_attention(query, key, value), expected) < 1e-12
+
+
+def test_convolved_and_multiplied_agree(monkeypatch):
+    """In inference on CPU, long float32 sequences take another way through `q M`."""
+    from sima_hf.ops import eager
+
+    query = strided(3, 4, 60, 16, torch.float32)
+    context = torch.randn(3, 4, 16, 10)
+    expected = query.double() @ context.double()
+    monkeypatch.setattr(eager, "LONG", 1)
+    convolved = eager._apply(query, context)
+    assert convolved.transpose(1, 2).is_contiguous()
+    assert relative_error(convolved, expected) < 1e-6
+    assert relative_error(eager._apply(query.requires_grad_(), context), expected) < 1e-6

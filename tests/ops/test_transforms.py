@@ -1,0 +1,133 @@
+"""torch.compile, torch.export and torch.func."""
+
+import pytest
+import torch
+from tensors import inputs, relative_error
+from torch._dynamo.testing import CompileCounter
+
+from sima_hf import sima_attention
+
+
+SIZES = (197, 577, 1024, 49, 50, 5)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+
+
+def test_one_graph_for_every_number_of_tokens():
+    counter = CompileCounter()
+    compiled = torch.compile(sima_attention, fullgraph=True, dynamic=True, backend=counter)
+    for tokens in SIZES:
+        tensors = inputs(queries=tokens)
+        assert relative_error(compiled(*tensors), sima_attention(*tensors)) < 1e-12
+    assert counter.frame_count == 1
+
+
+def test_one_graph_where_the_user_marks_the_tokens():
+    counter = CompileCounter()
+    compiled = torch.compile(sima_attention, fullgraph=True, backend=counter)
+    for tokens in SIZES:
+        tensors = inputs(queries=tokens)
+        for tensor in tensors:
+            torch._dynamo.mark_dynamic(tensor, 2)
+        assert relative_error(compiled(*tensors), sima_attention(*tensors)) < 1e-12
+    assert counter.frame_count == 1
+
+
+def test_left_to_itself_it_recompiles_once():
+    counter = CompileCounter()
+    compiled = torch.compile(sima_attention, fullgraph=True, backend=counter)
+    for tokens in SIZES:
+        compiled(*inputs(queries=tokens))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("low", [None, -100.0], ids=["boolean", "float"])
+def test_masks_compile(low):
+    counter = CompileCounter()
+    compiled = torch.compile(sima_attention, fullgraph=True, dynamic=True, backend=counter)
+    for tokens in (197, 577, 50):
+        tensors, keep = inputs(queries=tokens), torch.rand(2, tokens) > 0.3
+        mask = keep if low is None else torch.zeros(2, tokens).masked_fill(~keep, low)
+        assert relative_error(compiled(*tensors, mask), sima_attention(*tensors, keep)) < 1e-12
+    assert counter.frame_count == 1
+
+
+def test_a_bias_is_refused_inside_a_graph_too():
+    compiled = torch.compile(sima_attention, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="position bias"):
+        compiled(*inputs(), torch.randn(2, 17))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inductor_forward_and_backward(dtype):
+    tensors = inputs(queries=70, channels=16, dtype=dtype)
+    leaves = [[tensor.detach().clone().requires_grad_() for tensor in tensors] for _ in range(2)]
+    upstream = torch.randn(2, 3, 70, 16).to(dtype)
+    results = []
+    for function, own in zip((torch.compile(sima_attention, fullgraph=True), sima_attention), leaves, strict=True):
+        out = function(*own)
+        results.append((out, *torch.autograd.grad(out, own, upstream)))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for found, expected in zip(*results, strict=True):
+        assert relative_error(found, expected) < tolerance
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, query, key, value, mask=None):
+        return sima_attention(query, key, value, mask, **self.options)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize("masked", [False, True], ids=["no-mask", "padding"])
+def test_export_with_dynamic_batch_and_tokens(masked, strict):
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    shape = {0: batch, 2: tokens}
+    example = (*inputs(queries=197), *([torch.rand(2, 197) > 0.3] if masked else []))
+    shapes = (shape, shape, shape, *([{0: batch, 1: tokens}] if masked else []))
+    module = Attention(gain="tokens")
+    program = torch.export.export(module, example, dynamic_shapes=shapes, strict=strict).module()
+    for size, length in ((1, 5), (4, 577), (3, 2)):
+        given = (*inputs(size, queries=length), *([torch.rand(size, length) > 0.3] if masked else []))
+        assert relative_error(program(*given), module(*given)) < 1e-12
+
+
+@pytest.mark.parametrize("tokens", [5, 37, 600])
+@pytest.mark.parametrize("order", ["auto", "linear", "quadratic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_vmap(dtype, order, tokens):
+    stacked = [
+        torch.stack(pair) for pair in zip(*(inputs(queries=tokens, dtype=dtype) for _ in range(3)), strict=True)
+    ]
+    keep = torch.rand(3, 2, tokens) > 0.3
+    with torch.no_grad():
+        found = torch.func.vmap(lambda q, k, v, m: sima_attention(q, k, v, m, order=order))(*stacked, keep)
+        unmasked = torch.func.vmap(lambda q, k, v: sima_attention(q, k, v, order=order))(*stacked)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for index in range(3):
+        one = [tensor[index] for tensor in stacked]
+        assert relative_error(found[index], sima_attention(*one, keep[index], order=order)) < tolerance
+        assert relative_error(unmasked[index], sima_attention(*one, order=order)) < tolerance
+
+
+def test_gradient_per_sample_and_forward_mode():
+    query, key, value = inputs(3, queries=7)
+    samples = torch.func.vmap(
+        torch.func.grad(lambda q, k, v: sima_attention(q[None], k[None], v[None]).square().sum())
+    )
+    leaf = query.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(sima_attention(leaf, key, value).square().sum(), leaf)
+    assert relative_error(samples(query, key, value), expected) < 1e-12
+
+    tangent = torch.randn_like(query)
+    _, directional = torch.func.jvp(lambda q: sima_attention(q, key, value), (query,), (tangent,))
+    step = 1e-6
+    ahead, behind = (sima_attention(query + sign * step * tangent, key, value) for sign in (1, -1))
+    assert relative_error(directional, (ahead - behind) / (2 * step)) < 1e-6
