@@ -195,6 +195,7 @@ def git_revision() -> str:
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
+    """One line per row, columns as in `Row`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
@@ -202,6 +203,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV that `write_csv` wrote, as text."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

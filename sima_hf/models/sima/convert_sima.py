@@ -128,10 +128,9 @@ def convert_original_checkpoint(
         raise ConversionError(
             f"{checkpoint} does not say which model it holds; name the variant: {', '.join(SIMA_VARIANTS)}."
         )
+    config = SimAConfig.from_variant(variant, **_classes(original_state))
     if trained_as in SIMA_VARIANTS and trained_as != variant:
         logger.warning(f"{checkpoint} was trained as {trained_as}, and is converted as {variant}, as asked for.")
-
-    config = SimAConfig.from_variant(variant, **_classes(original_state))
     config.image_size = int(settings.get("input_size") or config.image_size)
     model = SimAForImageClassification(config)
     model.load_state_dict(convert_original_state_dict(original_state, config))
@@ -159,7 +158,7 @@ def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torc
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         refused = re.search(r"Unsupported (?:global|class|operand)[^.]*\S*|GLOBAL \S+", str(error))
         raise ConversionError(

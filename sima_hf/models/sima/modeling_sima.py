@@ -147,6 +147,8 @@ class SimALocalPatchInteraction(nn.Module):
 
 
 class SimAMLP(nn.Module):
+    """Two linear layers with an activation between them, `(..., hidden_size)` to the same."""
+
     def __init__(self, config: SimAConfig):
         super().__init__()
         inner_size = int(config.hidden_size * config.mlp_ratio)
@@ -370,7 +372,7 @@ class SimAForImageClassification(SimAPreTrainedModel):
 class SimABackbone(BackboneMixin, SimAPreTrainedModel):
     """Feature maps `(batch_size, hidden_size, h, w)` of chosen SimA blocks, all at the resolution of the patches."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^class_", r"^layernorm\.", r"^classifier\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^(sima\.)?(class_|layernorm\.)", r"^classifier\."]  # noqa: RUF012
 
     def __init__(self, config: SimAConfig):
         super().__init__(config)
