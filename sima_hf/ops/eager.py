@@ -58,8 +58,9 @@ def eager_attention(
             weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
             return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
         # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
-        context = _matmul(key.transpose(-2, -1), value) / key_norm.unsqueeze(-1)
-        context = _repeat_heads(context, groups) / query_norm.unsqueeze(-1)
+        divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
+        context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
+        context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
         return _apply(query, context).to(dtype)
 
 
@@ -101,8 +102,10 @@ def _absolute_sum(x: torch.Tensor) -> torch.Tensor:
 
 
 def _floor(norm: torch.Tensor) -> torch.Tensor:
-    """max(norm, eps), and infinity where the norm is zero: the channel then gives 0 and receives no gradient."""
-    return F.threshold(norm, 0.0, math.inf).clamp_min(EPS)
+    """max(norm, eps); with gradients, infinity where the norm is zero: the channel gives 0 and then receives no gradient."""
+    if torch.is_grad_enabled():
+        norm = F.threshold(norm, 0.0, math.inf)
+    return norm.clamp_min(EPS)
 
 
 def _repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
