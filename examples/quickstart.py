@@ -154,7 +154,7 @@ def main() -> None:
     arguments, training_arguments = parser.parse_args_into_dataclasses()
     try:
         run(arguments, training_arguments)
-    except (DataError, sima_hf.errors.SimAError, ValueError, FileExistsError, FileNotFoundError) as error:
+    except (DataError, sima_hf.errors.SimAError, ValueError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     except KeyboardInterrupt:
         sys.exit(
