@@ -18,7 +18,11 @@ _NAMES = {
     "SimAModel": ".models.sima.modeling_sima",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
+    "patch_model": ".patching",
+    "patched": ".patching",
     "sima_attention": ".ops",
+    "supported_models": ".patching",
+    "unpatch_model": ".patching",
 }
 
 __all__ = [
@@ -31,7 +35,11 @@ __all__ = [
     "__version__",
     "convert_original_checkpoint",
     "convert_original_state_dict",
+    "patch_model",
+    "patched",
     "sima_attention",
+    "supported_models",
+    "unpatch_model",
 ]
 
 check_versions()
@@ -55,3 +63,4 @@ if TYPE_CHECKING:
     from .models.sima.image_processing_sima import SimAImageProcessor
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
+    from .patching import patch_model, patched, supported_models, unpatch_model

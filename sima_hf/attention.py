@@ -13,7 +13,7 @@ def sima_attention_forward(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    gain: str = "none",
+    gain: str | None = None,
     backend: str = "auto",
     output_attentions: bool = False,
     is_causal: bool | None = None,
@@ -22,10 +22,10 @@ def sima_attention_forward(
     """SimA as an attention function of Transformers.
 
     Args:
-        module: the attention module that calls; not used.
+        module: the attention module that calls; its `config.attention_gain` is the gain where none is given.
         query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`.
         attention_mask: any mask that `sima_attention` takes.
-        gain, backend: as for `sima_attention`.
+        gain, backend: as for `sima_attention`; without either gain, "none".
         output_attentions: also build the map, `N x Nk`.
         is_causal: True is refused.
         kwargs: what else Transformers passes; `scaling` and `dropout` among it have no meaning in SimA.
@@ -41,6 +41,8 @@ def sima_attention_forward(
             "SimA attention is not causal by itself: give the causal mask as a boolean `attention_mask` of shape "
             "(1, 1, tokens, tokens), or leave this module's softmax attention in place."
         )
+    if gain is None:
+        gain = getattr(getattr(module, "config", None), "attention_gain", "none")
     output = sima_attention(query, key, value, attention_mask, gain=gain, backend=backend)
     attentions = None
     if output_attentions:
@@ -50,10 +52,17 @@ def sima_attention_forward(
     return output.transpose(1, 2).contiguous(), attentions
 
 
-def register_attention_functions() -> None:
-    """Register "sima" (the best backend for the inputs) and one "sima_<backend>" each as `attn_implementation`s."""
-    from transformers import AttentionInterface
+def attention_function_names() -> list[str]:
+    """What `attn_implementation` may be: "sima", which takes the best backend, and one "sima_<backend>" each."""
+    return ["sima", *(f"sima_{backend}" for backend in backend_report())]
 
-    AttentionInterface.register("sima", sima_attention_forward)
-    for backend in backend_report():
-        AttentionInterface.register(f"sima_{backend}", functools.partial(sima_attention_forward, backend=backend))
+
+def register_attention_functions() -> None:
+    """Register them with Transformers, with boolean masks: an unregistered name would have its 2-D masks dropped."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    for name in attention_function_names():
+        backend = name.removeprefix("sima").removeprefix("_") or "auto"
+        AttentionInterface.register(name, functools.partial(sima_attention_forward, backend=backend))
+        AttentionMaskInterface.register(name, sdpa_mask)

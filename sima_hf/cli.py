@@ -41,6 +41,24 @@ def convert(
 
 
 @app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As the README has it.")] = False,
+) -> None:
+    """List the Transformers models whose attention can be swapped for SimA."""
+    from .patching.hosts import HOSTS, markdown_table, supported_models
+
+    if as_json:
+        typer.echo(json.dumps(supported_models(), indent=2))
+    elif as_markdown:
+        typer.echo(markdown_table())
+    else:
+        width = max(map(len, HOSTS))
+        for host in HOSTS.values():
+            typer.echo(f"{host.model_type:<{width}}  {host.summary}")
+
+
+@app.command()
 def env(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Print what a bug report needs: versions, hardware, backends."""
     facts = environment()

@@ -15,3 +15,7 @@ class ConversionError(SimAError, ValueError):
 
 class MissingDependencyError(SimAError, ImportError):
     """An optional package that is not installed; the text ends in the pip command that installs it."""
+
+
+class UnsupportedModelError(SimAError, ValueError):
+    """A model whose attention cannot be swapped; the text gives the reason, and what can be."""

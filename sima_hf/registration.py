@@ -13,10 +13,12 @@ from .after_import import after_import
 
 def register_lazily() -> None:
     """Have `SimAConfig` registered as soon as `AutoConfig` can be used."""
-    after_import(
-        "transformers.models.auto.configuration_auto",
-        lambda: importlib.import_module(f"{__package__}.models.sima"),
-    )
+    after_import("transformers.models.auto.configuration_auto", _register_configs)
+
+
+def _register_configs() -> None:
+    importlib.import_module(f"{__package__}.models.sima")
+    importlib.import_module(f"{__package__}.patching.configs").register_hosts()
 
 
 def register_config(config_class: type) -> None:

@@ -17,7 +17,7 @@ def invoke(*arguments):
 def test_help_lists_the_commands():
     result = invoke("--help")
     assert result.exit_code == 0
-    for word in ("convert", "env", "--install-completion"):
+    for word in ("convert", "models", "env", "--install-completion"):
         assert word in result.output
 
 
@@ -29,6 +29,14 @@ def test_convert_shows_an_example():
     assert "sima-hf convert checkpoint.pth --variant sima_small_12_p16 sima-small" in " ".join(
         invoke("convert", "--help").output.split()
     )
+
+
+def test_models():
+    rows = json.loads(invoke("models", "--json").output)
+    assert {"vit", "deit", "dinov2"} <= {row["model_type"] for row in rows}
+    plain = invoke("models").output.splitlines()
+    assert [line.split()[0] for line in plain] == [row["model_type"] for row in rows]
+    assert invoke("models", "--markdown").output.count("|") > 3 * len(rows)
 
 
 def test_env():

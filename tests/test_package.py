@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,11 @@ PUBLIC = {
     "__version__",
     "convert_original_checkpoint",
     "convert_original_state_dict",
+    "patch_model",
+    "patched",
     "sima_attention",
+    "supported_models",
+    "unpatch_model",
 }
 
 
@@ -41,7 +46,7 @@ def test_public_names():
     assert set(sima_hf._NAMES) == PUBLIC - {"__version__"}
     assert set(dir(sima_hf)) >= PUBLIC
     for name in PUBLIC - {"__version__"}:
-        module = sys.modules[f"sima_hf{sima_hf._NAMES[name]}"] if getattr(sima_hf, name) is not None else None
+        module = importlib.import_module(sima_hf._NAMES[name], "sima_hf")
         assert getattr(module, name) is getattr(sima_hf, name)
     namespace = {}
     exec("from sima_hf import *", namespace)
@@ -74,6 +79,15 @@ ALLOWED = {
     "after_import.py": set(),
     "requirements.py": {"sima_hf.errors"},
     "registration.py": {"transformers", "sima_hf.after_import", "sima_hf.attention", "sima_hf.models"},
+    "patching": {
+        "torch",
+        "transformers",
+        "sima_hf.patching",
+        "sima_hf.attention",
+        "sima_hf.ops",
+        "sima_hf.errors",
+        "sima_hf.registration",
+    },
     "ops": {"torch", "sima_hf.ops", "sima_hf.errors"},
     "attention.py": {"torch", "transformers", "sima_hf.ops"},
     "models/sima/configuration_sima.py": {"transformers", "huggingface_hub"},

@@ -47,3 +47,9 @@ def test_variants_it_names_are_the_variants():
     sizes, patches = re.search(r"`sima_\{([^}]*)\}_p\{([^}]*)\}`", README).groups()
     named = {f"sima_{size.strip()}_p{patch.strip()}" for size in sizes.split(",") for patch in patches.split(",")}
     assert named == set(SIMA_VARIANTS)
+
+
+def test_the_table_of_hosts_is_the_table():
+    from sima_hf.patching.hosts import markdown_table
+
+    assert f"<!-- models:start -->\n{markdown_table()}\n<!-- models:end -->" in README

@@ -7,7 +7,12 @@ from .checks import check_mask, check_tensors, one_of
 from .order import GAINS, ORDERS, cheaper_order
 
 
-__all__ = ["backend_report", "sima_attention"]
+__all__ = ["backend_report", "check_gain", "sima_attention"]
+
+
+def check_gain(gain: str) -> None:
+    """Raise ValueError unless `gain` is one that `sima_attention` takes."""
+    one_of("gain", gain, GAINS)
 
 
 def sima_attention(
@@ -51,7 +56,7 @@ def sima_attention(
             unknown. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
     """
     check_tensors(query, key, value)
-    one_of("gain", gain, GAINS)
+    check_gain(gain)
     one_of("order", order, ORDERS)
     keep, allow = check_mask(mask, query, key)
     if order == "auto":

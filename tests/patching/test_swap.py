@@ -1,0 +1,375 @@
+"""The swap as an act: what it keeps, what it refuses, and that nothing else in the process notices."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hosts_at_hand import given, make
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    DeiTForImageClassification,
+    DPTConfig,
+    DPTForDepthEstimation,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ResNetConfig,
+    ResNetModel,
+    Trainer,
+    TrainingArguments,
+    ViTForImageClassification,
+    ViTModel,
+    pipeline,
+)
+
+import sima_hf
+from sima_hf import attention
+from sima_hf.errors import UnsupportedModelError
+
+
+def vit(**changes):
+    return make("vit", "ViTForImageClassification", **changes)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(**given("vit", "")).logits
+
+
+def test_it_is_the_same_object_with_a_config_of_its_own():
+    """Two models made from one config object: patching one leaves the other as it was."""
+    one = vit()
+    two = ViTForImageClassification(one.config).eval()
+    expected = logits(two)
+    config, saved = one.config, one.config.to_dict()
+    assert sima_hf.patch_model(one) is one
+    assert torch.equal(logits(two), expected)
+    assert two.config is config
+    assert config.to_dict() == saved
+    assert one.config is not config
+    assert all(module.config is one.config for module in one.modules() if hasattr(module, "config"))
+    three = vit()
+    assert type(three) is ViTForImageClassification
+    assert three.config._attn_implementation == "sdpa"
+
+
+def test_again_changes_gain_and_backend_only():
+    model = sima_hf.patch_model(vit())
+    config, cls, tokens = model.config, type(model), logits(model)
+    assert sima_hf.patch_model(model) is model
+    assert (type(model), model.config) == (cls, config)
+    assert torch.equal(logits(model), tokens)
+    sima_hf.patch_model(model, gain="none", backend="reference")
+    assert model.config.attention_gain == "none"
+    assert model.config._attn_implementation == "sima_reference"
+    assert not torch.allclose(logits(model), tokens)
+    sima_hf.unpatch_model(model)
+    assert type(model) is ViTForImageClassification
+
+
+def test_gain_none_is_tokens_over_the_number_of_keys():
+    model = sima_hf.patch_model(vit(num_hidden_layers=1))
+    inputs = given("vit", "")
+    for parameter in model.vit.layers[0].attention.o_proj.parameters():
+        parameter.data.mul_(5)
+    with torch.no_grad():
+        maps = [
+            sima_hf.patch_model(model, gain=gain)(**inputs, output_attentions=True).attentions[0]
+            for gain in ("tokens", "none")
+        ]
+    torch.testing.assert_close(maps[0], 17 * maps[1])
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 2), "vit", None], ids=["module", "text", "none"])
+def test_not_a_transformers_model(model):
+    with pytest.raises(TypeError, match="takes a Transformers model"):
+        sima_hf.patch_model(model)
+
+
+def dpt_on_dinov2():
+    backbone = make("dinov2", "Dinov2Backbone", out_indices=[1, 2]).config
+    sizes = {"neck_hidden_sizes": [8, 8], "fusion_hidden_size": 8, "reassemble_factors": [1, 1]}
+    return DPTForDepthEstimation(DPTConfig(backbone_config=backbone, is_hybrid=False, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])),
+            "'resnet' is not among the models",
+        ),
+        (
+            lambda: LlamaForCausalLM(
+                LlamaConfig(
+                    hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
+                )
+            ),
+            "'llama' is not among",
+        ),
+        (
+            lambda: type("MyViT", (ViTForImageClassification,), {})(vit().config),
+            "MyViT is not one of Transformers' own",
+        ),
+        (dpt_on_dinov2, "holds a 'dinov2' model as 'backbone'"),
+    ],
+    ids=["cnn", "text", "subclass", "two-pieces"],
+)
+def test_refusals_leave_the_model_untouched(model, words):
+    model = model()
+    cls, config, types = type(model), model.config, [type(part) for part in model.modules()]
+    with pytest.raises(UnsupportedModelError, match=words):
+        sima_hf.patch_model(model)
+    assert [type(part) for part in model.modules()] == types
+    assert type(model) is cls
+    assert model.config is config
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [
+        ("mobilevitv2", "softmax over the tokens of one channel"),
+        ("florence2", "over channels"),
+        ("perceiver", "50,176"),
+        ("dinov2x", "Similar names: dinov2"),
+    ],
+)
+def test_reasons(model_type, words):
+    from sima_hf.patching.hosts import find_host
+
+    with pytest.raises(UnsupportedModelError, match=words):
+        find_host(model_type)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"gain": "all"}, "`gain` must be"), ({"backend": "cuda"}, "`backend` must be")]
+)
+def test_wrong_options_leave_the_model_untouched(options, words):
+    model = vit()
+    with pytest.raises(ValueError, match=words):
+        sima_hf.patch_model(model, **options)
+    assert type(model) is ViTForImageClassification
+
+
+def test_a_failure_in_the_middle_leaves_the_model_untouched(monkeypatch):
+    from sima_hf.patching import swap
+
+    def fail(model):
+        raise RuntimeError("broken")
+
+    model = vit()
+    config, expected = model.config, logits(model)
+    monkeypatch.setattr(swap, "adopt_parts", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        sima_hf.patch_model(model)
+    assert (type(model), type(model.vit)) == (ViTForImageClassification, ViTModel)
+    assert model.config is config
+    assert torch.equal(logits(model), expected)
+
+
+def test_patched_for_the_length_of_a_block():
+    model = vit()
+    expected = logits(model)
+    with sima_hf.patched(model, gain="none") as same:
+        assert same is model
+        assert not torch.equal(logits(model), expected)
+    assert torch.equal(logits(model), expected)
+    with pytest.raises(KeyError), sima_hf.patched(model):
+        raise KeyError
+    assert torch.equal(logits(model), expected)
+    sima_hf.patch_model(model, gain="none")
+    with sima_hf.patched(model, gain="tokens"):
+        assert model.config.attention_gain == "tokens"
+    assert model.config.attention_gain == "none"
+    assert type(model).__name__ == "SimAViTForImageClassification"
+
+
+def test_optimizer_hooks_and_tied_weights_survive():
+    model = vit()
+    model.vit.layers[1].attention.q_proj.weight = model.vit.layers[0].attention.q_proj.weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    model.vit.layers[0].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    sima_hf.patch_model(model)
+    before = model.classifier.weight.clone()
+    model(**given("vit", ""), labels=torch.tensor([0, 2])).loss.backward()
+    optimizer.step()
+    assert seen == [(2, 17, 32)]
+    assert not torch.equal(model.classifier.weight, before)
+    assert model.vit.layers[1].attention.q_proj.weight is model.vit.layers[0].attention.q_proj.weight
+
+
+def test_deepcopy_and_pickle():
+    model = sima_hf.patch_model(vit())
+    expected = logits(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin) is type(model)
+        assert torch.equal(logits(twin), expected)
+        sima_hf.unpatch_model(twin)
+        assert type(twin) is ViTForImageClassification
+        assert torch.equal(logits(model), expected)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager", "flash_attention_2", "made_up"])
+def test_softmax_cannot_be_chosen(name, tmp_path):
+    model = sima_hf.patch_model(vit())
+    with pytest.raises(ValueError, match="turn it back to softmax"):
+        model.set_attn_implementation(name)
+    with pytest.raises(ValueError, match="turn it back to softmax"):
+        model.config._attn_implementation = name
+    assert model.config._attn_implementation == "sima"
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="turn it back to softmax"):
+        AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name)
+    with pytest.raises(ValueError, match="turn it back to softmax"):
+        AutoModelForImageClassification.from_config(model.config, attn_implementation=name)
+
+
+def test_simas_backends_can_be_chosen(tmp_path):
+    model = sima_hf.patch_model(vit())
+    model.save_pretrained(tmp_path)
+    expected = logits(model)
+    model.set_attn_implementation("sima_reference")
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation="sima_eager")
+    assert again.config._attn_implementation == "sima_eager"
+
+
+def test_a_wrong_gain_in_a_config_is_refused():
+    config = sima_hf.patch_model(vit()).config
+    with pytest.raises(ValueError, match="`gain` must be"):
+        type(config)(attention_gain="much")
+
+
+def test_between_base_and_task_models(tmp_path):
+    """Nothing is left random but what the target has and the folder has not, for the host's own keys as well."""
+    task = sima_hf.patch_model(vit())
+    task.save_pretrained(tmp_path / "task")
+    base, report = AutoModel.from_pretrained(tmp_path / "task", output_loading_info=True)
+    assert set(report["missing_keys"]) == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert torch.equal(base.layers[1].mlp.fc1.weight, task.vit.layers[1].mlp.fc1.weight)
+    base.save_pretrained(tmp_path / "base")
+    again, report = AutoModelForImageClassification.from_pretrained(tmp_path / "base", output_loading_info=True)
+    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    assert torch.equal(again.vit.layers[1].mlp.fc1.weight, task.vit.layers[1].mlp.fc1.weight)
+    softmax = vit()
+    softmax.save_pretrained(tmp_path / "softmax")  # under the old names, which are read as well
+    swapped, report = type(task).from_pretrained(tmp_path / "softmax", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert type(swapped).__name__ == "SimAViTForImageClassification"
+
+
+def test_a_model_that_was_loaded_cannot_be_undone(tmp_path):
+    sima_hf.patch_model(make("deit", "DeiTForImageClassification")).save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="load its state_dict into a DeiTForImageClassification"):
+        sima_hf.unpatch_model(loaded)
+    plain = DeiTForImageClassification(make("deit", "DeiTForImageClassification").config)
+    plain.load_state_dict(loaded.state_dict())
+    assert sima_hf.unpatch_model(plain) is plain
+
+
+def test_padding_masks_are_honoured(monkeypatch):
+    """Transformers drops a 2-D mask for attention names it knows no mask for; ours are known."""
+    model = sima_hf.patch_model(make("vit", "ViTModel"))
+    pixels = given("vit", "")["pixel_values"]
+    keep = torch.ones(2, 17, dtype=torch.long)
+    keep[1, 12:] = 0
+    masks = []
+    compute = attention.sima_attention
+    monkeypatch.setattr(
+        attention, "sima_attention", lambda q, k, v, m, **o: masks.append(m) or compute(q, k, v, m, **o)
+    )
+    with torch.no_grad():
+        masked = model(pixels, attention_mask=keep).last_hidden_state
+        plain = model(pixels).last_hidden_state
+    assert masks[0].dtype == torch.bool
+    assert torch.equal(masks[0].expand(2, 1, 17, 17)[:, 0, 0], keep.bool())
+    assert torch.allclose(masked[0], plain[0], atol=1e-5)
+    assert not torch.allclose(masked[1, :12], plain[1, :12], atol=1e-3)
+
+
+def test_attentions_are_recorded():
+    model = sima_hf.patch_model(vit())
+    outputs = model(**given("vit", ""), output_attentions=True, output_hidden_states=True)
+    assert [tuple(one.shape) for one in outputs.attentions] == [(2, 4, 17, 17)] * 2
+    assert len(outputs.hidden_states) == 3
+    assert (outputs.attentions[0] < 0).any()
+
+
+def test_gradient_checkpointing():
+    model = sima_hf.patch_model(vit()).train()
+    twin = copy.deepcopy(model)
+    enable = getattr(twin, "activation_checkpointing_enable", None) or twin.gradient_checkpointing_enable
+    enable()
+    labels = torch.tensor([0, 2])
+    for one in (model, twin):
+        one(**given("vit", ""), labels=labels).loss.backward()
+    for (name, expected), found in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        label = index % 3
+        return {"pixel_values": torch.randn(3, 32, 32, generator=generator) + label - 1, "labels": label}
+
+
+def test_trainer_goes_on_from_a_checkpoint(tmp_path):
+    """Softmax ViTs do not in Transformers 5.23: their checkpoints have other names, which its Trainer does not translate."""
+
+    def train(folder, steps, resume=None):
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=steps,
+            save_steps=3,
+            per_device_train_batch_size=8,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            lr_scheduler_type="constant",
+        )
+        trainer = Trainer(sima_hf.patch_model(vit()), arguments, train_dataset=Images())
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    whole = train(tmp_path / "whole", 6)
+    train(tmp_path / "parts", 3)
+    resumed = train(tmp_path / "parts", 6, resume=True)
+    for (name, expected), found in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(expected, found), name
+    loaded = type(whole).from_pretrained(tmp_path / "parts" / "checkpoint-6")
+    assert type(loaded).__name__ == "SimAViTForImageClassification"
+
+
+def test_pipeline(tmp_path):
+    from PIL import Image
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    sima_hf.patch_model(vit(id2label={0: "cat", 1: "dog", 2: "owl"})).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    answers = pipeline("image-classification", model=str(tmp_path))(Image.new("RGB", (50, 40)))
+    assert {answer["label"] for answer in answers} == {"cat", "dog", "owl"}
+
+
+def test_fresh_processes_with_and_without_sima_hf(tmp_path):
+    model = sima_hf.patch_model(vit(), gain="none")
+    model.save_pretrained(tmp_path)
+    torch.save(logits(model), tmp_path / "logits.pt")
+    load = f"""
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained({str(tmp_path)!r}).eval()
+print(type(model).__name__, model.config.attention_gain)
+"""
+    without = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, timeout=120, check=False)
+    assert without.returncode != 0
+    assert "model type `sima_vit`" in without.stderr
+    code = f"import sima_hf\n{load}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert found.stdout.split() == ["SimAViTForImageClassification", "none"], found.stderr[-2000:]
