@@ -1,5 +1,7 @@
 """SimA attention as an operation on tensors: checks the inputs, picks the order and the backend, computes."""
 
+import contextlib
+
 import torch
 
 from .backends import backend_report, pick_backend
@@ -62,4 +64,12 @@ def sima_attention(
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)
-    return attend(query, key, value, keep=keep, allow=allow, gain=gain, order=order)
+    with _without_autocast(query.device.type):
+        return attend(query, key, value, keep=keep, allow=allow, gain=gain, order=order)
+
+
+def _without_autocast(device_type: str):
+    """Autocast would run the products of float32 sums in half precision; backends choose their own dtypes."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

@@ -4,7 +4,6 @@
 passes over the tokens are the two sums and the two products; everything else happens on D x D numbers, in float32 or wider.
 """
 
-import contextlib
 import math
 
 import torch
@@ -37,31 +36,30 @@ def eager_attention(
     float32 copy each.
     """
     dtype = query.dtype
-    with _without_autocast(query.device.type):
-        if dtype in (torch.float16, torch.bfloat16):
-            query, key, value = query.float(), key.float(), value.float()
-        if allow is not None:
-            return _attend_rowwise(query, key, value, allow, gain, order).to(dtype)
-        tokens = key.shape[-2]
-        if keep is not None:
-            hidden = ~keep[:, None, :, None]
-            tokens = keep.sum(dim=-1)[:, None, None]
-            if query.shape[-2] == key.shape[-2]:
-                query = query.masked_fill(hidden, 0)
-            key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
-        query_norm, key_norm = _token_norm(query), _token_norm(key)  # (B,H,D), (B,Hk,D)
-        if gain == "tokens":
-            query_norm = query_norm / tokens
-        groups = query.shape[1] // key.shape[1]
-        if order == "quadratic":
-            normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
-            weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
-            return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
-        # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
-        divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
-        context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
-        context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
-        return _apply(query, context).to(dtype)
+    if dtype in (torch.float16, torch.bfloat16):
+        query, key, value = query.float(), key.float(), value.float()
+    if allow is not None:
+        return _attend_rowwise(query, key, value, allow, gain, order).to(dtype)
+    tokens = key.shape[-2]
+    if keep is not None:
+        hidden = ~keep[:, None, :, None]
+        tokens = keep.sum(dim=-1)[:, None, None]
+        if query.shape[-2] == key.shape[-2]:
+            query = query.masked_fill(hidden, 0)
+        key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
+    query_norm, key_norm = _token_norm(query), _token_norm(key)  # (B,H,D), (B,Hk,D)
+    if gain == "tokens":
+        query_norm = query_norm / tokens
+    groups = query.shape[1] // key.shape[1]
+    if order == "quadratic":
+        normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
+        weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
+        return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
+    # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
+    divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
+    context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
+    context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
+    return _apply(query, context).to(dtype)
 
 
 def _attend_rowwise(query, key, value, allow, gain, order):
@@ -154,10 +152,4 @@ def _apply(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
 
 
 def _folds(x: torch.Tensor) -> bool:
-    return x.shape[0] == 1 or x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
-
-
-def _without_autocast(device_type: str):
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
+    return x.shape[0] <= 1 or x.shape[1] <= 1 or x.stride(0) == x.shape[1] * x.stride(1)

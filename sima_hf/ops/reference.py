@@ -28,10 +28,13 @@ def reference_attention(
     value = value.repeat_interleave(groups, dim=1)
     tokens = key.shape[-2]
     if keep is not None:
+        hidden = ~keep[:, None, :, None]
+        key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)  # what they hold may not be a number
+        tokens = keep.sum(dim=-1)[:, None, None, None]
         if query.shape[-2] == key.shape[-2]:
-            return _attend_rowwise(query, key, value, keep[:, None, :, None] & keep[:, None, None], gain, "quadratic")
-        seen = keep[:, None, :, None].to(query.dtype)
-        key, value, tokens = key * seen, value * seen, seen.sum(dim=-2, keepdim=True)
+            query = query.masked_fill(hidden, 0)
+            allow = keep[:, None, :, None] & keep[:, None, None]
+            return _attend_rowwise(query, key, value, allow, gain, "quadratic")
     if allow is not None:
         return _attend_rowwise(query, key, value, allow, gain, order)
     normed_query = query / _floor(query.abs().sum(dim=-2, keepdim=True))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, everyone, inputs, oracle, relative_error, strided
+from tensors import DTYPE_IDS, DTYPES, everyone, formula, inputs, oracle, relative_error, strided
 
 from sima_hf import sima_attention
 
@@ -34,7 +34,10 @@ def padding(batch, tokens):
 def test_no_mask(backend, order, gain):
     query, key, value = inputs(value_channels=5)
     expected = oracle(query, key, value, everyone(2, 17, 17), everyone(2, 17, 17), gain)
+    assert relative_error(formula(query, key, value, gain), expected) < 1e-12
     assert relative_error(sima_attention(query, key, value, None, gain, order, backend), expected) < 1e-12
+    all_of_them = torch.ones(2, 17, dtype=torch.bool)
+    assert relative_error(sima_attention(query, key, value, all_of_them, gain, order, backend), expected) < 1e-12
 
 
 @in_every_way
@@ -88,7 +91,7 @@ def test_blocks_that_see_themselves_are_sima_inside_each_block(backend, order, g
     query, key, value = inputs(queries=15)
     allow = torch.block_diag(*[torch.ones(5, 5)] * 3).bool()[None, None]
     blocks = [[t[:, :, i : i + 5] for t in (query, key, value)] for i in (0, 5, 10)]
-    expected = torch.cat([sima_attention(*block, gain=gain) for block in blocks], dim=2)
+    expected = torch.cat([formula(*block, gain) for block in blocks], dim=2)
     assert relative_error(sima_attention(query, key, value, allow, gain, order, backend), expected) < 1e-12
 
 
@@ -101,26 +104,67 @@ def test_float_masks_mean_the_same(low, shape):
     assert torch.equal(sima_attention(query, key, value, as_float), sima_attention(query, key, value, mask))
 
 
+@in_every_way
 @pytest.mark.parametrize("mask_kind", ["none", "padding", "full"])
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_grouped_heads_are_repeated(backend, order, mask_kind):
+def test_grouped_heads_are_repeated(mask_kind, backend, order, gain):
     query, key, value = inputs(heads=6, key_heads=2, value_channels=5)
     mask = {"none": None, "padding": padding(2, 17), "full": torch.rand(2, 6, 17, 17) > 0.4}[mask_kind]
-    repeated = (key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
-    expected = sima_attention(query, *repeated, mask, backend="reference")
-    assert relative_error(sima_attention(query, key, value, mask, "none", order, backend), expected) < 1e-12
+    pairs = {
+        "none": lambda: everyone(2, 17, 17)[:, None].expand(2, 6, 17, 17),
+        "padding": lambda: (mask[:, None, :, None] & mask[:, None, None, :]).expand(2, 6, 17, 17),
+        "full": lambda: mask,
+    }[mask_kind]()
+    heads = [
+        oracle(query[:, [h]], key[:, [h // 3]], value[:, [h // 3]], pairs[:, h], pairs[:, h], gain) for h in range(6)
+    ]
+    found = sima_attention(query, key, value, mask, gain, order, backend)
+    assert relative_error(found, torch.cat(heads, 1)) < 1e-12
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+def float16_steps(found, expected):
+    """How many float16 numbers lie between the two, at most."""
+    bits = [tensor.half().contiguous().view(torch.int16).int() for tensor in (found, expected)]
+    found, expected = (torch.where(b < 0, -(b & 0x7FFF), b) for b in bits)
+    return (found - expected).abs().max().item()
+
+
+# The reference works in the dtype of its inputs, so only in the wide ones does it owe these tolerances.
+SERVED = [("eager", dtype) for dtype in DTYPES] + [("reference", torch.float64), ("reference", torch.float32)]
+SERVED_IDS = [f"{backend}-{str(dtype).removeprefix('torch.')}" for backend, dtype in SERVED]
+
+
+@pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("gain", GAINS)
-@pytest.mark.parametrize("channels", [1, 3, 64, 80, 256])
+@pytest.mark.parametrize("channels", [1, 3, 16, 64, 80, 256])
 @pytest.mark.parametrize("tokens", [1, 2, 49, 63, 197])
-def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, dtype):
+def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, backend, dtype):
     query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
-    expected = sima_attention(query.double(), key.double(), value.double(), gain=gain, backend="reference")
-    found = sima_attention(query, key, value, gain=gain, order=order)
+    expected = formula(query, key, value, gain)
+    found = sima_attention(query, key, value, None, gain, order, backend)
+    assert found.dtype == dtype
+    assert found.shape == query.shape
+    assert relative_error(found, expected) <= DTYPES[dtype]
+
+
+@pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize("mask_kind", ["padding", "cross-padding", "full", "causal"])
+def test_masks_in_every_dtype_within_its_tolerance(mask_kind, gain, order, backend, dtype):
+    queries, keys = (13, 23) if mask_kind == "cross-padding" else (23, 23)
+    query, key, value = inputs(2, 2, queries, keys, channels=16, value_channels=7, dtype=dtype)
+    if mask_kind in ("full", "causal"):
+        mask = torch.rand(2, 1, 23, 23) > 0.3 if mask_kind == "full" else everyone(1, 23, 23).tril()[None]
+        see_query = see_key = mask.expand(2, 1, 23, 23)[:, 0]
+    else:
+        mask = padding(2, keys)
+        see_key = mask[:, None].expand(2, queries, keys)
+        see_query = everyone(2, queries, queries)
+        if mask_kind == "padding":
+            see_query = see_key = see_key & mask[:, :, None]
+    expected = oracle(query, key, value, see_query, see_key, gain)
+    found = sima_attention(query, key, value, mask, gain, order, backend)
     assert found.dtype == dtype
     assert relative_error(found, expected) <= DTYPES[dtype]
 
@@ -131,15 +175,13 @@ def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, dtype):
 @pytest.mark.parametrize("tokens", [577, 4096, 16384, 65536])
 def test_many_tokens(tokens, channels, gain, dtype):
     query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
-    wide = [tensor.double() for tensor in (query, key, value)]
-    expected = sima_attention(*wide, gain=gain, order="linear", backend="reference")
+    expected = formula(query, key, value, gain)
     found = sima_attention(query, key, value, gain=gain)
     assert found.isfinite().all()
     if dtype == torch.float16 and gain == "none" and tokens >= 4096:
         # The result sinks towards float16's smallest numbers, so the nearest one is all there can be. One step is allowed
         # where rounding from float32 tips the balance between two neighbours.
-        step = 2.0**-24 + expected.abs() * 2.0**-10
-        assert ((found.double() - expected.half().double()).abs() <= step).all()
+        assert float16_steps(found, expected) <= 1
         assert (found == expected.half()).double().mean() > 0.99
     else:
         assert relative_error(found, expected) <= DTYPES[dtype]
@@ -149,8 +191,7 @@ def test_many_tokens(tokens, channels, gain, dtype):
 def test_large_numbers_do_not_overflow_in_half_precision(dtype):
     query, key, value = (100 * tensor.abs() for tensor in inputs(1, 2, 5000, channels=16, dtype=torch.float64))
     narrow = [tensor.to(dtype) for tensor in (query, key, value)]
-    expected = sima_attention(*(tensor.double() for tensor in narrow), gain="tokens", backend="reference")
-    assert relative_error(sima_attention(*narrow, gain="tokens"), expected) <= DTYPES[dtype]
+    assert relative_error(sima_attention(*narrow, gain="tokens"), formula(*narrow, "tokens")) <= DTYPES[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
@@ -165,30 +206,71 @@ def test_autocast_changes_nothing(mask_kind, dtype):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("poison", [1e30, float("inf"), float("nan")], ids=str)
-def test_what_padded_tokens_hold_does_not_matter(poison):
-    query, key, value = inputs(dtype=torch.float32)
-    keep = padding(2, 17)
-    expected = sima_attention(query, key, value, keep)
-    for tensor in (query, key, value):
-        tensor.transpose(1, 2)[~keep] = poison
-    assert torch.equal(sima_attention(query, key, value, keep), expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_autocast_leaves_the_reference_alone(dtype):
+    """The result has the dtype of the query, as promised, whoever computes it."""
+    tensors = inputs(dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sima_attention(*tensors, backend="reference")
+    assert found.dtype == dtype
+    assert torch.equal(found, sima_attention(*tensors, backend="reference"))
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_tiny_inputs_are_floored_as_the_paper_does(backend, order):
+@pytest.mark.parametrize("keys", [17, 19], ids=["self", "cross"])
+@pytest.mark.parametrize("poison", [1e30, float("inf"), float("nan")], ids=str)
+def test_what_padded_tokens_hold_does_not_matter(poison, keys, backend):
+    query, key, value = inputs(keys=keys, dtype=torch.float32)
+    keep = padding(2, keys)
+    expected = sima_attention(query, key, value, keep, backend=backend)
+    for tensor in (query, key, value) if keys == 17 else (key, value):
+        tensor.transpose(1, 2)[~keep] = poison
+    assert torch.equal(sima_attention(query, key, value, keep, backend=backend), expected)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("gain", GAINS)
+def test_tiny_inputs_are_floored_as_the_paper_does(gain, order, backend, dtype):
+    """In float16 numbers as small as this are zero already, and so is the result."""
     query, key, value = inputs()
-    query, key = query * 1e-15, key * 1e-14
-    expected = torch.nn.functional.normalize(query, 1, -2) @ torch.nn.functional.normalize(key, 1, -2).mT @ value
-    assert relative_error(sima_attention(query, key, value, order=order, backend=backend), expected) < 1e-12
+    for query_scale, key_scale in ((1e-20, 1e-20), (1e-15, 1e-14), (1e-20, 1), (1, 1e-20)):
+        tensors = [tensor.to(dtype) for tensor in (query * query_scale, key * key_scale, value)]
+        expected = formula(*tensors, gain)
+        assert relative_error(sima_attention(*tensors, None, gain, order, backend), expected) <= DTYPES[dtype]
 
 
-def test_inputs_are_left_as_they_were():
-    tensors = inputs()
-    copies = [tensor.clone() for tensor in tensors]
-    sima_attention(*tensors, padding(2, 17), gain="tokens")
+@pytest.mark.parametrize("mask_kind", ["none", "padding", "full"])
+@pytest.mark.parametrize("key_heads", [3, 1])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("gain", GAINS)
+def test_inference_gives_the_numbers_of_training(gain, order, key_heads, mask_kind):
+    """Without gradients the eager backend takes short cuts, some of them in place."""
+    tensors = inputs(key_heads=key_heads)
+    tensors[0][:, 0, :, 2] = tensors[1][:, 0, :, 4] = 0
+    mask = {"none": None, "padding": padding(2, 17), "full": torch.rand(2, 1, 17, 17) > 0.3}[mask_kind]
+    copies = [tensor.clone().requires_grad_() for tensor in tensors]
+    expected = sima_attention(*copies, mask, gain, order).detach()
+    for inference in (torch.no_grad, torch.inference_mode):
+        with inference():
+            assert relative_error(sima_attention(*tensors, mask, gain, order), expected) < 1e-14
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=True))
+
+
+@in_every_way
+def test_inputs_are_left_as_they_were(backend, order, gain):
+    tensors = [*inputs(), padding(2, 17)]
+    copies = [tensor.clone() for tensor in tensors]
+    sima_attention(*tensors, gain, order, backend)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["transformers", "contiguous"])
+def test_an_empty_batch_gives_an_empty_result(layout):
+    tensors = inputs(0)
+    if layout == "contiguous":
+        tensors = [torch.empty(tensor.shape) for tensor in tensors]
+    assert sima_attention(*tensors).shape == (0, 3, 17, 8)
 
 
 LAYOUTS = {
@@ -198,21 +280,35 @@ LAYOUTS = {
     "batch-inside": lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
     "every-other-channel": lambda x: x.repeat_interleave(2, -1)[..., ::2],
     "slice-of-fused": lambda x: torch.cat([x, x, x], -1)[..., x.shape[-1] : 2 * x.shape[-1]],
+    "without-class-token": lambda x: (
+        torch.cat([x[:, :, :1], x], 2).transpose(1, 2).contiguous().transpose(1, 2)[:, :, 1:]
+    ),
+    "every-other-token": lambda x: x.repeat_interleave(2, 2)[:, :, ::2],
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 17), (5, 17), (2, 3), (2, 600)], ids=str)
-def test_every_layout_gives_the_same(layout, batch, tokens):
+def test_every_layout_gives_the_same(layout, order, batch, tokens):
     tensors = inputs(batch, 3, tokens, dtype=torch.float32)
-    expected = sima_attention(*(tensor.double() for tensor in tensors))
-    assert relative_error(sima_attention(*map(LAYOUTS[layout], tensors)), expected) < 1e-6
+    arranged = [LAYOUTS[layout](tensor) for tensor in tensors]
+    assert all(torch.equal(a, b) for a, b in zip(arranged, tensors, strict=True))
+    assert relative_error(sima_attention(*arranged, order=order), formula(*tensors)) < 1e-6
 
 
-def test_expanded_batch():
-    query, key, value = (tensor.expand(4, -1, -1, -1) for tensor in inputs(1))
-    found = sima_attention(query, key, value)
-    assert relative_error(found, sima_attention(query[:1], key[:1], value[:1]).expand(4, -1, -1, -1)) < 1e-12
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize(
+    "sizes", [(4, -1, -1, -1), (-1, 4, -1, -1), (-1, -1, 9, -1)], ids=["batch", "heads", "tokens"]
+)
+def test_expanded_inputs(sizes, gradients, order):
+    """Memory that several numbers share is read as often as needed, and never written."""
+    small = inputs(*(1 if size > 0 else default for size, default in zip(sizes[:3], (2, 3, 17), strict=True)))
+    expanded = [tensor.expand(sizes) for tensor in small]
+    with torch.set_grad_enabled(gradients):
+        found = sima_attention(*expanded, order=order)
+    assert relative_error(found, formula(*expanded)) < 1e-12
 
 
 def test_sums_in_pieces_agree(monkeypatch):
