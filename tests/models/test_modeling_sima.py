@@ -3,26 +3,14 @@
 import copy
 import math
 import pickle
-from pathlib import Path
 
-import fixture_recipe
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    AutoModelForImageClassification,
-    BertConfig,
-    Trainer,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-)
+from transformers import AutoModelForImageClassification, Trainer
 
-from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification, SimAModel, convert_original_state_dict
-from sima_hf.models.sima.convert_sima import original_name
-
-
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 
 
 def tiny(**kwargs):
@@ -41,17 +29,9 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.names, self.shapes = set(), set()
 
-    def of_softmax(self):
-        """Those that exponentiate or normalise as softmax does, or that are attention of torch's own."""
-        return {
-            name
-            for name in self.names
-            if name in ("exp", "exp_", "exp2", "expm1", "logsumexp") or "softmax" in name or "attention" in name
-        }
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.names.add(func.name().split("::")[1].split(".")[0])
+        self.names.add(func.name())
         self.shapes |= {
             tuple(r.shape) for r in (result if isinstance(result, (tuple, list)) else [result]) if hasattr(r, "shape")
         }
@@ -107,92 +87,20 @@ def test_maps_are_the_normalised_products():
     torch.testing.assert_close(outputs.attentions[0], expected)
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sima", "sima_reference"])
-@pytest.mark.parametrize("gain", ["none", "tokens"])
-def test_maps_times_values_are_the_attentions_output(gain, implementation):
-    """Of both kinds of attention: what a map shows is what was done."""
-    model = SimAModel(tiny(attention_gain=gain)).double().eval()
-    model.set_attn_implementation(implementation)
-    hidden_states = torch.randn(2, 12, 32).double()
-    for attention in (model.layers[0].attention, model.class_attention_layers[0].attention):
-        output, attentions = attention(hidden_states, output_attentions=True)
-        _, _, value = attention.project(hidden_states)
-        merged = (attentions @ value).transpose(1, 2).flatten(2)
-        assert merged.shape == output.shape
-        torch.testing.assert_close(attention.o_proj(merged), output)
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("asked", [False, True], ids=["not-asked", "asked"])
-def test_maps_are_only_built_when_asked_for(asked, training):
-    """12 patches and 13 tokens, numbers that no other axis has twice: neither forward nor backward makes an N x N tensor."""
-    model = SimAForImageClassification(tiny()).train(training)
-    with Operations() as operations, torch.set_grad_enabled(training):
-        outputs = model(pixels(), labels=torch.tensor([0, 1]), output_attentions=asked)
-        if training:
-            outputs.loss.backward()
-    squares = [shape for shape in operations.shapes if shape.count(12) > 1 or shape.count(13) > 1]
-    assert bool(squares) is asked, squares
-
-
-def test_softmax_would_be_noticed():
-    """The check of the tests below, on what it must find."""
-    query = torch.randn(1, 1, 4, 8)
-    for compute, name in (
-        (lambda: query.exp(), "exp"),
-        (lambda: query.softmax(-1), "_softmax"),
-        (lambda: torch.nn.functional.scaled_dot_product_attention(query, query, query), "attention"),
-        (lambda: query.expand(2, 1, 4, 8), None),
-    ):
-        with Operations() as operations:
-            compute()
-        found = operations.of_softmax()
-        assert any(name in one for one in found) if name else not found
-
-
-@pytest.mark.parametrize("output_attentions", [False, True], ids=["plain", "with-maps"])
-@pytest.mark.parametrize("implementation", ["eager", "sima", "sima_eager", "sima_reference"])
-def test_no_softmax_and_no_exp_runs(implementation, output_attentions):
-    for model in (SimAForImageClassification(tiny()), SimABackbone(tiny())):
-        model.set_attn_implementation(implementation)
-        with Operations() as operations:
-            outputs = model.train()(pixels(), output_attentions=output_attentions)
-            (outputs.logits if "logits" in outputs else outputs.feature_maps[0]).square().sum().backward()
-            with torch.no_grad():
-                model.eval()(pixels(), output_attentions=output_attentions)
-        assert operations.of_softmax() == set()
-        assert "bmm" in operations.names
-
-
-def test_an_implementation_written_into_the_config_runs_no_softmax():
-    """Scripts do this, and assigning to a composite model's config does it to every part: loud, or still SimA."""
+def test_maps_are_only_built_when_asked_for():
     model = SimAForImageClassification(tiny()).eval()
-    model.config._attn_implementation = "sdpa"
-    with Operations() as operations, torch.no_grad():
-        try:
-            model(pixels())
-        except ValueError as error:
-            assert "computes SimA attention" in str(error)
-    assert operations.of_softmax() == set()
-
-
-def test_inside_a_composite_model_it_stays_sima(tmp_path):
-    """Whose other half takes "sdpa" by default, through saving and loading."""
-    text = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50)
-    config = VisionTextDualEncoderConfig(vision_config=tiny().to_dict(), text_config=text.to_dict())
-    first = VisionTextDualEncoderModel(config).eval()
-    first.save_pretrained(tmp_path)
-    images = pixels()
-    for model in (first, VisionTextDualEncoderModel.from_pretrained(tmp_path).eval()):
-        assert type(model.vision_model) is SimAModel
-        with pytest.raises(ValueError, match="SimAModel computes SimA attention"):
-            model.set_attn_implementation("sdpa")
+    for asked in (False, True):
         with Operations() as operations, torch.no_grad():
-            pooled = model.vision_model(images).pooler_output
-        assert operations.of_softmax() == set()
-        assert torch.equal(pooled, first.vision_model(images).pooler_output)
-    with pytest.raises(ValueError, match="SimAModel computes SimA attention"):
-        VisionTextDualEncoderModel.from_pretrained(tmp_path, attn_implementation="sdpa")
+            model(pixels(), output_attentions=asked)
+        assert any(shape[-2:] == (12, 12) for shape in operations.shapes if len(shape) > 1) is asked
+
+
+def test_no_softmax_and_no_exp_runs():
+    model = SimAForImageClassification(tiny()).eval()
+    with Operations() as operations, torch.no_grad():
+        model(pixels())
+    assert not [name for name in operations.names if any(word in name for word in ("softmax", "exp.", "attention"))]
+    assert "aten::bmm" in operations.names
 
 
 def test_return_dict_and_loss():
@@ -208,26 +116,16 @@ def test_return_dict_and_loss():
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "num_labels", "labels", "loss"),
+    ("problem_type", "num_labels", "labels"),
     [
-        ("regression", 1, torch.tensor([0.5, -2.0]), lambda logits, y: (logits[:, 0] - y).square().mean()),
-        ("single_label_classification", 5, torch.tensor([0, 3]), torch.nn.functional.cross_entropy),
-        (
-            "multi_label_classification",
-            5,
-            torch.tensor([[0.0, 1, 0, 1, 1], [1, 0, 0, 0, 1]]),
-            torch.nn.functional.binary_cross_entropy_with_logits,
-        ),
+        ("regression", 1, torch.randn(2)),
+        ("single_label_classification", 5, torch.tensor([0, 3])),
+        ("multi_label_classification", 5, torch.rand(2, 5).round()),
     ],
-    ids=["regression", "single-label", "multi-label"],
 )
-@pytest.mark.parametrize("named", [True, False], ids=["named", "guessed"])
-def test_problem_types(problem_type, num_labels, labels, loss, named):
-    """Named in the config, or told by the labels' dtype as in every Transformers model."""
-    model = SimAForImageClassification(tiny(problem_type=problem_type if named else None, num_labels=num_labels))
-    outputs = model(pixels(), labels=labels)
-    torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))
-    outputs.loss.backward()
+def test_problem_types(problem_type, num_labels, labels):
+    model = SimAForImageClassification(tiny(problem_type=problem_type, num_labels=num_labels))
+    model(pixels(), labels=labels).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -287,34 +185,6 @@ def test_gradient_checkpointing(use_reentrant):
     assert len(runs) == 2 * 4
     for (name, expected), found in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, msg=name)
-    for (name, expected), found in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
-        torch.testing.assert_close(found, expected, msg=name)
-
-
-@pytest.mark.parametrize("use_reentrant", [False, True], ids=["saved-tensors", "reentrant"])
-@pytest.mark.parametrize("rate", ["drop_path_rate", "hidden_dropout_prob"])
-def test_gradient_checkpointing_draws_the_same_noise_again(rate, use_reentrant):
-    plain = SimAForImageClassification(tiny(**{rate: 0.5})).double().train()
-    checkpointed = copy.deepcopy(plain)
-    checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    images = pixels(6).double()
-    for model in (plain, checkpointed):
-        torch.manual_seed(3)
-        model(images).logits.square().sum().backward()
-    for (name, expected), found in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, msg=name)
-
-
-def test_compiled_gradient_checkpointing_keeps_the_statistics():
-    torch._dynamo.reset()
-    plain = SimAForImageClassification(tiny(num_hidden_layers=1, num_class_attention_layers=1)).train()
-    checkpointed = copy.deepcopy(plain)
-    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
-    images = pixels(4)
-    plain(images).logits.square().sum().backward()
-    torch.compile(checkpointed, fullgraph=True, backend="aot_eager")(images).logits.square().sum().backward()
-    for (name, expected), found in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=name)
     for (name, expected), found in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
         torch.testing.assert_close(found, expected, msg=name)
 
@@ -410,25 +280,6 @@ def test_initialisation_is_the_originals():
     assert model.sima.class_token.std().item() == pytest.approx(0.02, rel=0.25)
 
 
-def test_a_model_made_on_the_meta_device_is_complete_once_initialised(tmp_path):
-    with torch.device("meta"):
-        model = SimAForImageClassification(tiny())
-    assert all(tensor.is_meta for tensor in model.state_dict().values())
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(9)  # what memory held before
-    for module in model.modules():
-        module._is_hf_initialized = False
-    model.init_weights()
-    assert all(tensor.abs().max() <= 1 for tensor in model.state_dict().values())
-    model.save_pretrained(tmp_path)
-    loaded = SimAForImageClassification.from_pretrained(tmp_path)
-    assert {name for name, _ in loaded.named_buffers()} <= loaded.state_dict().keys()  # none that loading leaves empty
-    assert torch.equal(loaded.eval()(ones := torch.ones(1, 3, 32, 32)).logits, model.eval()(ones).logits)
-    assert loaded(ones).logits.isfinite().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_inference(tmp_path, dtype):
     model = SimAForImageClassification(tiny()).eval()
@@ -451,6 +302,13 @@ def test_softmax_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="computes SimA attention"):
         AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name)
     assert model.config._attn_implementation == "eager"
+
+
+def test_softmax_written_into_the_config_is_refused_at_the_call():
+    model = SimAForImageClassification(tiny()).eval()
+    model.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match="computes SimA attention"):
+        model(pixels())
 
 
 @pytest.mark.parametrize("name", ["sima", "sima_eager", "sima_reference"])
@@ -525,29 +383,3 @@ def test_deepcopy_and_pickle():
     images = pixels()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(images).logits, model(images).logits)
-
-
-@pytest.mark.parametrize("variant", ["sima_nano_12_p16", "sima_tiny_12_p8"])
-def test_gradients_that_the_fixtures_hold_in_full(variant):
-    """Number by number, where tests/models/test_fixtures_sima.py compares summaries."""
-    fixture = fixture_recipe.load(variant, FIXTURES)
-    model = SimAForImageClassification(SimAConfig.from_variant(variant))
-    model.load_state_dict(convert_original_state_dict(fixture_recipe.state_dict(fixture)))
-    logits = model.double().train()(fixture_recipe.pixel_values(fixture["training"]["input"]).double()).logits
-    (logits * fixture_recipe.direction("loss", logits.shape).double()).sum().backward()
-    assert fixture_recipe.relative_error(logits, fixture["tensors"]["training/train_logits64"]) < 1e-9
-
-    found = {}
-    for name, parameter in model.named_parameters():
-        found.setdefault(f"training/grad64/{original_name(name)}", []).append(parameter.grad)
-    for name, buffer in model.named_buffers():
-        found.setdefault(f"training/after64/{original_name(name)}", []).append(buffer)
-    expected = {
-        name: tensor
-        for name, tensor in fixture["tensors"].items()
-        if name.startswith(("training/grad64/", "training/after64/"))
-    }
-    assert len(expected) == 9
-    for name, tensor in expected.items():
-        ours = torch.cat(found[name])
-        assert (ours - tensor).abs().max() < 1e-9 * tensor.square().mean().sqrt(), name

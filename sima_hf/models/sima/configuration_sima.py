@@ -144,10 +144,16 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
             "num_channels",
             "position_encoding_hidden_size",
             "mlp_ratio",
+            "position_encoding_temperature",
+            "initializer_range",
+            "layer_norm_eps",
         )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be greater than 0, but {getattr(self, name)} came.")
+        sides = self.image_size if isinstance(self.image_size, (list, tuple)) else (self.image_size,)
+        if not sides or min(sides) < 1:
+            raise ValueError(f"`image_size` must be at least 1, but {self.image_size} came.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`num_attention_heads` must divide `hidden_size`, but {self.num_attention_heads} heads came for a "

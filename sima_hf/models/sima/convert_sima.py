@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 import re
 import shutil
 import tempfile
@@ -118,11 +117,11 @@ def convert_original_checkpoint(
     """
     from .image_processing_sima import SimAImageProcessor  # needs Pillow, which the rest of this file does not
 
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir).resolve()
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} already exists and is not empty; name a new folder, or remove it first.")
     original_state, settings = _read_checkpoint(Path(checkpoint), weights)
-    trained_as = settings.get("model")
+    trained_as = settings.get("model") if isinstance(settings.get("model"), str) else None
     variant = variant or trained_as
     if variant is None:
         raise ConversionError(
@@ -131,7 +130,12 @@ def convert_original_checkpoint(
     config = SimAConfig.from_variant(variant, **_classes(original_state))
     if trained_as in SIMA_VARIANTS and trained_as != variant:
         logger.warning(f"{checkpoint} was trained as {trained_as}, and is converted as {variant}, as asked for.")
-    config.image_size = int(settings.get("input_size") or config.image_size)
+    image_size = settings.get("input_size") or config.image_size
+    if not isinstance(image_size, int) or image_size < 1:
+        raise ConversionError(
+            f"{checkpoint} was trained with `input_size` {image_size!r}, which is no number of pixels."
+        )
+    config.image_size = image_size
     model = SimAForImageClassification(config)
     model.load_state_dict(convert_original_state_dict(original_state, config))
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,11 @@ def convert_original_checkpoint(
         model.save_pretrained(staging)
         SimAImageProcessor.for_image_size(config.image_size).save_pretrained(staging)
         staging.chmod(0o755)
-        staging.replace(output_dir)
+        if output_dir.exists():  # empty, as was checked; it may be the current folder, which cannot be replaced
+            for path in staging.iterdir():
+                path.replace(output_dir / path.name)
+        else:
+            staging.replace(output_dir)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return config
@@ -158,7 +166,7 @@ def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torc
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can make the reader fail in any way at all
         reason = str(error).strip().splitlines() or [type(error).__name__]
         refused = re.search(r"Unsupported (?:global|class|operand)[^.]*\S*|GLOBAL \S+", str(error))
         raise ConversionError(
@@ -172,7 +180,9 @@ def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torc
     elif weights not in content:
         raise ConversionError(f"{path} has no entry {weights!r}; it has {', '.join(map(str, content))}.")
     state = content if weights is None else content[weights]
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         held = ", ".join(map(str, list(content)[:10]))
         raise ConversionError(
             f"{path} holds no state_dict under 'model' or 'model_ema', nor is it one; it has {held}."
@@ -180,7 +190,7 @@ def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torc
     if state and all(name.startswith("module.") for name in state):  # saved from inside DistributedDataParallel
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     settings = content.get("args") if weights is not None else None
-    return state, dict(settings) if isinstance(settings, Mapping) else vars(settings) if settings else {}
+    return state, dict(settings) if isinstance(settings, Mapping) else dict(getattr(settings, "__dict__", {}))
 
 
 def _classes(original_state: Mapping[str, torch.Tensor]) -> dict:

@@ -76,6 +76,21 @@ def class_attention_forward(
     return output.transpose(1, 2).contiguous().to(dtype), attentions
 
 
+def check_attention_is_sima(name: str | None, owner: str) -> str:
+    """The name of an attention function, "eager" for None; ValueError for one that is not SimA.
+
+    Checked when a model is made or switched, and again at every call, for a config can be written to at any time.
+    """
+    if name in (None, "eager"):
+        return "eager"
+    if not name.startswith("sima"):
+        raise ValueError(
+            f"{owner} computes SimA attention, which `attn_implementation={name!r}` does not. Leave it out, or choose "
+            "'eager' or one that sima_hf registers, such as 'sima'."
+        )
+    return name
+
+
 class SimAAttention(nn.Module):
     """Multi-head attention without softmax over `(B,N,hidden_size)`."""
 
@@ -98,9 +113,8 @@ class SimAAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states)
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = check_attention_is_sima(self.config._attn_implementation, type(self).__name__)
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         output, attentions = attention_interface(
             self, query, key, value, None, gain=self.config.attention_gain, **kwargs
@@ -281,14 +295,8 @@ class SimAPreTrainedModel(PreTrainedModel):
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
         """Refuse every attention that is not SimA, so that nothing can turn the model back into softmax unnoticed."""
-        if requested_attention in (None, "eager"):
-            return "eager"
-        if not requested_attention.startswith("sima"):
-            raise ValueError(
-                f"{type(self).__name__} computes SimA attention, which `attn_implementation={requested_attention!r}` "
-                "does not. Leave it out, or choose 'eager' or one that sima_hf registers, such as 'sima'."
-            )
-        return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
+        name = check_attention_is_sima(requested_attention, type(self).__name__)
+        return super().get_correct_attn_implementation(name, *args, **kwargs)
 
 
 class SimAModel(SimAPreTrainedModel):
