@@ -52,7 +52,7 @@ def results(attend, tensors, upstream):
     return out.detach(), *torch.autograd.grad(out, leaves, upstream.to(out.dtype))
 
 
-def hold(found, expected, dtype):
+def check_close(found, expected, dtype):
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.dtype == dtype
         assert relative_error(ours, theirs) <= DTYPES[dtype], index
@@ -68,7 +68,9 @@ def test_against_float64(tokens, channels, order, gain, dtype):
     expected = results(
         lambda q, k, v: formula(q, k, v, gain), [tensor.double() for tensor in tensors], upstream.double()
     )
-    hold(results(lambda q, k, v: sima_attention(q, k, v, None, gain, order), tensors, upstream), expected, dtype)
+    check_close(
+        results(lambda q, k, v: sima_attention(q, k, v, None, gain, order), tensors, upstream), expected, dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
@@ -80,7 +82,7 @@ def test_many_tokens_against_float64(tokens, dtype):
     expected = results(
         lambda q, k, v: formula(q, k, v, "tokens"), [tensor.double() for tensor in tensors], upstream.double()
     )
-    hold(results(lambda q, k, v: sima_attention(q, k, v, gain="tokens"), tensors, upstream), expected, dtype)
+    check_close(results(lambda q, k, v: sima_attention(q, k, v, gain="tokens"), tensors, upstream), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
@@ -114,7 +116,9 @@ def test_masks_against_float64(mask, gain, order, dtype):
         [tensor.double() for tensor in tensors],
         upstream.double(),
     )
-    hold(results(lambda q, k, v: sima_attention(q, k, v, given, gain, order), tensors, upstream), expected, dtype)
+    check_close(
+        results(lambda q, k, v: sima_attention(q, k, v, given, gain, order), tensors, upstream), expected, dtype
+    )
 
 
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
@@ -128,7 +132,7 @@ def test_below_the_floor(dtype, order):
     expected = results(formula, [tensor.double() for tensor in tensors], upstream.double())
     found = results(lambda q, k, v: sima_attention(q, k, v, order=order), tensors, upstream)
     for channel in range(4):
-        hold([t[..., channel] for t in found[1:3]], [t[..., channel] for t in expected[1:3]], dtype)
+        check_close([t[..., channel] for t in found[1:3]], [t[..., channel] for t in expected[1:3]], dtype)
 
 
 @pytest.mark.parametrize("poison", [1.0, float("inf"), float("nan")], ids=str)
@@ -187,7 +191,7 @@ def test_dead_channels_give_zeros_and_no_gradient(dead, mask, order, dtype, back
             (query[..., alive].double(), key[..., alive].double(), value.double()),
             upstream.double(),
         )
-        hold((found[0], *(grad[..., alive] for grad in found[1:3]), found[3]), expected, dtype)
+        check_close((found[0], *(grad[..., alive] for grad in found[1:3]), found[3]), expected, dtype)
         assert relative_error(inference, expected[0]) <= DTYPES[dtype]
 
 
