@@ -1,10 +1,34 @@
 """The adapter between Transformers' AttentionInterface and `sima_attention`: layout, options, maps."""
 
 import functools
+from dataclasses import dataclass
 
 import torch
 
 from .ops import backend_report, sima_attention
+
+
+@dataclass
+class PositionBias:
+    """A position bias on its way through a model that adds masks to it: keeps the two apart, as SimA needs them.
+
+    In Transformers, models with relative positions hand the sum of bias and mask to the attention function. Softmax can read
+    that; SimA adds the bias to the product of the normalised query and key, while a mask changes the norms.
+    """
+
+    bias: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    def __add__(self, other):
+        if isinstance(other, PositionBias):
+            if other.mask is not None and self.mask is not None:
+                raise ValueError("Two attention masks came with the position biases of one attention; give one.")
+            return PositionBias(self.bias + other.bias, self.mask if other.mask is None else other.mask)
+        if self.mask is not None:
+            raise ValueError("A second attention mask was added to a position bias that has one; give one.")
+        return PositionBias(self.bias, other)
+
+    __radd__ = __add__
 
 
 def sima_attention_forward(
@@ -12,7 +36,7 @@ def sima_attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | PositionBias | None = None,
     gain: str | None = None,
     backend: str = "auto",
     output_attentions: bool = False,
@@ -24,7 +48,7 @@ def sima_attention_forward(
     Args:
         module: the attention module that calls; its `config.attention_gain` is the gain where none is given.
         query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`.
-        attention_mask: any mask that `sima_attention` takes.
+        attention_mask: any mask that `sima_attention` takes, or a `PositionBias`, alone or with such a mask.
         gain, backend: as for `sima_attention`; without either gain, "none".
         output_attentions: also build the map, `N x Nk`.
         is_causal: True is refused.
@@ -43,12 +67,15 @@ def sima_attention_forward(
         )
     if gain is None:
         gain = getattr(getattr(module, "config", None), "attention_gain", "none")
-    output = sima_attention(query, key, value, attention_mask, gain=gain, backend=backend)
+    bias = None
+    if isinstance(attention_mask, PositionBias):
+        bias, attention_mask = attention_mask.bias, attention_mask.mask
+    output = sima_attention(query, key, value, attention_mask, gain=gain, backend=backend, bias=bias)
     attentions = None
     if output_attentions:
         # Attending to the identity returns the map itself, from the very same code.
         identity = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device).expand(*key.shape[:2], -1, -1)
-        attentions = sima_attention(query, key, identity, attention_mask, gain=gain, backend=backend)
+        attentions = sima_attention(query, key, identity, attention_mask, gain=gain, backend=backend, bias=bias)
     return output.transpose(1, 2).contiguous(), attentions
 
 
@@ -58,11 +85,27 @@ def attention_function_names() -> list[str]:
 
 
 def register_attention_functions() -> None:
-    """Register them with Transformers, with boolean masks: an unregistered name would have its 2-D masks dropped."""
+    """Register them with Transformers, masks included: an unregistered name would have its 2-D masks dropped."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     for name in attention_function_names():
         backend = name.removeprefix("sima").removeprefix("_") or "auto"
         AttentionInterface.register(name, functools.partial(sima_attention_forward, backend=backend))
-        AttentionMaskInterface.register(name, sdpa_mask)
+        AttentionMaskInterface.register(name, sima_mask)
+
+
+def sima_mask(
+    *args, attention_mask: torch.Tensor | None = None, mask_function=None, q_length=None, kv_length=None, **kwargs
+) -> torch.Tensor | None:
+    """The mask that Transformers makes for SimA's attention functions.
+
+    Plain padding stays `(B, Nk)`, boolean, which SimA honours in linear time; anything else becomes the full boolean mask that
+    scaled_dot_product_attention would get.
+    """
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    if mask_function is bidirectional_mask_function and attention_mask is not None and attention_mask.dim() == 2:
+        return attention_mask.bool()
+    if mask_function is not None:
+        kwargs["mask_function"] = mask_function
+    return sdpa_mask(*args, attention_mask=attention_mask, q_length=q_length, kv_length=kv_length, **kwargs)

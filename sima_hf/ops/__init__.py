@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from .backends import backend_report, pick_backend
-from .checks import check_mask, check_tensors, one_of
+from .checks import check_bias, check_mask, check_tensors, one_of
 from .order import GAINS, ORDERS, cheaper_order
 
 
@@ -25,6 +25,7 @@ def sima_attention(
     gain: str = "none",
     order: str = "auto",
     backend: str = "auto",
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax-free attention: query and key are L1-normalised over the tokens, then three matrices are multiplied.
 
@@ -48,24 +49,27 @@ def sima_attention(
             keys that the query may see, which keeps the scale when the number of tokens changes).
         order: "linear" for `q (k^T v)`, "quadratic" for `(q k^T) v`, "auto" for the one with fewer operations.
         backend: "auto", or a name listed by `sima_hf.ops.backend_report()`.
+        bias: position bias, floating point `(B or 1, H or 1, Nq, Nk)`, added to the product of the normalised query and key
+            before the mask and the gain: `out = gain * (q^ k^T + bias) v`. Costs `N x N`.
 
     Returns:
         `(B, H, Nq, Dv)`, dtype of `query`. Half-precision inputs are accumulated in float32, under autocast too.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the four.
-        ValueError: shapes, dtypes or devices do not fit together, the mask is none of the above, or an option is
+        ValueError: shapes, dtypes or devices do not fit together, the mask or the bias is none of the above, or an option is
             unknown. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
     """
     check_tensors(query, key, value)
     check_gain(gain)
     one_of("order", order, ORDERS)
     keep, allow = check_mask(mask, query, key)
+    check_bias(bias, query, key)
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)
     with _without_autocast(query.device.type):
-        return attend(query, key, value, keep=keep, allow=allow, gain=gain, order=order)
+        return attend(query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order)
 
 
 def _without_autocast(device_type: str):

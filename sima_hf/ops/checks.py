@@ -88,6 +88,25 @@ def check_mask(
     return None, _as_boolean(mask)
 
 
+def check_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> None:
+    """Raise TypeError or ValueError unless `bias` is None or floating point `(B or 1, H or 1, Nq, Nk)`, where query is."""
+    if bias is None:
+        return
+    if not isinstance(bias, torch.Tensor) or not bias.is_floating_point():
+        came = bias.dtype if isinstance(bias, torch.Tensor) else type(bias).__name__
+        raise TypeError(f"`bias` must be a floating point tensor or None, but {came} came.")
+    if bias.device != query.device:
+        raise ValueError(f"`bias` must be on {query.device} as the query is, but it is on {bias.device}.")
+    (batch, heads, queries, _), keys = query.shape, key.shape[-2]
+    if bias.dim() != 4 or any(
+        size != full and (size != 1 or axis > 1)
+        for axis, (size, full) in enumerate(zip(bias.shape, (batch, heads, queries, keys), strict=True))
+    ):
+        raise ValueError(
+            f"`bias` must be of shape ({batch} or 1, {heads} or 1, {queries}, {keys}), but shape {_shape(bias)} came."
+        )
+
+
 def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype == torch.bool:
         return mask
@@ -99,7 +118,8 @@ def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
     is_mask = ((mask == 0) | (mask <= HIDDEN)).all()
     sentence = (
         "A float mask must hold only 0 (may be seen) and values of -100 or less (hidden), but this one holds others: "
-        "it is a position bias, made to be added to the logits of a softmax, which SimA does not have."
+        "it is a position bias, made to be added to the logits of a softmax, which SimA does not have. Give it as `bias`, "
+        "without the hidden tokens, if it is to be added to the product of the normalised query and key."
     )
     if torch.compiler.is_compiling():
         torch._assert_async(is_mask, sentence)

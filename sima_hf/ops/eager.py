@@ -27,6 +27,7 @@ def eager_attention(
     *,
     keep: torch.Tensor | None,
     allow: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
     gain: str,
     order: str,
 ) -> torch.Tensor:
@@ -38,14 +39,17 @@ def eager_attention(
     dtype = query.dtype
     if dtype in (torch.float16, torch.bfloat16):
         query, key, value = query.float(), key.float(), value.float()
+    if bias is not None:
+        bias = bias.to(query.dtype)
     if allow is not None:
-        return _attend_rowwise(query, key, value, allow, gain, order).to(dtype)
+        return _attend_rowwise(query, key, value, allow, bias, gain, order).to(dtype)
     tokens = key.shape[-2]
     if keep is not None:
         hidden = ~keep[:, None, :, None]
         tokens = keep.sum(dim=-1)[:, None, None]
         if query.shape[-2] == key.shape[-2]:
             query = query.masked_fill(hidden, 0)
+            bias = None if bias is None else torch.where(hidden, 0, bias)
         key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
     query_norm, key_norm = _token_norm(query), _token_norm(key)  # (B,H,D), (B,Hk,D)
     if gain == "tokens":
@@ -54,28 +58,42 @@ def eager_attention(
     if order == "quadratic":
         normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
         weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
-        return _matmul(weights, _repeat_heads(value, groups)).to(dtype)
-    # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
-    divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
-    context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
-    context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
-    return _apply(query, context).to(dtype)
+        output = _matmul(weights, _repeat_heads(value, groups))
+    else:
+        # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
+        divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
+        context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
+        context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
+        output = _apply(query, context)
+    if bias is not None:
+        added = _add_up(bias, _repeat_heads(value, groups))
+        output = output + (added * (tokens if keep is None else tokens.unsqueeze(-1)) if gain == "tokens" else added)
+    return output.to(dtype)
 
 
-def _attend_rowwise(query, key, value, allow, gain, order):
+def _add_up(bias: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`bias @ value`, `(B,H,Nq,Dv)`; a bias that all images share is not copied for each of them."""
+    if bias.shape[0] == 1:
+        return torch.einsum("hij,bhjd->bhid", bias[0].expand(value.shape[1], -1, -1), value)
+    return bias @ value
+
+
+def _attend_rowwise(query, key, value, allow, bias, gain, order):
     """A full mask `allow[i, j]`: the norms of row i run over the tokens that row i may see."""
     groups = query.shape[1] // key.shape[1]
-    key, value, allow = _repeat_heads(key, groups), _repeat_heads(value, groups), allow.to(query.dtype)
-    query_norm, key_norm = _floor(allow @ query.abs()), _floor(allow @ key.abs())
-    if gain == "tokens":
-        query_norm = query_norm / allow.sum(dim=-1, keepdim=True)
+    key, value, seen = _repeat_heads(key, groups), _repeat_heads(value, groups), allow.to(query.dtype)
+    query_norm, key_norm = _floor(seen @ query.abs()), _floor(seen @ key.abs())
     row = query / query_norm / key_norm
-    if order == "quadratic":
-        return (row @ key.transpose(-2, -1) * allow) @ value
-    # One D x Dv matrix a row: N D Dv numbers. Here for completeness, never picked by "auto".
-    outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(-2)
-    contexts = (allow @ outer).unflatten(-1, (key.shape[-1], value.shape[-1]))
-    return (row.unsqueeze(-2) @ contexts).squeeze(-2)
+    if bias is not None or order == "quadratic":
+        weights = row @ key.transpose(-2, -1)
+        weights = weights if bias is None else weights + bias
+        output = weights.masked_fill(~allow, 0) @ value
+    else:
+        # One D x Dv matrix a row: N D Dv numbers. Here for completeness, never picked by "auto".
+        outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(-2)
+        contexts = (seen @ outer).unflatten(-1, (key.shape[-1], value.shape[-1]))
+        output = (row.unsqueeze(-2) @ contexts).squeeze(-2)
+    return output * seen.sum(dim=-1, keepdim=True) if gain == "tokens" else output
 
 
 def _token_norm(x: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ def reference_attention(
     *,
     keep: torch.Tensor | None,
     allow: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
     gain: str,
     order: str,
 ) -> torch.Tensor:
@@ -34,30 +35,35 @@ def reference_attention(
         if query.shape[-2] == key.shape[-2]:
             query = query.masked_fill(hidden, 0)
             allow = keep[:, None, :, None] & keep[:, None, None]
-            return _attend_rowwise(query, key, value, allow, gain, "quadratic")
+            return _attend_rowwise(query, key, value, allow, bias, gain, "quadratic")
     if allow is not None:
-        return _attend_rowwise(query, key, value, allow, gain, order)
+        return _attend_rowwise(query, key, value, allow, bias, gain, order)
     normed_query = query / _floor(query.abs().sum(dim=-2, keepdim=True))
     normed_key = key / _floor(key.abs().sum(dim=-2, keepdim=True))
-    if gain == "tokens":
-        normed_key = normed_key * tokens
-    if order == "quadratic":
-        return (normed_query @ normed_key.transpose(-2, -1)) @ value
-    return normed_query @ (normed_key.transpose(-2, -1) @ value)
+    if bias is not None:
+        out = (normed_query @ normed_key.transpose(-2, -1) + bias.to(query.dtype)) @ value
+    elif order == "quadratic":
+        out = (normed_query @ normed_key.transpose(-2, -1)) @ value
+    else:
+        out = normed_query @ (normed_key.transpose(-2, -1) @ value)
+    return out * tokens if gain == "tokens" else out
 
 
-def _attend_rowwise(query, key, value, allow, gain, order):
+def _attend_rowwise(query, key, value, allow, bias, gain, order):
     """The definition for a mask `allow[i, j]`: A[i, c] = sum_j allow |q[j, c]|, B likewise, out[i] over the allowed j."""
     allow = allow.to(query.dtype)
     query_norm = _floor(torch.einsum("...ij,...jc->...ic", allow, query.abs()))
     key_norm = _floor(torch.einsum("...ij,...jc->...ic", allow, key.abs()))
     row = query / query_norm / key_norm
-    if gain == "tokens":
-        row = row * allow.sum(dim=-1, keepdim=True)
-    if order == "quadratic":
-        return (torch.einsum("...ic,...jc->...ij", row, key) * allow) @ value
-    contexts = torch.einsum("...ij,...jc,...jd->...icd", allow.expand(*key.shape[:2], -1, -1), key, value)
-    return torch.einsum("...ic,...icd->...id", row, contexts)
+    if bias is not None or order == "quadratic":
+        weights = torch.einsum("...ic,...jc->...ij", row, key)
+        if bias is not None:
+            weights = weights + bias.to(query.dtype)
+        out = (weights * allow) @ value
+    else:
+        contexts = torch.einsum("...ij,...jc,...jd->...icd", allow.expand(*key.shape[:2], -1, -1), key, value)
+        out = torch.einsum("...ic,...icd->...id", row, contexts)
+    return out * allow.sum(dim=-1, keepdim=True) if gain == "tokens" else out
 
 
 def _floor(norm: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,24 @@ Every class is an attribute of this module by its name, so that models can be pi
 """
 
 import functools
+import os
 
-import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
-from .configs import PREFIX, config_class, config_class_in_use, sima_implementation
-from .hosts import HOSTS, Host
+from ..attention import attention_function_names
+from .attentions import mixed_class
+from .configs import (
+    PREFIX,
+    SimAHostConfig,
+    SimAParentConfig,
+    SimAPartConfig,
+    config_class,
+    config_class_in_use,
+    sima_implementation,
+)
+from .hosts import HOSTS, Host, host_config_class, modeling_module
 
 
 class SimAHostModel:
@@ -29,19 +40,39 @@ class SimAHostModel:
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
-        """Transformers' choice of attention, restricted to SimA's."""
+        """Transformers' choice of attention, restricted to SimA's where this model computes attention itself."""
+        if isinstance(self.config, (SimAParentConfig, SimAPartConfig)):
+            return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
         return sima_implementation(requested_attention, type(self).__name__)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
-        """Choose among SimA's backends; ValueError for any other."""
-        wanted = attn_implementation.get("") if isinstance(attn_implementation, dict) else attn_implementation
-        super().set_attn_implementation(sima_implementation(wanted, type(self).__name__), *args, **kwargs)
+        """Choose among SimA's backends; ValueError for any other.
+
+        A model made of several takes a dict by the names of its sub-configs as well, for the parts that are not SimA.
+        """
+        config, owner = self.config, type(self).__name__
+        if isinstance(attn_implementation, dict):
+            for name in getattr(config, "_sima_towers", ()):
+                if name in attn_implementation:
+                    sima_implementation(attn_implementation[name], owner)
+            if not isinstance(config, SimAParentConfig):
+                sima_implementation(attn_implementation.get(""), owner)
+            super().set_attn_implementation(attn_implementation, *args, **kwargs)
+            return
+        name = sima_implementation(attn_implementation, owner)
+        for held in sima_configs(self):
+            held.choose_backend(name)
+
+
+def sima_configs(model: nn.Module) -> list[SimAHostConfig]:
+    """Every SimA<Host>Config that a module of `model` holds, those of swapped modules included."""
+    held = {id(value): value for module in model.modules() for value in vars(module).values()}
+    return [value for value in held.values() if isinstance(value, SimAHostConfig)]
 
 
 @functools.cache
-def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel]:
     """The SimA<Host> class of one of a host's model classes; its checkpoint keys are converted as the host's are."""
-    host = HOSTS[base.config_class.model_type]
     made = type(
         f"{PREFIX}{base.__name__}",
         (SimAHostModel, base),
@@ -59,17 +90,60 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return made
 
 
-def is_host_class(cls: type) -> bool:
-    """Whether `cls` is one of Transformers' own model classes of a host: no SimA<Host> one, no subclass from elsewhere."""
-    config = getattr(cls, "config_class", None)
-    return cls.__module__.startswith("transformers.") and getattr(config, "model_type", None) in HOSTS
+def host_of(module: nn.Module) -> Host | None:
+    """The row of a softmax model that can be swapped; None for any other module, SimA ones included.
+
+    A few towers, such as GroupViT's, are plain modules of Transformers that hold a config.
+    """
+    config = vars(module).get("config")
+    if not isinstance(config, PreTrainedConfig) or not type(module).__module__.startswith("transformers."):
+        return None
+    host = HOSTS.get(config.model_type)
+    return host if host is None or isinstance(module, PreTrainedModel) or not host.towers else None
+
+
+def _row_of(config: PreTrainedConfig) -> Host:
+    return HOSTS[config.model_type.removeprefix("sima_")]
 
 
 def adopt_parts(model: PreTrainedModel) -> None:
-    """Turn the host's models inside `model`, such as the encoder of a classifier, into SimA<Host> ones too."""
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and is_host_class(type(part)):
-            take_class(part, model_class(type(part)))
+    """Bring every part of `model` whose config is a SimA one to SimA: model classes, and attention that is the host's code."""
+    for part in list(model.modules()):
+        config = vars(part).get("config")
+        if not isinstance(config, (SimAHostConfig, SimAParentConfig)):
+            continue
+        host = _row_of(config)
+        if isinstance(part, PreTrainedModel) and not isinstance(part, SimAHostModel):
+            take_class(part, model_class(type(part), host))
+        if host.modules and isinstance(config, SimAHostConfig) and (isinstance(part, PreTrainedModel) or not host.within):
+            _adopt_attention(part, config, host)
+
+
+def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> None:
+    held = config.of_part() if isinstance(config, SimAPartConfig) else config
+    for name, module in _own_modules(part, config):
+        original = type(module).__name__
+        if original not in host.modules or not f"{name}.".startswith(f"{host.within}." if host.within else ""):
+            continue
+        place = host.modules[original]
+        if place is None:
+            module.config = held
+        else:
+            module.__class__ = mixed_class(type(module), place)
+            if module.attends:
+                module.sima_config = held
+
+
+def _own_modules(part: nn.Module, config: PreTrainedConfig):
+    """`part` and modules below it with their paths, those of other kinds of model inside it left out."""
+    stack = [("", part)]
+    while stack:
+        path, module = stack.pop()
+        yield path, module
+        for name, child in module.named_children():
+            other = isinstance(child, PreTrainedModel) and child.config.model_type != config.model_type
+            if not other:
+                stack.append((f"{path}.{name}" if path else name, child))
 
 
 def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
@@ -85,26 +159,43 @@ def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
 
 def __getattr__(name: str):
     """Any SimA<Host> model class by its name."""
-    base = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
-    if isinstance(base, type) and issubclass(base, PreTrainedModel) and is_host_class(base):
-        config_class_in_use(HOSTS[base.config_class.model_type])
-        return model_class(base)
+    if name.startswith(PREFIX):
+        for host in _likely_hosts(name.removeprefix(PREFIX)):
+            base = getattr(modeling_module(host), name.removeprefix(PREFIX), None)
+            if isinstance(base, type) and issubclass(base, PreTrainedModel) and _config_of(base) is host:
+                config_class_in_use(host)
+                return model_class(base, host)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _config_of(base: type[PreTrainedModel]) -> Host | None:
+    return HOSTS.get(getattr(base.config_class, "model_type", None))
+
+
+def _likely_hosts(name: str) -> list[Host]:
+    """Hosts whose config's name begins as a model's does, the longest beginning first: looking into each costs an import."""
+    alike = {host: len(os.path.commonprefix([name, host.config])) for host in HOSTS.values()}
+    return sorted((host for host, length in alike.items() if length > 1), key=lambda host: -alike[host])
 
 
 @functools.cache
 def register_models_of(host: Host) -> None:
-    """Enter the SimA<Host> classes wherever Transformers' Auto classes have the host's."""
+    """Enter the SimA<Host> classes wherever Transformers' Auto classes have the host's, and in the host's own table."""
     from transformers.models.auto import modeling_auto
 
     from ..registration import register_models
 
     register_models()
-    base = getattr(transformers, host.config)
+    base = host_config_class(host)
     for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None)
         if not name.startswith("Auto") or mapping is None or base not in mapping:
             continue
         classes = mapping[base]
-        made = tuple(model_class(one) for one in (classes if isinstance(classes, tuple) else (classes,)))
+        made = tuple(model_class(one, host) for one in (classes if isinstance(classes, tuple) else (classes,)))
         mapping.register(config_class(host), made if isinstance(classes, tuple) else made[0], exist_ok=True)
+    if host.class_table:
+        table, entry = host.class_table
+        classes = getattr(modeling_module(host), table)
+        # What is built under SimA's names is exchanged as soon as it is built (`adopt_parts`).
+        classes.update(dict.fromkeys(attention_function_names(), classes[entry]))

@@ -4,18 +4,35 @@ The type is what keeps a swapped model SimA through save, push and load, and wha
 instead of running softmax. This file imports no model, because `AutoConfig` needs it as soon as it is imported itself.
 """
 
+import copy
 import functools
 import importlib
 
-import transformers
 from transformers.configuration_utils import PreTrainedConfig
 
 from ..attention import attention_function_names
 from ..ops import check_gain
-from .hosts import HOSTS, Host
+from .hosts import HOSTS, Host, host_config_class
 
 
 PREFIX = "SimA"
+
+
+def sima_implementation(name: str | None, owner: str) -> str:
+    """`name` if it is one of SimA's attention functions, "sima" for None.
+
+    Raises:
+        ValueError: it is another, which would bring softmax back.
+    """
+    if name is None:
+        return "sima"
+    if name not in attention_function_names():
+        raise ValueError(
+            f"{owner} computes SimA attention; `attn_implementation={name!r}` would turn it back to softmax. Choose among "
+            f"{', '.join(attention_function_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
+            "such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
+        )
+    return name
 
 
 class SimAHostConfig:
@@ -36,41 +53,120 @@ class SimAHostConfig:
         value = value.get("") if isinstance(value, dict) else value
         self._attn_implementation_internal = sima_implementation(value, type(self).__name__)
 
+    def choose_backend(self, implementation: str) -> None:
+        """Take one of SimA's attention functions."""
+        self._attn_implementation = implementation
+
     def validate_output_attentions(self):
         """SimA's maps can always be asked for, unlike those of fused softmax."""
 
 
-def sima_implementation(name: str | None, owner: str) -> str:
-    """`name` if it is one of SimA's attention functions, "sima" for None.
+class SimAPartConfig(SimAHostConfig):
+    """For a host of which only a part is swapped: the rest keeps the host's choice of attention.
 
-    Raises:
-        ValueError: it is another, which would bring softmax back.
+    `of_part()` gives the config that the swapped modules hold.
     """
-    if name is None:
-        return "sima"
-    if name not in attention_function_names():
-        raise ValueError(
-            f"{owner} computes SimA attention; `attn_implementation={name!r}` would turn it back to softmax. Choose among "
-            f"{', '.join(attention_function_names())}, or call sima_hf.unpatch_model first."
-        )
-    return name
+
+    _sima_implementation: str = "sima"
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None):
+        value = value.get("") if isinstance(value, dict) else value
+        self._sima_implementation = sima_implementation(value, type(self).__name__)
+        self._attn_implementation_internal = getattr(self, "_attn_implementation_internal", None)
+
+    def of_part(self) -> SimAHostConfig:
+        """A copy for the swapped modules, whose attention is SimA."""
+        part = _shallow(self)
+        part.__class__ = part_class(HOSTS[self.model_type.removeprefix("sima_")])
+        part._attn_implementation_internal = self._sima_implementation
+        return part
+
+    def to_dict(self) -> dict:
+        """As the host's."""
+        return {name: value for name, value in super().to_dict().items() if name != "_sima_implementation"}
+
+
+class SimAParentConfig:
+    """For a model made of several: its towers' configs are SimA ones, however the host would build them."""
+
+    def __post_init__(self, **kwargs):
+        for name, cls in self._sima_towers.items():
+            value = getattr(self, name, None)
+            if value is None or isinstance(value, dict):
+                setattr(self, name, cls(**(value or {})))
+        super().__post_init__(**kwargs)
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None):
+        """A name means SimA's backend in the towers; a dict reaches each part by the name of its config."""
+        if isinstance(value, dict):
+            PreTrainedConfig._attn_implementation.fset(self, value)
+            return
+        self._attn_implementation_internal = getattr(self, "_attn_implementation_internal", None)
+        for name in self._sima_towers:
+            tower = getattr(self, name, None)
+            if isinstance(tower, SimAHostConfig):
+                tower.choose_backend(sima_implementation(value, type(self).__name__))
+
+
+def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A config of the same class with the same values, none of them copied."""
+    twin = object.__new__(type(config))
+    twin.__dict__.update(config.__dict__)
+    return twin
+
+
+def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfig]:
+    base = host_config_class(host)
+    body = {
+        "__module__": __name__,
+        "__doc__": f"{base.__name__} of a model whose attention is SimA.",
+        "model_type": f"sima_{host.model_type}",
+        **more,
+    }
+    if issubclass(mixin, SimAHostConfig):
+        body |= {"__annotations__": {"attention_gain": str}, "attention_gain": "tokens"}
+        body["__doc__"] += " `attention_gain` is 'none' or 'tokens'."
+    return type(f"{prefix}{base.__name__}", (mixin, base), body)
 
 
 @functools.cache
 def config_class(host: Host) -> type[PreTrainedConfig]:
     """The SimA<Host>Config of a host."""
-    base = getattr(transformers, host.config)
-    return type(
-        f"{PREFIX}{base.__name__}",
-        (SimAHostConfig, base),
-        {
-            "__module__": __name__,
-            "__doc__": f"{base.__name__} of a model whose attention is SimA; `attention_gain` is 'none' or 'tokens'.",
-            "__annotations__": {"attention_gain": str},
-            "attention_gain": "tokens",
-            "model_type": f"sima_{host.model_type}",
-        },
-    )
+    if host.within:
+        return _class(host, SimAPartConfig, PREFIX)
+    if not host.towers:
+        return _class(host, SimAHostConfig, PREFIX)
+    base = host_config_class(host)
+    towers = {name: config_class(_tower_host(base.sub_configs[name])) for name in host.towers}
+    more = {"_sima_towers": towers}
+    if hasattr(base, "sub_configs_defaults"):
+        specs = {name: copy.copy(spec) for name, spec in base.sub_configs_defaults.items()}
+        for name, cls in towers.items():
+            specs[name].config_class = cls
+        more["sub_configs_defaults"] = specs
+    else:  # Transformers before 5.2x
+        more["sub_configs"] = {**base.sub_configs, **towers}
+    return _class(host, SimAParentConfig, PREFIX, **more)
+
+
+def _tower_host(cls: type[PreTrainedConfig]) -> Host:
+    return HOSTS[cls.model_type]
+
+
+@functools.cache
+def part_class(host: Host) -> type[PreTrainedConfig]:
+    """The class of the config that the swapped modules of a partly swapped host hold."""
+    return _class(host, SimAHostConfig, f"{PREFIX}PartOf")
 
 
 def config_class_in_use(host: Host) -> type[PreTrainedConfig]:
@@ -78,6 +174,8 @@ def config_class_in_use(host: Host) -> type[PreTrainedConfig]:
     from transformers.models.auto.configuration_auto import AutoConfig
 
     made = config_class(host)
+    for tower in getattr(made, "_sima_towers", {}).values():
+        config_class_in_use(HOSTS[tower.model_type.removeprefix("sima_")])
     AutoConfig.register(made.model_type, made, exist_ok=True)
     importlib.import_module(".classes", __package__).register_models_of(host)
     return made
@@ -110,7 +208,8 @@ def _stand_in(host: Host) -> type[PreTrainedConfig]:
 
 def __getattr__(name: str):
     """A SimA<Host>Config by its name: what pickle looks up."""
-    host = next((host for host in HOSTS.values() if name == PREFIX + host.config), None)
-    if host is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return config_class_in_use(host)
+    for prefix, make in ((f"{PREFIX}PartOf", part_class), (PREFIX, config_class_in_use)):
+        host = next((host for host in HOSTS.values() if name == prefix + host.config), None)
+        if host is not None:
+            return make(host)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,70 +1,85 @@
-"""The table of hosts: which of Transformers' models can be swapped, and why others are refused.
+"""The table of hosts: which of Transformers' models can be swapped, where their attention is, and why others are refused.
 
-A host that belongs here computes all its attention through Transformers' AttentionInterface, from q k^T, without a bias on
-the logits. Adding one is adding a row; tests/patching/test_hosts.py then tries it.
+Most hosts compute all attention through Transformers' AttentionInterface: for those a row is a name and a sentence. Adding one
+is adding a row; tests/patching/test_hosts.py then tries it.
 """
 
 import difflib
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import transformers
 
 from ..errors import UnsupportedModelError
+from .rows import COMPOSITES, REFUSED, ROWS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Host:
-    """One `model_type` of Transformers and what its attention is."""
+    """One `model_type` of Transformers and what its attention is.
+
+    Attributes:
+        model_type, config: as in Transformers.
+        task: heading of the README's table that it belongs to.
+        summary: what is special about its attention.
+        reached: "interface", "own code", or "tower" for a model made of several.
+        position_bias: "none", or "add" for a bias that is added to the product of the normalised query and key.
+        modules: name of a class of the host -> "file.Class" in `attentions/` that takes its forward's place; None where the
+            class goes through the interface (needed only with `within`).
+        within: path below the model to which the swap is limited; the rest keeps its attention.
+        towers: names of the sub-configs that are swapped, for a model made of several.
+        class_table: name of the host's own table of attention classes by implementation, with the entry to build with.
+        left: name of a class in which an operation stays -> (word in the operation's name, why).
+    """
 
     model_type: str
     config: str
+    task: str
     summary: str
+    reached: str = "interface"
+    position_bias: str = "none"
+    modules: Mapping[str, str | None] = field(default_factory=dict)
+    within: str = ""
+    towers: tuple[str, ...] = ()
+    class_table: tuple[str, str] | None = None
+    left: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-HOSTS = {
-    host.model_type: host
-    for host in (
-        Host("vit", "ViTConfig", "plain ViT"),
-        Host("deit", "DeiTConfig", "plain ViT with a distillation token, with and without teacher head"),
-        Host("dinov2", "Dinov2Config", "plain ViT with LayerScale; model, classifier, backbone"),
-        Host("dinov2_with_registers", "Dinov2WithRegistersConfig", "DINOv2 with register tokens"),
-        Host("ijepa", "IJepaConfig", "plain ViT without a class token"),
-        Host("vit_msn", "ViTMSNConfig", "plain ViT"),
-        Host("yolos", "YolosConfig", "plain ViT with detection tokens"),
-        Host("videomae", "VideoMAEConfig", "joint space-time tokens"),
-        Host("vivit", "VivitConfig", "joint tubelet tokens"),
-        Host("vit_mae", "ViTMAEConfig", "plain ViT; encoder, and decoder of the pre-training model"),
-        Host("dinov3_vit", "DINOv3ViTConfig", "rotary positions, applied before the attention; register tokens"),
-        Host("pixio", "PixioConfig", "plain ViT with eight class tokens"),
-        Host(
-            "segformer", "SegformerConfig", "spatial reduction: fewer keys than queries; classifier and segmentation"
-        ),
-        Host("dpt", "DPTConfig", "plain ViT under a depth or segmentation head; not the hybrid with a backbone"),
-        Host("clip_vision_model", "CLIPVisionConfig", "vision tower of CLIP by itself"),
-        Host("metaclip_2_vision_model", "MetaClip2VisionConfig", "vision tower of MetaCLIP 2 by itself"),
-        Host("altclip_vision_model", "AltCLIPVisionConfig", "vision tower of AltCLIP by itself"),
-        Host("chinese_clip_vision_model", "ChineseCLIPVisionConfig", "vision tower of Chinese-CLIP by itself"),
-    )
-}
+HOSTS = {row["model_type"]: Host(**row) for row in ROWS}
 
-# Why these cannot be swapped at all; what is in neither table may come.
-REFUSED = {
-    "mobilevitv2": "its attention is a softmax over the tokens of one channel, not q k^T",
-    "swiftformer": "its attention is additive, not q k^T",
-    "perceiver": "its latents attend to up to 50,176 inputs, whose norms would couple every pixel",
-    "florence2": "it attends over channels, not tokens",
-    "dinat": "it attends to neighbourhoods by a CUDA operation of its own",
-    "imagegpt": "it is a causal decoder",
-}
+
+def host_config_class(host: Host) -> type:
+    """Transformers' config class of a host."""
+    return getattr(transformers, host.config)
+
+
+def modeling_module(host: Host) -> ModuleType:
+    """Transformers' file of a host's models."""
+    return importlib.import_module(host_config_class(host).__module__.replace(".configuration_", ".modeling_"))
 
 
 def supported_models() -> list[dict[str, str]]:
-    """The rows of the table, as data: `model_type`, `config`, `summary`."""
-    return [vars(host).copy() for host in HOSTS.values()]
+    """The rows of the table, as data: `model_type`, `config`, `task`, `reached`, `position_bias`, `summary`."""
+    names = ("model_type", "config", "task", "reached", "position_bias", "summary")
+    return [{name: getattr(host, name) for name in names} for host in HOSTS.values()]
 
 
 def markdown_table() -> str:
-    """The table as the README has it; `sima-hf models --markdown` prints it."""
-    lines = ["| model type | its attention |", "|---|---|"]
-    return "\n".join([*lines, *(f"| `{host.model_type}` | {host.summary} |" for host in HOSTS.values())])
+    """The tables as the README has them; `sima-hf models --markdown` prints them."""
+    lines = []
+    for task in dict.fromkeys(host.task for host in HOSTS.values()):
+        rows = [host for host in HOSTS.values() if host.task == task]
+        lines += [f"**{task}** ({len(rows)})", "", "| model type | reached by | its attention |", "|---|---|---|"]
+        lines += [f"| `{host.model_type}` | {host.reached} | {host.summary} |" for host in rows]
+        lines.append("")
+    lines += [f"**Dense heads and larger models on a tower of these** ({len(COMPOSITES)} tried)", ""]
+    lines += ["| model type | what is swapped |", "|---|---|"]
+    lines += [f"| `{name}` | {summary} |" for name, summary in COMPOSITES.items()]
+    lines += ["", f"**Refused, with the reason** ({len(REFUSED)})", "", "| model type | because |", "|---|---|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in REFUSED.items()]
+    return "\n".join(lines)
 
 
 def find_host(model_type: str) -> Host:
@@ -77,8 +92,9 @@ def find_host(model_type: str) -> Host:
         return HOSTS[model_type]
     if model_type in REFUSED:
         raise UnsupportedModelError(f"{model_type!r} cannot be swapped to SimA: {REFUSED[model_type]}.")
-    near = difflib.get_close_matches(model_type, HOSTS, n=3, cutoff=0.5)
-    hint = f" Similar names: {', '.join(near)}." if near else ""
+    near = difflib.get_close_matches(str(model_type), HOSTS, n=3, cutoff=0.5)
+    hint = f" Similar names that can: {', '.join(near)}." if near else ""
     raise UnsupportedModelError(
-        f"{model_type!r} is not among the models that can be swapped: {', '.join(HOSTS)}.{hint}"
+        f"{model_type!r} is not among the {len(HOSTS)} models that can be swapped, nor does it hold one of them.{hint} "
+        "sima_hf.supported_models() lists them."
     )

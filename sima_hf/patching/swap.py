@@ -2,45 +2,60 @@
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
-from .classes import SimAHostModel, adopt_parts, is_host_class, take_class
-from .configs import SimAHostConfig, config_class, config_class_in_use
-from .hosts import HOSTS, find_host
+from .classes import SimAHostModel, adopt_parts, host_of, sima_configs, take_class
+from .configs import SimAHostConfig, SimAParentConfig, config_class, config_class_in_use
+from .describe import describe
+from .hosts import HOSTS, Host, find_host
 
+
+logger = logging.get_logger(__name__)
 
 # Where a patched model remembers what it was. Not a parameter, buffer or module, so it is never saved.
 _MEMORY = "_before_sima"
 
+# Models that a host may hold without being known to the table: they have no attention.
+_WITHOUT_ATTENTION = frozenset({"bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet"})
+
 
 @dataclass(frozen=True)
 class Before:
-    """What `unpatch_model` restores: each model's class, and each config with the SimA one that took its place."""
+    """What a module was: its class and the configs that it held, by attribute."""
 
-    classes: tuple[tuple[PreTrainedModel, type], ...]
-    configs: tuple[tuple[PreTrainedConfig, PreTrainedConfig], ...]
+    module: nn.Module
+    cls: type
+    configs: dict[str, Any]
 
 
-def patch_model(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto") -> PreTrainedModel:
-    """Swap softmax attention for SimA, in place: the model becomes of class `SimA<Host>...`, with the same parameters.
+def patch_model(
+    model: PreTrainedModel, gain: str = "tokens", backend: str = "auto", verify: Any = None
+) -> PreTrainedModel:
+    """Swap softmax attention for SimA, in place, with the same parameters.
 
-    Nothing else in the process changes: the model gets a config of its own, other models keep theirs.
+    The model becomes of class `SimA<Host>...` with a `SimA<Host>Config`. In a model made of several, its vision tower does;
+    a parent whose config finds its tower by type (LLaVA, UperNet) keeps its own class, others (CLIP) become `SimA<Parent>`.
+    Text sides stay as they are. Nothing else in the process changes: the model gets configs of its own, others keep theirs.
 
     Args:
-        model: a Transformers model listed by `supported_models()`. A model that is SimA already takes the new gain and
-            backend.
+        model: a Transformers model listed by `supported_models()`, or one that holds such a model as a part of its own type. A
+            model that is SimA already takes the new gain and backend.
         gain: "tokens" or "none", as for `sima_attention`; saved as `config.attention_gain`.
         backend: "auto" or a name from `sima_hf.ops.backend_report()`.
+        verify: inputs for one forward, keyword arguments or a tensor; `certify` then has to find no softmax in what was
+            swapped, or the model is turned back.
 
     Returns:
-        The same object.
+        The same object. `sima_hf.patching.describe(model)` says what was swapped and what was left.
 
     Raises:
         UnsupportedModelError (a ValueError): the model cannot be swapped, with the reason; it is left untouched.
@@ -53,51 +68,146 @@ def patch_model(model: PreTrainedModel, gain: str = "tokens", backend: str = "au
     known = ("auto", *(row.name for row in BACKENDS))
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, but {backend!r} came.")
-    implementation = "sima" if backend == "auto" else f"sima_{backend}"
-    if not isinstance(model, SimAHostModel):
+    new = not sima_configs(model)
+    if new:
         _swap(model)
-    for config in _held_configs(model):
-        config.attention_gain = gain
-        config._attn_implementation = implementation
+    _choose(model, gain, "sima" if backend == "auto" else f"sima_{backend}")
+    if new and verify is not None:
+        _verify(model, verify)
+    report = describe(model)
+    if new and report.left:
+        logger.warning(str(report))
+    else:
+        logger.info(str(report))
     return model
 
 
+def _choose(model: PreTrainedModel, gain: str, implementation: str) -> None:
+    for config in sima_configs(model):
+        config.attention_gain = gain
+        config.choose_backend(implementation)
+
+
 def _swap(model: PreTrainedModel) -> None:
-    host = find_host(model.config.model_type)
-    if not is_host_class(type(model)):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not one of Transformers' own classes for {host.model_type!r}, so it is not known that "
-            "all its attention would be swapped. Patch the Transformers model inside it."
-        )
-    for name, part in model.named_modules():
-        inner = part.config.model_type if isinstance(part, PreTrainedModel) else host.model_type
-        if inner != host.model_type:
-            raise UnsupportedModelError(
-                f"This {type(model).__name__} holds a {inner!r} model as {name!r}, and a {host.model_type!r} config cannot say "
-                "that both are SimA. Only models of one piece can be swapped."
-            )
-    config_class_in_use(host)
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel) and is_host_class(type(part))]
-    before = Before(tuple((part, type(part)) for part in parts), _twin_configs(model))
+    hosts = _hosts_in(model)
+    for host in hosts.values():
+        config_class_in_use(host)
+    before = [
+        Before(module, type(module), {name: value for name, value in vars(module).items() if _is_config(value)})
+        for module in model.modules()
+    ]
     try:
-        _exchange_configs(model, before.configs)
+        _give_twin_configs(model, hosts)
         adopt_parts(model)
     except BaseException:
-        _restore(model, before)
+        _restore(before)
         raise
     object.__setattr__(model, _MEMORY, before)
 
 
-def _twin_configs(model: PreTrainedModel) -> tuple[tuple[PreTrainedConfig, PreTrainedConfig], ...]:
-    """A SimA twin for every host config that modules hold; a decoder often has a deep copy of its model's config."""
-    held = {id(value): value for module in model.modules() for value in vars(module).values()}
-    configs = [value for value in held.values() if isinstance(value, PreTrainedConfig) and value.model_type in HOSTS]
-    twins = []
-    for config in configs:
-        twin = copy.deepcopy(config)
-        twin.__class__ = config_class(HOSTS[config.model_type])
-        twins.append((config, twin))
-    return tuple(twins)
+def _hosts_in(model: PreTrainedModel) -> dict[str, Host]:
+    """The rows of what is to be swapped in `model`, by model_type. Nothing is changed.
+
+    Raises:
+        UnsupportedModelError: nothing can be, or not all that would have to be.
+    """
+    name, own_type = type(model).__name__, model.config.model_type
+    parts = {part: path for path, part in model.named_modules() if isinstance(part, PreTrainedModel)}
+    hosts = {host.model_type: host for module in model.modules() if (host := host_of(module)) is not None}
+    swapped = [host for host in hosts.values() if not host.towers]
+    if not swapped:
+        find_host(own_type)
+        raise UnsupportedModelError(f"{name} holds none of the models that SimA is swapped into: its towers are not in it.")
+    if not type(model).__module__.startswith("transformers."):
+        raise UnsupportedModelError(
+            f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
+            "Patch the Transformers model inside it."
+        )
+    for part, path in parts.items():
+        if not type(part).__module__.startswith("transformers."):
+            raise UnsupportedModelError(
+                f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
+                "not known that all its attention would be swapped."
+            )
+    if own_type in HOSTS:
+        _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
+    else:
+        _check_reachable(model, swapped)
+    return hosts
+
+
+def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
+    """A host that is swapped as a whole may hold hosts, and models without attention, and no others."""
+    if host.towers or host.within:
+        return
+    for path, model_type in inner.items():
+        if model_type not in HOSTS and model_type not in _WITHOUT_ATTENTION:
+            raise UnsupportedModelError(
+                f"This {name} holds a {model_type!r} model as {path!r}, which is not among those that can be swapped, and a "
+                f"{host.model_type!r} model is swapped as a whole."
+            )
+
+
+def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
+    """A parent that is not in the table has to find its towers by their type, or it would load softmax again."""
+    kept = [host for config in _nested(model.config) for host in swapped if config.model_type == host.model_type]
+    by_type = {
+        getattr(config, name).model_type
+        for config in _nested(model.config)
+        for name, cls in config.sub_configs.items()
+        if not issubclass(cls, PreTrainedConfig) and getattr(config, name, None) is not None
+    }
+    for host in swapped:
+        if host not in kept or host.model_type not in by_type:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} ({model.config.model_type!r}) holds a {host.model_type!r} model that can be swapped, "
+                "but its config would build that one with softmax again when it is loaded. Patch the inner model by itself: "
+                "this larger one is not in the table."
+            )
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, PreTrainedConfig)
+
+
+def _nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and all configs in it."""
+    yield config
+    for value in vars(config).values():
+        if _is_config(value):
+            yield from _nested(value)
+
+
+def _give_twin_configs(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+    """Give every module a copy of its config, those of `hosts` as SimA ones; what modules shared, they share again.
+
+    A decoder often holds a deep copy of its model's config, and models made from one config object share it.
+    """
+    twins: dict = {}
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if _is_config(value):
+                twin = copy.deepcopy(value, twins)
+                for config in _nested(twin):
+                    if config.model_type in hosts and not isinstance(config, (SimAHostConfig, SimAParentConfig)):
+                        config.__class__ = config_class(hosts[config.model_type])
+                        if isinstance(config, SimAHostConfig):
+                            config.choose_backend("sima")
+                object.__setattr__(module, name, twin)
+
+
+def _verify(model: PreTrainedModel, inputs: Any) -> None:
+    from .certify import certify
+
+    try:
+        report = certify(model, inputs)
+        if report.in_swapped:
+            raise UnsupportedModelError(
+                f"Softmax ran where SimA was swapped in, so the model was turned back. This should not happen; please report it:\n{report}"
+            )
+    except BaseException:
+        unpatch_model(model)
+        raise
 
 
 def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -110,53 +220,39 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
     """
     before = vars(model).get(_MEMORY) if isinstance(model, nn.Module) else None
     if before is None:
-        if isinstance(model, SimAHostModel):
-            host = type(model).__mro__[2].__name__
+        if isinstance(model, SimAHostModel) or (isinstance(model, nn.Module) and sima_configs(model)):
+            host = type(model).__mro__[2].__name__ if isinstance(model, SimAHostModel) else type(model).__name__
             raise ValueError(
                 f"This {type(model).__name__} was made or loaded as SimA, not patched. To run its weights with softmax, "
-                f"load its state_dict into a {host}."
+                f"load its state_dict into a {host} with softmax."
             )
         return model
-    _restore(model, before)
+    _restore(before)
     object.__delattr__(model, _MEMORY)
     return model
 
 
-def _restore(model: PreTrainedModel, before: Before) -> None:
-    for part, cls in before.classes:
-        take_class(part, cls)
-    _exchange_configs(model, [(twin, config) for config, twin in before.configs])
+def _restore(before: list[Before]) -> None:
+    for was in before:
+        if isinstance(was.module, PreTrainedModel) and type(was.module) is not was.cls:
+            take_class(was.module, was.cls)
+        else:
+            was.module.__class__ = was.cls
+        vars(was.module).pop("sima_config", None)
+        vars(was.module).update(was.configs)
 
 
 @contextlib.contextmanager
 def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto") -> Iterator[PreTrainedModel]:
     """`patch_model` for the length of a `with` block; what was before comes back, also when the block fails."""
-    was_sima = isinstance(model, SimAHostModel)
-    settings = (
-        [(config, config.attention_gain, config._attn_implementation) for config in _held_configs(model)]
-        if was_sima
-        else []
-    )
+    configs = sima_configs(model) if isinstance(model, nn.Module) else []
+    settings = [(config, config.attention_gain, config._attn_implementation) for config in configs]
     patch_model(model, gain=gain, backend=backend)
     try:
         yield model
     finally:
         for config, old_gain, old_implementation in settings:
-            config.attention_gain, config._attn_implementation = old_gain, old_implementation
-        if not was_sima:
+            config.attention_gain = old_gain
+            config._attn_implementation_internal = old_implementation
+        if not settings:
             unpatch_model(model)
-
-
-def _exchange_configs(model: PreTrainedModel, pairs: Iterable[tuple[PreTrainedConfig, PreTrainedConfig]]) -> None:
-    """Wherever a module of `model` holds the first of a pair, put the second."""
-    exchanged = {id(old): new for old, new in pairs}
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if id(value) in exchanged:
-                object.__setattr__(module, name, exchanged[id(value)])
-
-
-def _held_configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
-    """Every SimA<Host>Config that a module of `model` holds."""
-    held = {id(value): value for module in model.modules() for value in vars(module).values()}
-    return [value for value in held.values() if isinstance(value, SimAHostConfig)]

@@ -1,0 +1,218 @@
+"""Proof by counting: which softmax, exp and fused attention operations a forward really runs, module by module."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
+
+from .configs import PREFIX
+from .describe import describe
+from .hosts import HOSTS
+
+
+# An operation counts if its name has one of these words, and is none of ours.
+WORDS = ("softmax", "scaled_dot_product", "multi_head_attention", "flash_attn", "flash_attention", "flex_attention")
+EXPONENTIALS = ("exp", "exp_", "exp2", "exp2_", "expm1", "expm1_", "logsumexp")
+LOSS = "it belongs to the loss, not to the model"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of operation in one module.
+
+    Attributes:
+        path, module: where, and the class there.
+        operation: torch's name, such as "aten::_softmax".
+        count: how often it ran.
+        allowed: why it may be there although the model is SimA; None where it may not.
+        swapped: whether it is inside a part that `patch_model` swaps.
+    """
+
+    path: str
+    module: str
+    operation: str
+    count: int
+    allowed: str | None = None
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a forward ran. `softmax_free` is the answer, `operations` the evidence; printing it gives both."""
+
+    model: str
+    operations: tuple[Operation, ...]
+    swapped: tuple[str, ...] = field(default=())
+
+    @property
+    def softmax_free(self) -> bool:
+        """Whether no softmax, exp or fused attention ran but what is allowed by name, with its reason."""
+        return all(operation.allowed for operation in self.operations)
+
+    @property
+    def in_swapped(self) -> tuple[Operation, ...]:
+        """Operations that are not allowed inside the parts that were swapped; text sides and heads do not count."""
+        return tuple(operation for operation in self.operations if operation.swapped and not operation.allowed)
+
+    @property
+    def count(self) -> int:
+        """How many operations ran that are not allowed."""
+        return sum(operation.count for operation in self.operations if not operation.allowed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        operations = [asdict(operation) for operation in self.operations]
+        return {"model": self.model, "softmax_free": self.softmax_free, "count": self.count, "operations": operations}
+
+    def __str__(self) -> str:
+        verdict = "no softmax ran" if self.softmax_free else f"{self.count} operations of softmax attention ran"
+        lines = [f"{self.model}: {verdict}"]
+        for one in self.operations:
+            note = f" (allowed: {one.allowed})" if one.allowed else ""
+            lines.append(f"  {one.count:3} x {one.operation} in {one.path or 'the model itself'} [{one.module}]{note}")
+        if self.swapped and not self.softmax_free and not self.in_swapped:
+            lines.append(f"  none of them in what was swapped: {', '.join(path or 'the model' for path in self.swapped)}")
+        return "\n".join(lines)
+
+
+def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None) -> Certificate:
+    """Count every softmax, exp, scaled_dot_product_attention and multi-head attention that one forward runs.
+
+    The forward is in eval mode and without gradients; the model's own mode comes back afterwards. Compiled parts run eagerly.
+
+    Args:
+        model: any module, patched or not (an unpatched one shows what would go), or a program made by `torch.export` or a
+            `torch.fx.GraphModule`, whose graph is read instead of run.
+        inputs: keyword arguments as a mapping, positional ones as a tuple or list, or one tensor. Not needed for a program.
+
+    Returns:
+        A `Certificate`; `softmax_free` is a bool.
+
+    Raises:
+        TypeError: it is neither a module nor a program, or inputs are missing.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        return _read(model.graph_module, "exported program")
+    if isinstance(model, torch.fx.GraphModule):
+        return _read(model, type(model).__name__)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"certify takes a torch.nn.Module or an exported program, but {type(model).__name__} came. Load a folder first, "
+            "for example with AutoModel.from_pretrained, or use `sima-hf certify FOLDER`."
+        )
+    if inputs is None:
+        raise TypeError(f"certify needs inputs to run {type(model).__name__} once: a mapping, a tuple or one tensor.")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    modes = {module: module.training for module in model.modules()}
+    with _where(model) as place, _Counter(place) as counter, torch.no_grad(), _eagerly():
+        try:
+            model.eval()
+            _call(model, inputs)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+    return _certificate(model, counter.counts)
+
+
+def _call(model: nn.Module, inputs: Any) -> None:
+    if isinstance(inputs, Mapping):
+        model(**inputs)
+    elif isinstance(inputs, (tuple, list)):
+        model(*inputs)
+    else:
+        model(inputs)
+
+
+def _eagerly():
+    return torch.compiler.set_stance("force_eager")
+
+
+def _counts(name: str) -> bool:
+    """Whether an operation called `name`, "namespace::operation", counts."""
+    namespace, _, operation = name.rpartition("::")
+    if namespace.startswith("sima"):
+        return False
+    return operation in EXPONENTIALS or any(word in operation or word in namespace for word in WORDS)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts by module path and operation; `place` is the path of the module that runs, kept up to date by hooks."""
+
+    def __init__(self, place: list[tuple[str, str]]):
+        super().__init__()
+        self.place = place
+        self.counts: Counter = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split(".")[0]
+        if _counts(name):
+            self.counts[*self.place[-1], name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _where(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """The stack of modules that run, innermost last, as (path, class)."""
+    stack = [("", type(model).__name__)]
+    handles = []
+    try:
+        for path, module in model.named_modules():
+            if path:
+                here = (path, type(module).__name__)
+                handles.append(module.register_forward_pre_hook(lambda *_, here=here: stack.append(here)))
+                handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _certificate(model: nn.Module, counts: Counter) -> Certificate:
+    parts = [(part.path, part.within) for part in describe(model).swapped]
+    whole = isinstance(model, PreTrainedModel)
+    operations = []
+    for (path, module, name), count in counts.items():
+        swapped = any(_is_under(path, place, within) for place, within in parts)
+        reason = _reason(module, name) if swapped else None
+        if reason is None and path == "" and whole and "log_softmax" in name:
+            reason = LOSS
+        operations.append(Operation(path, module, name, count, reason, swapped))
+    return Certificate(type(model).__name__, tuple(operations), tuple(path for path, _ in parts))
+
+
+def _is_under(path: str, place: str, within: str) -> bool:
+    """Whether `path` is at or below `place`; with `within`, below a module of that name in it."""
+    if place and path != place and not path.startswith(f"{place}."):
+        return False
+    inner = path[len(place) :].lstrip(".")
+    return not within or within in inner.split(".")
+
+
+def _reason(module: str, name: str) -> str | None:
+    """Why the table of hosts lets an operation stay in a class."""
+    for host in HOSTS.values():
+        word, reason = host.left.get(module.removeprefix(PREFIX), ("", ""))
+        if word and word in name:
+            return reason
+    return None
+
+
+def _read(program: torch.fx.GraphModule, title: str) -> Certificate:
+    """Count in a graph, and in the graphs inside it."""
+    counts: Counter = Counter()
+    for _, graph in program.named_modules():
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            name = node.target.name().split(".")[0] if hasattr(node.target, "name") and callable(node.target.name) else ""
+            name = name or getattr(node.target, "__name__", "")
+            if node.op == "call_function" and _counts(name if "::" in name else f"aten::{name}"):
+                stack = list((node.meta.get("nn_module_stack") or {"": ("", "graph")}).values())
+                path, cls = stack[-1]
+                counts[path, str(cls).rpartition(".")[2], name] += 1
+    operations = [Operation(path, module, name, count) for (path, module, name), count in counts.items()]
+    return Certificate(title, tuple(operations))

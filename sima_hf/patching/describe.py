@@ -1,0 +1,94 @@
+"""What was swapped in a model, and what was left: as data, and as text to print."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .configs import SimAHostConfig, SimAPartConfig
+from .hosts import HOSTS
+
+
+@dataclass(frozen=True)
+class SwappedPart:
+    """One model whose attention is SimA: where it is, which host, how many attentions, with which settings."""
+
+    path: str
+    host: str
+    attentions: int
+    backend: str
+    gain: str
+    position_bias: str
+    within: str
+
+    def __str__(self) -> str:
+        place = f"{self.path or 'the model'}{f' ({self.within} alone)' if self.within else ''}"
+        bias = {"none": "no position bias", "add": "position bias added to the product of query and key"}
+        return (
+            f"{place}: {self.host}, {self.attentions} attentions, backend {self.backend}, gain {self.gain!r}, "
+            f"{bias[self.position_bias]}"
+        )
+
+
+@dataclass(frozen=True)
+class Description:
+    """Swapped parts, and the parts of the same model that keep their own attention, path -> class."""
+
+    model: str
+    swapped: tuple[SwappedPart, ...]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: SimA in {part}" for part in self.swapped]
+        lines += [f"{self.model}: left as it is: {path} ({name})" for path, name in self.left.items()]
+        return "\n".join(lines or [f"{self.model}: no SimA attention"])
+
+
+def describe(model: PreTrainedModel) -> Description:
+    """Say which parts of `model` compute SimA attention, and which other models it holds that do not."""
+    parts = [(path, part) for path, part in model.named_modules() if isinstance(vars(part).get("config"), PreTrainedConfig)]
+    swapped, covered = [], []
+    for path, part in parts:
+        config = part.config
+        if not isinstance(config, SimAHostConfig) or _inside(path, covered):
+            continue
+        host = HOSTS[config.model_type.removeprefix("sima_")]
+        held = [one for module in part.modules() if (one := _attention_config(module)) is not None]
+        swapped.append(
+            SwappedPart(
+                path,
+                host.model_type,
+                len(held),
+                (held[0] if held else config)._attn_implementation.removeprefix("sima").removeprefix("_") or "auto",
+                config.attention_gain,
+                host.position_bias,
+                host.within,
+            )
+        )
+        covered.append(path)
+    left: dict[str, str] = {}
+    for path, part in parts:
+        if path and isinstance(part, PreTrainedModel) and not _inside(path, [*covered, *left]) and not any(one.startswith(f"{path}.") for one in covered):
+            left[path] = type(part).__name__
+    for part in swapped:
+        if part.within:
+            left[f"{part.path}.*".lstrip(".")] = f"all attention outside {part.within}"
+    return Description(type(model).__name__, tuple(swapped), left)
+
+
+# What attention modules that go through the interface have, whatever their host calls its projections.
+_MARKS = ("q_proj", "k_proj", "query", "qkv", "scaling", "scale")
+
+
+def _attention_config(module: nn.Module) -> SimAHostConfig | None:
+    """The config of a module that computes SimA; None for any other module."""
+    if "sima_config" in vars(module):
+        return module.sima_config
+    config = vars(module).get("config")
+    attends = "Attention" in type(module).__name__ and any(hasattr(module, mark) for mark in _MARKS)
+    whole = isinstance(config, SimAHostConfig) and not isinstance(config, SimAPartConfig)
+    return config if whole and attends and not isinstance(module, PreTrainedModel) else None
+
+
+def _inside(path: str, others: list[str]) -> bool:
+    return any(path == other or path.startswith(f"{other}.") or other == "" for other in others)
