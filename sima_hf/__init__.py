@@ -16,6 +16,7 @@ _NAMES = {
     "SimAForImageClassification": ".models.sima.modeling_sima",
     "SimAImageProcessor": ".models.sima.image_processing_sima",
     "SimAModel": ".models.sima.modeling_sima",
+    "certify": ".patching",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
     "patch_model": ".patching",
@@ -33,6 +34,7 @@ __all__ = [
     "SimAImageProcessor",
     "SimAModel",
     "__version__",
+    "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
     "patch_model",
@@ -63,4 +65,4 @@ if TYPE_CHECKING:
     from .models.sima.image_processing_sima import SimAImageProcessor
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
-    from .patching import patch_model, patched, supported_models, unpatch_model
+    from .patching import certify, patch_model, patched, supported_models, unpatch_model

@@ -48,7 +48,8 @@ def sima_attention_forward(
     Args:
         module: the attention module that calls; its `config.attention_gain` is the gain where none is given.
         query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`.
-        attention_mask: any mask that `sima_attention` takes, or a `PositionBias`, alone or with such a mask.
+        attention_mask: any mask that `sima_attention` takes, padding as `(B,1,1,Nk)` too, or a `PositionBias`, alone or with
+            such a mask.
         gain, backend: as for `sima_attention`; without either gain, "none".
         output_attentions: also build the map, `N x Nk`.
         is_causal: True is refused.
@@ -70,6 +71,8 @@ def sima_attention_forward(
     bias = None
     if isinstance(attention_mask, PositionBias):
         bias, attention_mask = attention_mask.bias, attention_mask.mask
+    if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
+        attention_mask = attention_mask[:, 0, 0].expand(query.shape[0], -1)  # the same keys for every query: padding
     output = sima_attention(query, key, value, attention_mask, gain=gain, backend=backend, bias=bias)
     attentions = None
     if output_attentions:
@@ -99,13 +102,13 @@ def sima_mask(
 ) -> torch.Tensor | None:
     """The mask that Transformers makes for SimA's attention functions.
 
-    Plain padding stays `(B, Nk)`, boolean, which SimA honours in linear time; anything else becomes the full boolean mask that
-    scaled_dot_product_attention would get.
+    Plain padding becomes `(B,1,1,Nk)`, boolean, which SimA honours in linear time; anything else becomes the full boolean mask
+    that scaled_dot_product_attention would get.
     """
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
     if mask_function is bidirectional_mask_function and attention_mask is not None and attention_mask.dim() == 2:
-        return attention_mask.bool()
+        return attention_mask.bool()[:, None, None]
     if mask_function is not None:
         kwargs["mask_function"] = mask_function
     return sdpa_mask(*args, attention_mask=attention_mask, q_length=q_length, kv_length=kv_length, **kwargs)

@@ -55,7 +55,34 @@ def models(
     else:
         width = max(map(len, HOSTS))
         for host in HOSTS.values():
-            typer.echo(f"{host.model_type:<{width}}  {host.summary}")
+            typer.echo(f"{host.model_type:<{width}}  {host.task:<38}  {host.reached:<9}  {host.summary}")
+
+
+@app.command(epilog="Example: sima-hf certify sima-deit")
+def certify(
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of any Transformers vision model, swapped or not.")],
+    height: Annotated[int | None, typer.Option(help="Of the random image; defaults to what the config says.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of the random image; defaults to the height.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Run one forward and count every softmax, exp and fused attention; exit code 1 if any is left that should not be."""
+    from .patching import certify as count
+    from .patching.example_inputs import example_inputs
+    from .patching.load import load_saved_class
+
+    loaded = load_saved_class(model)
+    if height is None and width is not None:
+        raise ValueError("--width came without --height; give both, or --height alone for a square.")
+    try:
+        report = count(loaded, example_inputs(loaded, None if height is None else (height, width or height)))
+    except (TypeError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{type(loaded).__name__} did not run on a made-up image ({error}). Certify it in Python with inputs of your own: "
+            "sima_hf.certify(model, inputs)."
+        ) from error
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    if not report.softmax_free:
+        raise typer.Exit(1)
 
 
 @app.command()

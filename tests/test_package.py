@@ -25,6 +25,7 @@ PUBLIC = {
     "SimAImageProcessor",
     "SimAModel",
     "__version__",
+    "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
     "patch_model",

@@ -4,17 +4,20 @@ import importlib
 
 
 _NAMES = {
+    "certify": ".certificate",
+    "describe": ".description",
     "patch_model": ".swap",
     "patched": ".swap",
     "supported_models": ".hosts",
     "unpatch_model": ".swap",
 }
 
-__all__ = ["patch_model", "patched", "supported_models", "unpatch_model"]
+__all__ = ["certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
 
 
 def __getattr__(name: str):
     """Imported at first use: the swap needs Transformers' models, the configs beside it must not."""
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_NAMES[name], __name__), name)
+    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
+    return value

@@ -4,7 +4,7 @@ Every class is an attribute of this module by its name, so that models can be pi
 """
 
 import functools
-import os
+import itertools
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -98,8 +98,10 @@ def host_of(module: nn.Module) -> Host | None:
     config = vars(module).get("config")
     if not isinstance(config, PreTrainedConfig) or not type(module).__module__.startswith("transformers."):
         return None
-    host = HOSTS.get(config.model_type)
-    return host if host is None or isinstance(module, PreTrainedModel) or not host.towers else None
+    host = HOSTS.get(type(config).model_type)  # MaskFormer's config of a Swin says "swin" on the instance
+    if host is None or (host.towers and not isinstance(module, PreTrainedModel)):
+        return None
+    return host if not host.within or hasattr(module, host.within) else None
 
 
 def _row_of(config: PreTrainedConfig) -> Host:
@@ -115,7 +117,11 @@ def adopt_parts(model: PreTrainedModel) -> None:
         host = _row_of(config)
         if isinstance(part, PreTrainedModel) and not isinstance(part, SimAHostModel):
             take_class(part, model_class(type(part), host))
-        if host.modules and isinstance(config, SimAHostConfig) and (isinstance(part, PreTrainedModel) or not host.within):
+        if (
+            host.modules
+            and isinstance(config, SimAHostConfig)
+            and (isinstance(part, PreTrainedModel) or not host.within)
+        ):
             _adopt_attention(part, config, host)
 
 
@@ -141,7 +147,7 @@ def _own_modules(part: nn.Module, config: PreTrainedConfig):
         path, module = stack.pop()
         yield path, module
         for name, child in module.named_children():
-            other = isinstance(child, PreTrainedModel) and child.config.model_type != config.model_type
+            other = isinstance(child, PreTrainedModel) and type(child.config).model_type != type(config).model_type
             if not other:
                 stack.append((f"{path}.{name}" if path else name, child))
 
@@ -174,8 +180,12 @@ def _config_of(base: type[PreTrainedModel]) -> Host | None:
 
 def _likely_hosts(name: str) -> list[Host]:
     """Hosts whose config's name begins as a model's does, the longest beginning first: looking into each costs an import."""
-    alike = {host: len(os.path.commonprefix([name, host.config])) for host in HOSTS.values()}
-    return sorted((host for host, length in alike.items() if length > 1), key=lambda host: -alike[host])
+
+    def alike(host: Host) -> int:
+        pairs = zip(name, host.config)  # noqa: B905 - as far as the shorter goes
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    return sorted((host for host in HOSTS.values() if alike(host) > 1), key=alike, reverse=True)
 
 
 @functools.cache

@@ -26,13 +26,18 @@ def sima_implementation(name: str | None, owner: str) -> str:
     """
     if name is None:
         return "sima"
-    if name not in attention_function_names():
+    if name not in _names():
         raise ValueError(
             f"{owner} computes SimA attention; `attn_implementation={name!r}` would turn it back to softmax. Choose among "
-            f"{', '.join(attention_function_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
+            f"{', '.join(_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
             "such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
         )
     return name
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(attention_function_names())
 
 
 class SimAHostConfig:
@@ -46,7 +51,8 @@ class SimAHostConfig:
 
     @property
     def _attn_implementation(self) -> str:
-        return self._attn_implementation_internal
+        # Checked at every call as well: Transformers sometimes writes past the setter.
+        return sima_implementation(self._attn_implementation_internal, type(self).__name__)
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict | None):

@@ -92,7 +92,7 @@ def find_host(model_type: str) -> Host:
         return HOSTS[model_type]
     if model_type in REFUSED:
         raise UnsupportedModelError(f"{model_type!r} cannot be swapped to SimA: {REFUSED[model_type]}.")
-    near = difflib.get_close_matches(str(model_type), HOSTS, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(model_type), HOSTS, n=3, cutoff=0.6)
     hint = f" Similar names that can: {', '.join(near)}." if near else ""
     raise UnsupportedModelError(
         f"{model_type!r} is not among the {len(HOSTS)} models that can be swapped, nor does it hold one of them.{hint} "

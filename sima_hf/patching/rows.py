@@ -6,11 +6,17 @@ DENSE = "Detection, segmentation, depth"
 VIDEO = "Video"
 LARGER = "Larger models with a tower of their own"
 
-_SWIN = {"SwinRelativePositionBias": "positions.KeptApart"}
+_SWIN = {"SwinAttention": "positions.Swin"}
 _BEIT = {"BeitRelativePositionBias": "positions.KeptApart"}
 _HEAD = {"MultiheadAttention": "pooling.MultiHead"}
 # Exchanged beside an attention that goes through the interface.
-_BESIDE = ("positions.KeptApart", "projections.OnesAllowed", "pooling.MultiHead", "pooling.Aimv2Pooling")
+_BESIDE = (
+    "positions.KeptApart",
+    "positions.Swin",
+    "projections.OnesAllowed",
+    "pooling.MultiHead",
+    "pooling.Aimv2Pooling",
+)
 _SCALE = ("exp", "the scale of each head is the exp of a parameter, not of the tokens")
 _PLAIN = "plain ViT"
 _PACKED = "rotary positions, applied before the attention; images packed, each attended by itself"
@@ -18,7 +24,9 @@ _PACKED = "rotary positions, applied before the attention; images packed, each a
 
 def _row(model_type: str, config: str, task: str, summary: str, **fields) -> dict:
     places = fields.get("modules", {}).values()
-    fields.setdefault("reached", "own code" if any(place and place not in _BESIDE for place in places) else "interface")
+    fields.setdefault(
+        "reached", "own code" if any(place and place not in _BESIDE for place in places) else "interface"
+    )
     return {"model_type": model_type, "config": f"{config}Config", "task": task, "summary": summary, **fields}
 
 
@@ -277,7 +285,12 @@ ROWS = (
     ),
     # detection, segmentation, depth
     _row("yolos", "Yolos", DENSE, "plain ViT with detection tokens"),
-    _row("dpt", "DPT", DENSE, "plain ViT under a depth or segmentation head; also on a backbone, whose attention is swapped"),
+    _row(
+        "dpt",
+        "DPT",
+        DENSE,
+        "plain ViT under a depth or segmentation head; also on a backbone, whose attention is swapped",
+    ),
     _row(
         "glpn",
         "GLPN",
@@ -343,13 +356,17 @@ ROWS = (
         modules={"TimesformerSelfAttention": "projections.Fused"},
     ),
     _row("vjepa2", "VJEPA2", VIDEO, "rotary positions, applied before the attention; the attentive pooler too"),
-    _row("videoprism_vision_model", "VideoPrismVision", VIDEO, "space, then time; the attentive pooler too; no soft cap"),
+    _row(
+        "videoprism_vision_model", "VideoPrismVision", VIDEO, "space, then time; the attentive pooler too; no soft cap"
+    ),
     # larger models whose config builds its tower from a class of its own
     _larger("clip", "CLIP", "the vision tower; the causal text side stays"),
     _larger("metaclip_2", "MetaClip2", "the vision tower; the causal text side stays"),
     _larger("altclip", "AltCLIP", "the vision tower; the text side stays"),
     _larger("chinese_clip", "ChineseCLIP", "the vision tower; the text side stays"),
-    _larger("clipseg", "CLIPSeg", "the vision tower and the decoder, which is built like it; the causal text side stays"),
+    _larger(
+        "clipseg", "CLIPSeg", "the vision tower and the decoder, which is built like it; the causal text side stays"
+    ),
     _larger("siglip", "Siglip", "the vision tower; the text side stays"),
     _larger("siglip2", "Siglip2", "the vision tower; the text side stays"),
     _larger("aimv2", "Aimv2", "the vision tower; the causal text side stays"),
@@ -379,7 +396,9 @@ COMPOSITES = {
     "mask2former": "the backbone (Swin); the decoder's masked cross-attention stays",
     "vitmatte": "the backbone (ViTDet)",
     "vitpose": "the backbone (ViTPose)",
-    "sam2": "the image encoder; memory and mask decoder stay",
+    "maskformer": "the backbone (Swin as MaskFormer has it); the decoder stays",
+    "sam2_vision_model": "the image encoder (Hiera), also within SAM 2",
+    "vision-text-dual-encoder": "the vision tower; the text side stays",
 }
 
 # Why these cannot be swapped at all; what is in none of the tables may come.

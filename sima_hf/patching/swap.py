@@ -14,8 +14,8 @@ from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
 from .classes import SimAHostModel, adopt_parts, host_of, sima_configs, take_class
-from .configs import SimAHostConfig, SimAParentConfig, config_class, config_class_in_use
-from .describe import describe
+from .configs import SimAHostConfig, config_class, config_class_in_use
+from .description import describe
 from .hosts import HOSTS, Host, find_host
 
 
@@ -25,7 +25,9 @@ logger = logging.get_logger(__name__)
 _MEMORY = "_before_sima"
 
 # Models that a host may hold without being known to the table: they have no attention.
-_WITHOUT_ATTENTION = frozenset({"bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet"})
+_WITHOUT_ATTENTION = frozenset(
+    {"bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet"}
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def _swap(model: PreTrainedModel) -> None:
     try:
         _give_twin_configs(model, hosts)
         adopt_parts(model)
+        _check_swapped(model, hosts)
     except BaseException:
         _restore(before)
         raise
@@ -117,7 +120,9 @@ def _hosts_in(model: PreTrainedModel) -> dict[str, Host]:
     swapped = [host for host in hosts.values() if not host.towers]
     if not swapped:
         find_host(own_type)
-        raise UnsupportedModelError(f"{name} holds none of the models that SimA is swapped into: its towers are not in it.")
+        raise UnsupportedModelError(
+            f"{name} holds none of the models that SimA is swapped into: its towers are not in it."
+        )
     if not type(model).__module__.startswith("transformers."):
         raise UnsupportedModelError(
             f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
@@ -150,9 +155,9 @@ def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
 
 def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
     """A parent that is not in the table has to find its towers by their type, or it would load softmax again."""
-    kept = [host for config in _nested(model.config) for host in swapped if config.model_type == host.model_type]
+    kept = [host for config in _nested(model.config) for host in swapped if type(config).model_type == host.model_type]
     by_type = {
-        getattr(config, name).model_type
+        type(getattr(config, name)).model_type
         for config in _nested(model.config)
         for name, cls in config.sub_configs.items()
         if not issubclass(cls, PreTrainedConfig) and getattr(config, name, None) is not None
@@ -164,6 +169,25 @@ def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
                 "but its config would build that one with softmax again when it is loaded. Patch the inner model by itself: "
                 "this larger one is not in the table."
             )
+
+
+def _check_swapped(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+    """Nothing may call itself SimA without being it: a host in whose modules no attention was found is refused."""
+    done = {part.host for part in describe(model).swapped}
+    for host in hosts.values():
+        if (
+            not host.towers
+            and host.model_type not in done
+            and host.model_type != model.config.model_type.removeprefix("sima_")
+        ):
+            raise UnsupportedModelError(
+                f"No attention of the {host.model_type!r} model in this {type(model).__name__} could be swapped: it is not "
+                "built as Transformers' own. Please report the versions that `sima-hf env` prints."
+            )
+    if not done:
+        raise UnsupportedModelError(
+            f"No attention to swap was found in this {type(model).__name__}: it is not built as Transformers' own, or has none."
+        )
 
 
 def _is_config(value: Any) -> bool:
@@ -189,15 +213,17 @@ def _give_twin_configs(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
             if _is_config(value):
                 twin = copy.deepcopy(value, twins)
                 for config in _nested(twin):
-                    if config.model_type in hosts and not isinstance(config, (SimAHostConfig, SimAParentConfig)):
-                        config.__class__ = config_class(hosts[config.model_type])
+                    host = hosts.get(type(config).model_type)
+                    if host is not None:
+                        vars(config).pop("model_type", None)
+                        config.__class__ = config_class(host)
                         if isinstance(config, SimAHostConfig):
                             config.choose_backend("sima")
                 object.__setattr__(module, name, twin)
 
 
 def _verify(model: PreTrainedModel, inputs: Any) -> None:
-    from .certify import certify
+    from .certificate import certify
 
     try:
         report = certify(model, inputs)

@@ -61,3 +61,29 @@ def formula(query, key, value, gain="none", eps=1e-12):
 
 def everyone(batch, rows, columns):
     return torch.ones(batch, rows, columns, dtype=torch.bool)
+
+
+def definition(query, key, value, mask=None, bias=None, gain="none", eps=1e-12):
+    """The general definition with a position bias, all rows at once, in float64; shares no code with the package.
+
+    `mask` is what `sima_attention` takes: `(B,Nk)`, or `(B or 1, H or 1, N, N)`, boolean or float.
+    """
+    query, key, value = query.double(), key.double(), value.double()
+    groups, same = query.shape[1] // key.shape[1], query.shape[2] == key.shape[2]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    see_key = torch.ones(*query.shape[:3], key.shape[2], dtype=torch.bool)
+    if mask is not None:
+        shown = mask if mask.dtype == torch.bool else mask == 0
+        see_key = see_key & (shown if mask.dim() == 4 else shown[:, None, None])
+        if mask.dim() == 2 and same:
+            see_key = see_key & shown[:, None, :, None]  # a padded token asks for nothing
+    see_query = (
+        see_key if mask is not None and same else torch.ones(*query.shape[:3], query.shape[2], dtype=torch.bool)
+    )
+    a = (see_query[..., None] * query.abs()[:, :, None]).sum(-2).clamp_min(eps)
+    b = (see_key[..., None] * key.abs()[:, :, None]).sum(-2).clamp_min(eps)
+    weights = ((query / a / b)[..., :, None, :] * key[:, :, None]).sum(-1)
+    if bias is not None:
+        weights = weights + bias.double()
+    weights = weights.where(see_key, torch.zeros(()).double())
+    return (weights @ value) * (see_key.sum(-1, keepdim=True) if gain == "tokens" else 1)

@@ -24,7 +24,10 @@ TWO_TOWERS = {"text_config": TEXT, "vision_config": IMAGE, "projection_dim": 16,
 
 PIXELS = ("randn", 2, 3, 32, 32)
 PATCH_MASK = ("half", 2, 16)
-SENTENCE = {"input_ids": ("int", [[1, 7, 8, 9, 2], [1, 5, 6, 2, 0]]), "attention_mask": ("int", [[1] * 5, [1] * 4 + [0]])}
+SENTENCE = {
+    "input_ids": ("int", [[1, 7, 8, 9, 2], [1, 5, 6, 2, 0]]),
+    "attention_mask": ("int", [[1] * 5, [1] * 4 + [0]]),
+}
 CAPTIONED = {"pixel_values": PIXELS, **SENTENCE}
 
 INPUTS = {}
@@ -90,11 +93,17 @@ CASES |= {
     "aimv2_vision_model/native": ({**IMAGE, "is_native": True}, ("Aimv2VisionModel",)),
     "aimv2": ({"text_config": TEXT, "vision_config": IMAGE, "projection_dim": 16}, ("Aimv2Model",)),
     **{
-        f"{kind}_vision_model": ({**IMAGE, "projection_dim": 16}, (f"{name}VisionModel", f"{name}VisionModelWithProjection"))
+        f"{kind}_vision_model": (
+            {**IMAGE, "projection_dim": 16},
+            (f"{name}VisionModel", f"{name}VisionModelWithProjection"),
+        )
         for kind, name in CLIP
     },
     **{kind: (TWO_TOWERS, (f"{name}Model", f"{name}ForImageClassification")) for kind, name in CLIP},
-    "radio": ({**IMAGE, "mlp_ratio": 2.0, "max_img_size": 64, "num_cls_tokens": 2, "num_registers": 2}, ("RadioModel",)),
+    "radio": (
+        {**IMAGE, "mlp_ratio": 2.0, "max_img_size": 64, "num_cls_tokens": 2, "num_registers": 2},
+        ("RadioModel",),
+    ),
     "mlcd_vision_model": (IMAGE, ("MLCDVisionModel",)),
     "pixtral": (IMAGE, ("PixtralVisionModel",)),
     "clipseg_vision_model": (IMAGE, ("CLIPSegVisionModel",)),
@@ -127,7 +136,14 @@ INPUTS |= {
 }
 
 # backbones and pose, detection, segmentation towers
-EOMT = {**LABELLED, "num_hidden_layers": 4, "num_blocks": 2, "num_queries": 5, "num_upscale_blocks": 1, "num_register_tokens": 2}
+EOMT = {
+    **LABELLED,
+    "num_hidden_layers": 4,
+    "num_blocks": 2,
+    "num_queries": 5,
+    "num_upscale_blocks": 1,
+    "num_register_tokens": 2,
+}
 HIERA_DET = {
     "hidden_size": 8,
     "image_size": [64, 64],
@@ -179,7 +195,11 @@ CASES |= {
         ("VitPoseForPoseEstimation",),
     ),
     "vitpose/classic": (
-        {"backbone_config": {"model_type": "vitpose_backbone", **VITPOSE}, "num_labels": 4, "use_simple_decoder": False},
+        {
+            "backbone_config": {"model_type": "vitpose_backbone", **VITPOSE},
+            "num_labels": 4,
+            "use_simple_decoder": False,
+        },
         ("VitPoseForPoseEstimation",),
     ),
     "lw_detr_vit": (
@@ -204,7 +224,14 @@ CASES |= {
     ),
     "tipsv2_vision_model": ({**IMAGE, "mlp_ratio": 2}, ("Tipsv2VisionModel", "Tipsv2VisionBackbone")),
     "sam3_vit_model": (  # 8 x 8 tokens, windows of 3 with padding in the first layer, all tokens in the second
-        {**SIZES, "image_size": 32, "patch_size": 4, "pretrain_image_size": 16, "window_size": 3, "global_attn_indexes": [1]},
+        {
+            **SIZES,
+            "image_size": 32,
+            "patch_size": 4,
+            "pretrain_image_size": 16,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+        },
         ("Sam3ViTModel",),
     ),
     "vjepa2": (VJEPA2, ("VJEPA2Model", "VJEPA2ForVideoClassification")),
@@ -239,7 +266,14 @@ INPUTS |= {
 }
 
 # towers of generative models
-QWEN = {"depth": 2, "hidden_size": 32, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
 HALF_PADDED = [[[True] * 4] * 4, [[True, True, True, False]] * 3 + [[False] * 4]]
 IDEFICS = {"pixel_values": PIXELS, "patch_attention_mask": ("bool", HALF_PADDED)}
 CASES |= {
@@ -258,7 +292,13 @@ CASES |= {
     "smolvlm_vision": (IMAGE, ("SmolVLMVisionTransformer",)),
     "ovis2_vision": ({**IMAGE, "vocab_size": 20, "hidden_stride": 2}, ("Ovis2VisionModel",)),
     "llama4_vision_model": (
-        {**IMAGE, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16, "intermediate_size": 128},
+        {
+            **IMAGE,
+            "vision_output_dim": 16,
+            "projector_input_dim": 16,
+            "projector_output_dim": 16,
+            "intermediate_size": 128,
+        },
         ("Llama4VisionModel",),
     ),
     "mllama_vision_model": (
@@ -296,7 +336,10 @@ CASES |= {
         },
         ("Qwen3VLVisionModel",),
     ),
-    "glm4v_vision": ({**QWEN, "image_size": 16, "intermediate_size": 48, "out_hidden_size": 16}, ("Glm4vVisionModel",)),
+    "glm4v_vision": (
+        {**QWEN, "image_size": 16, "intermediate_size": 48, "out_hidden_size": 16},
+        ("Glm4vVisionModel",),
+    ),
     "gemma4_vision": (
         {**SIZES, "num_key_value_heads": 4, "head_dim": 8, "patch_size": 8, "position_embedding_size": 8},
         ("Gemma4VisionModel",),

@@ -93,6 +93,7 @@ CASES = {
             "neck_hidden_sizes": [4, 4, 8, 8, 8, 8, 16],
             "num_attention_heads": 4,
             "aspp_out_channels": 8,
+            "initializer_range": 0.5,
             "num_labels": 3,
         },
         ("MobileViTModel", "MobileViTForImageClassification", "MobileViTForSemanticSegmentation"),
@@ -270,7 +271,10 @@ CASES |= {
         ("BridgeTowerModel", "BridgeTowerForImageAndTextRetrieval"),
     ),
 }
-PROMPTED = {"pixel_values": PIXELS, "input_points": ("float", [[[[8.0, 9.0], [20.0, 4.0]]], [[[1.0, 2.0], [30.0, 30.0]]]])}
+PROMPTED = {
+    "pixel_values": PIXELS,
+    "input_points": ("float", [[[[8.0, 9.0], [20.0, 4.0]]], [[[1.0, 2.0], [30.0, 30.0]]]]),
+}
 VIDEO = {"pixel_values": ("randn", 2, 4, 3, 16, 16)}
 WITH_MASK = {**CAPTIONED, "pixel_mask": ("ones", 2, 32, 32)}
 NARROW = [[[1] * 32] * 32, [[1] * 24 + [0] * 8] * 32]  # the second image has a last column of padding patches
@@ -281,7 +285,7 @@ INPUTS |= {
     "groupvit": CAPTIONED,
     "sam": PROMPTED,
     "sam_hq": PROMPTED,
-    "seggpt": {name: ("randn", 2, 3, 16, 16) for name in ("pixel_values", "prompt_pixel_values", "prompt_masks")},
+    "seggpt": dict.fromkeys(("pixel_values", "prompt_pixel_values", "prompt_masks"), ("randn", 2, 3, 16, 16)),
     "swin2sr": {"pixel_values": ("rand", 2, 3, 16, 16)},
     "swin2sr/wide": {"pixel_values": ("rand", 2, 3, 12, 20)},
     "timesformer": VIDEO,
@@ -375,13 +379,20 @@ CASES |= {
     "dpt/dinov2": ({**NECK, "backbone_config": DINOV2_BACKBONE, "num_labels": 3}, ("DPTForDepthEstimation",)),
     "dpt/beit": ({**NECK, "backbone_config": BEIT_BACKBONE}, ("DPTForDepthEstimation",)),
     "depth_anything": (
-        {**NECK, "backbone_config": DINOV2_BACKBONE, "patch_size": 8, "reassemble_hidden_size": 32, "head_hidden_size": 8},
+        {
+            **NECK,
+            "backbone_config": DINOV2_BACKBONE,
+            "patch_size": 8,
+            "reassemble_hidden_size": 32,
+            "head_hidden_size": 8,
+        },
         ("DepthAnythingForDepthEstimation",),
     ),
     "zoedepth": (
         {
             **NECK,
             "backbone_config": BEIT_BACKBONE,
+            "initializer_range": 0.5,
             "num_relative_features": 8,
             "bottleneck_features": 8,
             "bin_embedding_dim": 8,
@@ -431,7 +442,9 @@ CASES |= {
                 "residual_block_indices": [1],
                 "use_relative_position_embeddings": True,
                 "out_features": ["stage2"],
+                "initializer_range": 0.3,
             },
+            "initializer_range": 0.3,
             "hidden_size": 32,
             "convstream_hidden_sizes": [4, 8, 8],
             "fusion_hidden_sizes": [16, 8, 8, 4],
@@ -440,7 +453,12 @@ CASES |= {
     ),
     "detr": (DETR, ("DetrModel", "DetrForObjectDetection")),
     "detr/segmentation": (
-        {**DETR, "d_model": 128, "encoder_attention_heads": 8, "decoder_attention_heads": 8},  # group norms of 8 groups
+        {
+            **DETR,
+            "d_model": 128,
+            "encoder_attention_heads": 8,
+            "decoder_attention_heads": 8,
+        },  # group norms of 8 groups
         ("DetrForSegmentation",),
     ),
     "conditional_detr": (DETR, ("ConditionalDetrModel", "ConditionalDetrForObjectDetection")),
@@ -553,6 +571,10 @@ CASES |= {
         ("VisionTextDualEncoderModel",),
     ),
 }
+CASES["got_ocr2"] = (
+    {"vision_config": {**SAM_TOWER, "image_size": 64, "mlp_dim": 48}, "text_config": LLAMA, "image_token_index": 40},
+    ("GotOcr2Model", "GotOcr2ForConditionalGeneration"),
+)
 CASES["blip-2/generation"] = (
     {**CASES["blip-2"][0], "qformer_config": {**TEXT, "encoder_hidden_size": 32}},
     ("Blip2Model", "Blip2ForConditionalGeneration"),
@@ -563,14 +585,18 @@ DECODED = {"pixel_values": PIXELS, "decoder_input_ids": ("int", [[1, 7, 8, 9], [
 ONE_QUERY_EACH = {**SENTENCE, "pixel_values": PIXELS}
 INPUTS |= {
     "llava": TALK,
+    "got_ocr2": {
+        "pixel_values": ("randn", 1, 3, 64, 64),
+        "input_ids": ("int", [[1] + [40] * 16 + [7, 8]]),
+    },
     "llava/pixtral": {**TALK, "image_sizes": ("int", [[32, 32], [32, 32]])},
     "upernet": PICTURE_64,
     "upernet/beit": {"pixel_values": PIXELS},
     "mask2former": PICTURE_64,
     "maskformer": PICTURE_64,
     "vitmatte": {"pixel_values": ("randn", 2, 4, 64, 64)},
-    **{kind: PICTURE_64 for kind in ("detr", "conditional_detr", "table-transformer", "dab-detr", "rt_detr")},
-    **{kind: CAPTIONED for kind in ("altclip", "chinese_clip", "clipseg", "git", "vision-text-dual-encoder")},
+    **dict.fromkeys(("detr", "conditional_detr", "table-transformer", "dab-detr", "rt_detr"), PICTURE_64),
+    **dict.fromkeys(("altclip", "chinese_clip", "clipseg", "git", "vision-text-dual-encoder"), CAPTIONED),
     "owlvit": ONE_QUERY_EACH,
     "owlv2": ONE_QUERY_EACH,
     "xclip": {**SENTENCE, "pixel_values": ("randn", 2, 2, 3, 32, 32)},

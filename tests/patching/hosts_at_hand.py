@@ -15,7 +15,7 @@ CASES = {**cases_plain.CASES, **cases_interface.CASES, **cases_own.CASES}
 INPUTS = {**cases_plain.INPUTS, **cases_interface.INPUTS, **cases_own.INPUTS}
 
 # Larger models that are not in the table, or whose towers their code would build anew with softmax: the tests see them refused.
-REFUSED = ("flava_multimodal_model", "maskformer", "conditional_detr", "table-transformer", "dab-detr")
+REFUSED = ("flava_multimodal_model", "conditional_detr", "table-transformer", "dab-detr")
 MODELS = [(case, name) for case, (_, names) in CASES.items() for name in names if case not in REFUSED]
 IDS = [f"{case}-{name}" for case, name in MODELS]
 

@@ -11,9 +11,8 @@ from hosts_at_hand import given, make
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
+    CLIPTextModel,
     DeiTForImageClassification,
-    DPTConfig,
-    DPTForDepthEstimation,
     LlamaConfig,
     LlamaForCausalLM,
     ResNetConfig,
@@ -89,10 +88,29 @@ def test_not_a_transformers_model(model):
         sima_hf.patch_model(model)
 
 
-def dpt_on_dinov2():
-    backbone = make("dinov2", "Dinov2Backbone", out_indices=[1, 2]).config
-    sizes = {"neck_hidden_sizes": [8, 8], "fusion_hidden_size": 8, "reassemble_factors": [1, 1]}
-    return DPTForDepthEstimation(DPTConfig(backbone_config=backbone, is_hybrid=False, **sizes))
+class Tower(ViTModel):
+    """A subclass from outside Transformers, whose forward may do anything."""
+
+
+def vit_in_an_outside_class():
+    model = vit()
+    model.vit.__class__ = Tower
+    return model
+
+
+def vit_with_another_model_inside():
+    model = vit()
+    model.extra = LlamaForCausalLM(
+        LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    )
+    return model
+
+
+def vit_without_attention():
+    model = vit()
+    for layer in model.vit.layers:
+        layer.attention = torch.nn.Identity()
+    return model
 
 
 @pytest.mark.parametrize(
@@ -100,7 +118,7 @@ def dpt_on_dinov2():
     [
         (
             lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])),
-            "'resnet' is not among the models",
+            "'resnet' is not among the",
         ),
         (
             lambda: LlamaForCausalLM(
@@ -114,9 +132,15 @@ def dpt_on_dinov2():
             lambda: type("MyViT", (ViTForImageClassification,), {})(vit().config),
             "MyViT is not one of Transformers' own",
         ),
-        (dpt_on_dinov2, "holds a 'dinov2' model as 'backbone'"),
+        (vit_in_an_outside_class, "'vit' in this ViTForImageClassification is a Tower"),
+        (vit_with_another_model_inside, "holds a 'llama' model as 'extra'"),
+        (vit_without_attention, "No attention to swap was found"),
+        (
+            lambda: CLIPTextModel(make("clip", "CLIPModel").config.text_config),
+            "'clip_text_model' cannot be swapped to SimA: it is a causal text tower",
+        ),
     ],
-    ids=["cnn", "text", "subclass", "two-pieces"],
+    ids=["cnn", "text", "subclass", "subclass-inside", "stranger-inside", "no-attention", "text-tower"],
 )
 def test_refusals_leave_the_model_untouched(model, words):
     model = model()
@@ -134,7 +158,7 @@ def test_refusals_leave_the_model_untouched(model, words):
         ("mobilevitv2", "softmax over the tokens of one channel"),
         ("florence2", "over channels"),
         ("perceiver", "50,176"),
-        ("dinov2x", "Similar names: dinov2"),
+        ("dinov2x", "Similar names that can: dinov2"),
     ],
 )
 def test_reasons(model_type, words):
@@ -286,8 +310,7 @@ def test_padding_masks_are_honoured(monkeypatch):
     with torch.no_grad():
         masked = model(pixels, attention_mask=keep).last_hidden_state
         plain = model(pixels).last_hidden_state
-    assert masks[0].dtype == torch.bool
-    assert torch.equal(masks[0].expand(2, 1, 17, 17)[:, 0, 0], keep.bool())
+    assert torch.equal(masks[0], keep.bool())
     assert torch.allclose(masked[0], plain[0], atol=1e-5)
     assert not torch.allclose(masked[1, :12], plain[1, :12], atol=1e-3)
 

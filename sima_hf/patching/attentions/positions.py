@@ -10,7 +10,7 @@ from .projections import split_fused
 
 
 class KeptApart:
-    """A host's position bias module whose result stays apart from masks added to it: BEiT, Swin."""
+    """A host's position bias module whose result stays apart from masks added to it: BEiT."""
 
     attends = False
 
@@ -22,6 +22,27 @@ class KeptApart:
 def _of_windows(mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
     """`(B,1,N,N)` from a mask for each window, `(windows,N,N)`; images come one after the other, their windows side by side."""
     return None if mask is None else mask.unsqueeze(1).repeat(batch // mask.shape[0], 1, 1, 1)
+
+
+class Swin:
+    """Swin's windows, whose bias and shift mask the host would hand on as one sum."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions=False,
+        **kwargs,
+    ):
+        """`(B*windows,N,C)` to the same and the maps or None."""
+        query, key, value = (
+            heads_apart(project(hidden_states), self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mask = _of_windows(attention_mask, hidden_states.shape[0])
+        context, maps = attend(
+            self, query, key, value, mask, bias=self.relative_position_bias(), maps=output_attentions
+        )
+        return self.o_proj(context), maps
 
 
 class Windows:
@@ -156,6 +177,11 @@ class VitDetDecomposed(SegGptDecomposed):
         return _on_nothing(add_decomposed_relative_positions, query, self.rel_pos_h, self.rel_pos_w, size, size)
 
 
+def _by_distance(module) -> torch.Tensor:
+    """LeViT's bias, `(1,H,Nq,Nk)`; not from the cache that the host keeps in eval mode, which outlives loading and gradients."""
+    return module.attention_biases[:, module.attention_bias_idxs].unsqueeze(0)
+
+
 class Levit:
     """LeViT's attention within a stage: narrow keys, wide values, a bias by distance."""
 
@@ -164,7 +190,7 @@ class Levit:
         widths = [self.key_dim, self.key_dim, self.attention_ratio * self.key_dim]
         projected = self.queries_keys_values(hidden_state).unflatten(-1, (self.num_attention_heads, -1))
         query, key, value = (x.transpose(1, 2) for x in projected.split(widths, dim=-1))
-        context, _ = attend(self, query, key, value, bias=self.get_attention_biases(hidden_state.device).unsqueeze(0))
+        context, _ = attend(self, query, key, value, bias=_by_distance(self))
         return self.projection(self.activation(context))
 
 
@@ -177,5 +203,5 @@ class LevitSubsample:
         projected = self.keys_values(hidden_state).unflatten(-1, (self.num_attention_heads, -1))
         key, value = (x.transpose(1, 2) for x in projected.split(widths, dim=-1))
         query = heads_apart(self.queries(self.queries_subsample(hidden_state)), self.key_dim)
-        context, _ = attend(self, query, key, value, bias=self.get_attention_biases(hidden_state.device).unsqueeze(0))
+        context, _ = attend(self, query, key, value, bias=_by_distance(self))
         return self.projection(self.activation(context))

@@ -15,15 +15,8 @@ class Separate:
             heads_apart(project(hidden_states), self.attention_head_size)
             for project in (self.query, self.key, self.value)
         )
-        if attention_mask is not None:
-            attention_mask = as_padding(attention_mask)
         context, maps = attend(self, query, key, value, attention_mask, maps=output_attentions)
         return (context, maps) if output_attentions else (context,)
-
-
-def as_padding(mask: torch.Tensor) -> torch.Tensor:
-    """`(B,Nk)` from the additive `(B,1,1,Nk)` that BERT-like code broadcasts over the queries; any other mask as it is."""
-    return mask[:, 0, 0] if mask.dim() == 4 and mask.shape[1:3] == (1, 1) else mask
 
 
 class Bare(Separate):
@@ -159,7 +152,9 @@ class OnesAllowed:
 class GroupVit:
     """GroupViT's attention, from itself or from group tokens to image tokens; the assignment to groups is no attention."""
 
-    def forward(self, hidden_states, attention_mask=None, encoder_hidden_states=None, output_attentions=False, **kwargs):
+    def forward(
+        self, hidden_states, attention_mask=None, encoder_hidden_states=None, output_attentions=False, **kwargs
+    ):
         """`(B,N,C)` to `(B,N,C)` and the maps or None."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = heads_apart(self.q_proj(hidden_states), self.head_dim)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from .configs import PREFIX
-from .describe import describe
+from .description import describe
 from .hosts import HOSTS
 
 
@@ -77,7 +77,9 @@ class Certificate:
             note = f" (allowed: {one.allowed})" if one.allowed else ""
             lines.append(f"  {one.count:3} x {one.operation} in {one.path or 'the model itself'} [{one.module}]{note}")
         if self.swapped and not self.softmax_free and not self.in_swapped:
-            lines.append(f"  none of them in what was swapped: {', '.join(path or 'the model' for path in self.swapped)}")
+            lines.append(
+                f"  none of them in what was swapped: {', '.join(path or 'the model' for path in self.swapped)}"
+            )
         return "\n".join(lines)
 
 
@@ -87,8 +89,8 @@ def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None)
     The forward is in eval mode and without gradients; the model's own mode comes back afterwards. Compiled parts run eagerly.
 
     Args:
-        model: any module, patched or not (an unpatched one shows what would go), or a program made by `torch.export` or a
-            `torch.fx.GraphModule`, whose graph is read instead of run.
+        model: any module, patched or not (an unpatched one shows what would go), or a program made by `torch.export`, whose
+            graph is read instead of run, as is that of a `torch.fx.GraphModule` without inputs.
         inputs: keyword arguments as a mapping, positional ones as a tuple or list, or one tensor. Not needed for a program.
 
     Returns:
@@ -99,7 +101,7 @@ def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None)
     """
     if isinstance(model, torch.export.ExportedProgram):
         return _read(model.graph_module, "exported program")
-    if isinstance(model, torch.fx.GraphModule):
+    if isinstance(model, torch.fx.GraphModule) and inputs is None:
         return _read(model, type(model).__name__)
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -152,7 +154,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split(".")[0]
         if _counts(name):
-            self.counts[*self.place[-1], name] += 1
+            self.counts[(*self.place[-1], name)] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -203,14 +205,27 @@ def _reason(module: str, name: str) -> str | None:
     return None
 
 
+def _name_of(node: torch.fx.Node, graph: torch.fx.GraphModule) -> str:
+    """ "namespace::operation" of what a node calls; a module by its class, in small letters."""
+    if node.op == "call_module":
+        name = type(graph.get_submodule(node.target)).__name__.lower()
+        return f"module::{'multi_head_attention' if name == 'multiheadattention' else name}"
+    if node.op == "call_method":
+        return f"tensor::{node.target}"
+    if node.op != "call_function":
+        return "graph::"
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target.name().split(".")[0]
+    return f"function::{getattr(node.target, '__name__', node.target)}"
+
+
 def _read(program: torch.fx.GraphModule, title: str) -> Certificate:
     """Count in a graph, and in the graphs inside it."""
     counts: Counter = Counter()
     for _, graph in program.named_modules():
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
-            name = node.target.name().split(".")[0] if hasattr(node.target, "name") and callable(node.target.name) else ""
-            name = name or getattr(node.target, "__name__", "")
-            if node.op == "call_function" and _counts(name if "::" in name else f"aten::{name}"):
+            name = _name_of(node, graph)
+            if _counts(name):
                 stack = list((node.meta.get("nn_module_stack") or {"": ("", "graph")}).values())
                 path, cls = stack[-1]
                 counts[path, str(cls).rpartition(".")[2], name] += 1

@@ -46,29 +46,42 @@ class Description:
 
 def describe(model: PreTrainedModel) -> Description:
     """Say which parts of `model` compute SimA attention, and which other models it holds that do not."""
-    parts = [(path, part) for path, part in model.named_modules() if isinstance(vars(part).get("config"), PreTrainedConfig)]
-    swapped, covered = [], []
+    parts = [
+        (path, part) for path, part in model.named_modules() if isinstance(vars(part).get("config"), PreTrainedConfig)
+    ]
+    swapped: list[SwappedPart] = []
+    covered: dict[str, list[str]] = {}
     for path, part in parts:
         config = part.config
-        if not isinstance(config, SimAHostConfig) or _inside(path, covered):
+        if not isinstance(config, SimAHostConfig) or any(
+            _inside(path, [place]) for place in covered.get(config.model_type, ())
+        ):
             continue
         host = HOSTS[config.model_type.removeprefix("sima_")]
-        held = [one for module in part.modules() if (one := _attention_config(module)) is not None]
+        held = [one for module in part.modules() if (one := _attention_config(module, config.model_type)) is not None]
+        if not held:
+            continue
         swapped.append(
             SwappedPart(
                 path,
                 host.model_type,
                 len(held),
-                (held[0] if held else config)._attn_implementation.removeprefix("sima").removeprefix("_") or "auto",
+                held[0]._attn_implementation.removeprefix("sima").removeprefix("_") or "auto",
                 config.attention_gain,
                 host.position_bias,
                 host.within,
             )
         )
-        covered.append(path)
+        covered.setdefault(config.model_type, []).append(path)
+    places = [part.path for part in swapped]
     left: dict[str, str] = {}
     for path, part in parts:
-        if path and isinstance(part, PreTrainedModel) and not _inside(path, [*covered, *left]) and not any(one.startswith(f"{path}.") for one in covered):
+        if (
+            path
+            and isinstance(part, PreTrainedModel)
+            and not _inside(path, [*places, *left])
+            and not any(one.startswith(f"{path}.") for one in places)
+        ):
             left[path] = type(part).__name__
     for part in swapped:
         if part.within:
@@ -80,11 +93,14 @@ def describe(model: PreTrainedModel) -> Description:
 _MARKS = ("q_proj", "k_proj", "query", "qkv", "scaling", "scale")
 
 
-def _attention_config(module: nn.Module) -> SimAHostConfig | None:
-    """The config of a module that computes SimA; None for any other module."""
-    if "sima_config" in vars(module):
-        return module.sima_config
+def _attention_config(module: nn.Module, model_type: str) -> SimAHostConfig | None:
+    """The config of a module that computes SimA for a host of `model_type`; None for any other module."""
+    config = vars(module).get("sima_config")
+    if config is not None:
+        return config if config.model_type == model_type else None
     config = vars(module).get("config")
+    if getattr(config, "model_type", None) != model_type:
+        return None
     attends = "Attention" in type(module).__name__ and any(hasattr(module, mark) for mark in _MARKS)
     whole = isinstance(config, SimAHostConfig) and not isinstance(config, SimAPartConfig)
     return config if whole and attends and not isinstance(module, PreTrainedModel) else None

@@ -1,0 +1,57 @@
+"""PEFT on a patched model: adapters before the swap and after it, merged, saved."""
+
+import pytest
+import torch
+from hosts_at_hand import given, make
+from transformers import AutoModelForImageClassification
+
+import sima_hf
+
+
+peft = pytest.importorskip("peft", reason="pip install peft")
+TARGETS = ["q_proj", "v_proj"]
+
+
+def lora(model):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=False, modules_to_save=["classifier"])
+    return peft.get_peft_model(model, config)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(**given("vit", "")).logits
+
+
+def test_adapters_on_a_patched_model(tmp_path):
+    model = sima_hf.patch_model(make("vit", "ViTForImageClassification"))
+    base = logits(model)
+    model.save_pretrained(tmp_path / "base")
+    adapted = lora(model).eval()
+    assert not torch.allclose(logits(adapted), base)
+    assert sima_hf.certify(adapted, given("vit", "")).softmax_free
+    adapted.train()(**given("vit", ""), labels=torch.tensor([0, 2])).loss.backward()
+    learning = [name for name, parameter in adapted.named_parameters() if parameter.grad is not None]
+    assert learning
+    assert all("lora_" in name or "classifier" in name for name in learning)
+    expected = logits(adapted.eval())
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "base")
+    again = peft.PeftModel.from_pretrained(again, tmp_path / "adapter").eval()
+    assert torch.equal(logits(again), expected)
+    merged = again.merge_and_unload()
+    assert type(merged).__name__ == "SimAViTForImageClassification"
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_survive_the_swap_and_its_undo():
+    adapted = lora(make("vit", "ViTForImageClassification")).eval()
+    softmax, keys = logits(adapted), list(adapted.state_dict())
+    inner = adapted.get_base_model()
+    sima_hf.patch_model(inner)
+    assert list(adapted.state_dict()) == keys
+    assert adapted.get_base_model() is inner
+    assert not torch.allclose(logits(adapted), softmax)
+    assert sima_hf.certify(adapted, given("vit", "")).softmax_free
+    sima_hf.unpatch_model(inner)
+    assert torch.equal(logits(adapted), softmax)
