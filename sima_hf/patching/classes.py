@@ -5,6 +5,7 @@ Every class is an attribute of this module by its name, so that models can be pi
 
 import functools
 import itertools
+import types
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -138,6 +139,8 @@ def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> Non
             module.__class__ = mixed_class(type(module), place)
             if module.attends:
                 module.sima_config = held
+            if "_old_forward" in vars(module):  # accelerate's hooks call the forward that they found
+                module._old_forward = types.MethodType(type(module).forward, module)
 
 
 def _own_modules(part: nn.Module, config: PreTrainedConfig):

@@ -17,6 +17,10 @@ from .hosts import HOSTS, Host, host_config_class
 
 PREFIX = "SimA"
 
+# Written into config.json as `attn_implementation`. Nobody registers this name, so that a host's own class, given the folder by
+# hand, stops with it in the message instead of running softmax with a warning about the type. Our configs read it as None.
+IN_FILES = "needs_sima_hf"
+
 
 def sima_implementation(name: str | None, owner: str) -> str:
     """`name` if it is one of SimA's attention functions, "sima" for None.
@@ -24,7 +28,7 @@ def sima_implementation(name: str | None, owner: str) -> str:
     Raises:
         ValueError: it is another, which would bring softmax back.
     """
-    if name is None:
+    if name is None or name == IN_FILES:
         return "sima"
     if name not in _names():
         raise ValueError(
@@ -62,6 +66,10 @@ class SimAHostConfig:
     def choose_backend(self, implementation: str) -> None:
         """Take one of SimA's attention functions."""
         self._attn_implementation = implementation
+
+    def to_dict(self) -> dict:
+        """As the host's, with a name of attention that stops whoever reads it as the host's."""
+        return {**super().to_dict(), "attn_implementation": IN_FILES}
 
     def validate_output_attentions(self):
         """SimA's maps can always be asked for, unlike those of fused softmax."""
@@ -117,11 +125,17 @@ class SimAParentConfig:
         if isinstance(value, dict):
             PreTrainedConfig._attn_implementation.fset(self, value)
             return
+        if value == IN_FILES:
+            value = None
         self._attn_implementation_internal = getattr(self, "_attn_implementation_internal", None)
         for name in self._sima_towers:
             tower = getattr(self, name, None)
             if isinstance(tower, SimAHostConfig):
                 tower.choose_backend(sima_implementation(value, type(self).__name__))
+
+    def to_dict(self) -> dict:
+        """As the host's, with a name of attention that stops whoever reads it as the host's."""
+        return {**super().to_dict(), "attn_implementation": IN_FILES}
 
 
 def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:

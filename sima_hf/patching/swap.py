@@ -32,11 +32,11 @@ _WITHOUT_ATTENTION = frozenset(
 
 @dataclass(frozen=True)
 class Before:
-    """What a module was: its class and the configs that it held, by attribute."""
+    """What a module was: its class, and the attributes that the swap may exchange, by name."""
 
     module: nn.Module
     cls: type
-    configs: dict[str, Any]
+    attributes: dict[str, Any]
 
 
 def patch_model(
@@ -95,7 +95,11 @@ def _swap(model: PreTrainedModel) -> None:
     for host in hosts.values():
         config_class_in_use(host)
     before = [
-        Before(module, type(module), {name: value for name, value in vars(module).items() if _is_config(value)})
+        Before(
+            module,
+            type(module),
+            {name: x for name, x in vars(module).items() if _is_config(x) or name == "_old_forward"},
+        )
         for module in model.modules()
     ]
     try:
@@ -134,11 +138,23 @@ def _hosts_in(model: PreTrainedModel) -> dict[str, Host]:
                 f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
                 "not known that all its attention would be swapped."
             )
+    _check_forwards(model, hosts)
     if own_type in HOSTS:
         _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
     else:
         _check_reachable(model, swapped)
     return hosts
+
+
+def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+    """A forward that someone hung onto an attention module itself would be called in place of the swapped class's."""
+    swapped = {name for host in hosts.values() for name, place in host.modules.items() if place}
+    for path, module in model.named_modules():
+        if type(module).__name__ in swapped and "forward" in vars(module) and "_old_forward" not in vars(module):
+            raise UnsupportedModelError(
+                f"The forward of {path!r} ({type(module).__name__}) was replaced on the module itself, so the swap would not take "
+                f"effect there. Remove that replacement (`del module.forward`) first."
+            )
 
 
 def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
@@ -265,7 +281,7 @@ def _restore(before: list[Before]) -> None:
         else:
             was.module.__class__ = was.cls
         vars(was.module).pop("sima_config", None)
-        vars(was.module).update(was.configs)
+        vars(was.module).update(was.attributes)
 
 
 @contextlib.contextmanager

@@ -104,28 +104,60 @@ def test_a_description_without_anything():
     assert "position bias added to the product of query and key" in text
 
 
-@pytest.mark.parametrize(
-    "case",
-    [LLAVA, CLIP, ("upernet", "UperNetForSemanticSegmentation"), ("detr", "DetrModel")],
-    ids=lambda case: case[0],
-)
-def test_without_sima_hf_it_fails_by_name(case, tmp_path):
-    sima_hf.patch_model(make(*case)).save_pretrained(tmp_path)
+FOLDERS = [
+    LLAVA,
+    CLIP,
+    ("upernet", "UperNetForSemanticSegmentation"),
+    ("detr", "DetrForObjectDetection"),
+    ("vit", "ViTForImageClassification"),
+    ("cvt", "CvtForImageClassification"),
+    ("sam", "SamModel"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A saved folder of each, and what a process without sima_hf, and one with it, says to the host's own classes."""
+    root = tmp_path_factory.mktemp("saved")
+    for case in FOLDERS:
+        sima_hf.patch_model(make(*case)).save_pretrained(root / case[0])
     code = f"""
-from transformers import AutoModel, {case[1]}
-for cls in (AutoModel, {case[1]}):
-    try:
-        cls.from_pretrained({str(tmp_path)!r})
-        print("LOADED", cls)
-    except Exception as error:
-        print("refused", type(error).__name__, error)
+import json, sys, transformers
+said = {{}}
+for kind, name in {FOLDERS!r}:
+    for cls in ("AutoModel", name):
+        try:
+            getattr(transformers, cls).from_pretrained({str(root)!r} + "/" + kind)
+            said[kind + " " + cls] = "loaded"
+        except Exception as error:
+            said[kind + " " + cls] = str(error)
+print(json.dumps(said))
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    lines = found.stdout
-    assert "sima_" in lines
-    assert "refused" in lines
-    if case[0] in ("llava", "upernet"):
-        assert "LOADED" not in lines, lines
+    answers = {}
+    for before in ("", "import sima_hf"):
+        found = subprocess.run(
+            [sys.executable, "-c", f"{before}\n{code}"], capture_output=True, text=True, timeout=300, check=False
+        )
+        answers[before] = json.loads(found.stdout.splitlines()[-1]) if found.returncode == 0 else found.stderr
+    return answers
+
+
+@pytest.mark.parametrize("case", FOLDERS, ids=[case[0] for case in FOLDERS])
+def test_without_sima_hf_it_fails_by_name(case, folders):
+    said = folders[""]
+    assert "sima_" in said[f"{case[0]} AutoModel"]
+    assert "sima_" in said[f"{case[0]} {case[1]}"]
+
+
+@pytest.mark.parametrize("case", FOLDERS, ids=[case[0] for case in FOLDERS])
+def test_the_hosts_own_class_does_not_load_it_as_softmax(case, folders):
+    said = folders["import sima_hf"]
+    if case[0] != "upernet":  # AutoModel has no UperNet
+        assert said[f"{case[0]} AutoModel"] == "loaded"
+    if case[0] in ("llava", "upernet"):  # these keep their class, and their towers their type
+        assert said[f"{case[0]} {case[1]}"] == "loaded"
+    else:
+        assert "needs_sima_hf" in said[f"{case[0]} {case[1]}"]
 
 
 def test_detr_swaps_the_encoder_alone(tmp_path):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from hosts_at_hand import given, make
+import transformers
+from hosts_at_hand import CASES, given, make
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -27,6 +28,8 @@ from transformers import (
 import sima_hf
 from sima_hf import attention
 from sima_hf.errors import UnsupportedModelError
+from sima_hf.patching import classes
+from sima_hf.patching.hosts import HOSTS
 
 
 def vit(**changes):
@@ -396,3 +399,66 @@ print(type(model).__name__, model.config.attention_gain)
     code = f"import sima_hf\n{load}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert found.stdout.split() == ["SimAViTForImageClassification", "none"], found.stderr[-2000:]
+
+
+@pytest.mark.parametrize("case", ["vit", "vilt", "mobilevit"])
+def test_hooks_of_accelerate_call_what_was_swapped(case):
+    """They keep the forward that they found on each module; device maps are made of them."""
+    from accelerate import dispatch_model
+
+    name = {"vit": "ViTModel", "vilt": "ViltModel", "mobilevit": "MobileViTModel"}[case]
+    expected, plain = (run_once(one, case, name) for one in (sima_hf.patch_model(make(case, name)), make(case, name)))
+    model = dispatch_model(make(case, name), device_map={"": "cpu"}, force_hooks=True)
+    assert any("_old_forward" in vars(module) for module in model.modules())
+    sima_hf.patch_model(model)
+    assert torch.equal(run_once(model, case, name), expected)
+    sima_hf.unpatch_model(model)
+    assert torch.equal(run_once(model, case, name), plain)
+
+
+def run_once(model, case, name):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        return model(**given(case, name)).last_hidden_state
+
+
+def test_a_forward_hung_onto_an_attention_is_refused():
+    model = make("vilt", "ViltModel")
+    attend = model.encoder.layer[0].attention.attention
+    attend.forward = attend.forward
+    with pytest.raises(
+        UnsupportedModelError, match=r"encoder.layer.0.attention.attention.* was replaced on the module"
+    ):
+        sima_hf.patch_model(model)
+    assert type(model).__name__ == "ViltModel"
+
+
+def heads_of(host):
+    """(base class, task class) of a host, where it has both."""
+    names = [name for case, (_, names) in CASES.items() if case == host for name in names]
+    base = next((name for name in names if name.endswith("Model")), None)
+    task = next((name for name in names if name.endswith(("ForImageClassification", "ForVideoClassification"))), None)
+    return (base, task) if base and task else None
+
+
+BOTH = [(host, *pair) for host in HOSTS if (pair := heads_of(host)) and not HOSTS[host].towers]
+
+
+@pytest.mark.parametrize(("host", "base", "task"), BOTH, ids=[row[0] for row in BOTH])
+def test_keys_are_converted_as_the_hosts_are(host, base, task, tmp_path):
+    """From a task folder to a base model and back, what stays random is what stays random with softmax."""
+
+    def routes(patch, folder):
+        missing = []
+        for start, goal in ((task, base), (base, task)):
+            model = make(host, start)
+            if patch:
+                sima_hf.patch_model(model)
+            model.save_pretrained(folder / start)
+            cls = getattr(classes, f"SimA{goal}") if patch else getattr(transformers, goal)
+            loaded, report = cls.from_pretrained(folder / start, output_loading_info=True)
+            missing.append((set(report["missing_keys"]), set(report["unexpected_keys"])))
+            assert all(parameter.isfinite().all() for parameter in loaded.parameters())
+        return missing
+
+    assert routes(True, tmp_path / "sima") == routes(False, tmp_path / "softmax")
