@@ -71,6 +71,10 @@ def sima_configs(model: nn.Module) -> list[SimAHostConfig]:
     return [value for value in held.values() if isinstance(value, SimAHostConfig)]
 
 
+# Every class made so far, by name.
+_MADE: dict[str, type[PreTrainedModel]] = {}
+
+
 @functools.cache
 def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel]:
     """The SimA<Host> class of one of a host's model classes; its checkpoint keys are converted as the host's are."""
@@ -83,6 +87,7 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
             "config_class": config_class(host),
         },
     )
+    _MADE[made.__name__] = made
     # Without this a base model loaded from a classifier's folder would be random where the host renames keys.
     for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
         mapping = get_checkpoint_conversion_mapping(theirs)
@@ -168,17 +173,22 @@ def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
 
 def __getattr__(name: str):
     """Any SimA<Host> model class by its name."""
+    if name in _MADE:
+        return _MADE[name]
     if name.startswith(PREFIX):
         for host in _likely_hosts(name.removeprefix(PREFIX)):
             base = getattr(modeling_module(host), name.removeprefix(PREFIX), None)
-            if isinstance(base, type) and issubclass(base, PreTrainedModel) and _config_of(base) is host:
+            if isinstance(base, type) and issubclass(base, PreTrainedModel) and _belongs(base, host):
                 config_class_in_use(host)
                 return model_class(base, host)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _config_of(base: type[PreTrainedModel]) -> Host | None:
-    return HOSTS.get(getattr(base.config_class, "model_type", None))
+def _belongs(base: type[PreTrainedModel], host: Host) -> bool:
+    """Whether a model class takes the host's config. Inner parts of towers may name their parent's, which they never get."""
+    row = HOSTS.get(getattr(base.config_class, "model_type", None))
+    inner = row is None or bool(row.towers)
+    return row is host or (inner and base.__name__.startswith(host.config.removesuffix("Config")))
 
 
 def _likely_hosts(name: str) -> list[Host]:

@@ -114,6 +114,11 @@ class SimAParentConfig:
             if value is None or isinstance(value, dict):
                 setattr(self, name, cls(**(value or {})))
         super().__post_init__(**kwargs)
+        for name, cls in self._sima_towers.items():
+            tower = getattr(self, name)
+            if not isinstance(tower, SimAHostConfig):  # older Transformers build CLIP's towers anew from their values
+                tower.__class__ = cls
+                tower.choose_backend("sima")
 
     @property
     def _attn_implementation(self) -> str | None:

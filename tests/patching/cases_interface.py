@@ -317,7 +317,7 @@ CASES |= {
         },
         ("MllamaVisionModel",),
     ),
-    "kosmos_2_vision_model": (IMAGE, ("Kosmos2VisionModel", "Kosmos2VisionTransformer")),
+    "kosmos_2_vision_model": (IMAGE, ("Kosmos2VisionModel",)),
     "qwen2_vl_vision": (
         {**QWEN, "embed_dim": 32, "hidden_size": 16, "mlp_ratio": 2},
         ("Qwen2VisionTransformerPretrainedModel",),

@@ -204,7 +204,7 @@ CASES |= {
         },
         ("GroupViTModel",),
     ),
-    "sam_vision_model": ({**SAM_TOWER, "mlp_dim": 48, "num_pos_feats": 8}, ("SamVisionModel", "SamVisionEncoder")),
+    "sam_vision_model": ({**SAM_TOWER, "mlp_dim": 48, "num_pos_feats": 8}, ("SamVisionModel",)),
     "sam_vision_model/plain": (
         {**SAM_TOWER, "mlp_dim": 48, "num_pos_feats": 8, "use_rel_pos": False, "qkv_bias": False},
         ("SamVisionModel",),
