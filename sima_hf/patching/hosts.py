@@ -67,19 +67,35 @@ def supported_models() -> list[dict[str, str]]:
 
 
 def markdown_table() -> str:
-    """The tables as the README has them; `sima-hf models --markdown` prints them."""
-    lines = []
-    for task in dict.fromkeys(host.task for host in HOSTS.values()):
-        rows = [host for host in HOSTS.values() if host.task == task]
-        lines += [f"**{task}** ({len(rows)})", "", "| model type | reached by | its attention |", "|---|---|---|"]
-        lines += [f"| `{host.model_type}` | {host.reached} | {host.summary} |" for host in rows]
-        lines.append("")
-    lines += [f"**Dense heads and larger models on a tower of these** ({len(COMPOSITES)} tried)", ""]
-    lines += ["| model type | what is swapped |", "|---|---|"]
-    lines += [f"| `{name}` | {summary} |" for name, summary in COMPOSITES.items()]
-    lines += ["", f"**Refused, with the reason** ({len(REFUSED)})", "", "| model type | because |", "|---|---|"]
-    lines += [f"| `{name}` | {reason} |" for name, reason in REFUSED.items()]
+    """The tables as the README has them, with counts; `sima-hf models --markdown` prints them."""
+    tasks = dict.fromkeys(host.task for host in HOSTS.values())
+    counts = [f"{sum(host.task == task for host in HOSTS.values())} {task[0].lower()}{task[1:]}" for task in tasks]
+    lines = [
+        f"{len(HOSTS)} model types ({', '.join(counts)}), {len(COMPOSITES)} more on a tower of these, {len(REFUSED)} refused."
+    ]
+    for task in tasks:
+        rows = [
+            f"| `{host.model_type}` | {host.reached} | {_POLICIES[host.position_bias]} | {host.summary} |"
+            for host in HOSTS.values()
+            if host.task == task
+        ]
+        lines += _folded(f"{task}: {len(rows)}", "| model type | reached by | position bias | its attention |", rows)
+    rows = [f"| `{name}` | {summary} |" for name, summary in COMPOSITES.items()]
+    lines += _folded(
+        f"Dense heads and larger models on such a tower: {len(rows)}", "| model type | what is swapped |", rows
+    )
+    rows = [f"| `{name}` | {reason} |" for name, reason in REFUSED.items()]
+    lines += _folded(f"Refused: {len(rows)}", "| model type | because |", rows)
     return "\n".join(lines)
+
+
+_POLICIES = {"none": "none", "add": "added"}
+
+
+def _folded(title: str, header: str, rows: list[str]) -> list[str]:
+    """A table that GitHub shows when its title is clicked."""
+    rule = "|" + "---|" * (header.count("|") - 1)
+    return ["", f"<details><summary>{title}</summary>", "", header, rule, *rows, "", "</details>"]
 
 
 def find_host(model_type: str) -> Host:

@@ -275,7 +275,9 @@ def test_bfloat16(case, name):
 @pytest.mark.parametrize(("case", "name"), MAIN, ids=[case for case, _ in MAIN])
 def test_compile_in_one_graph(case, name):
     if case == "beit" and not hasattr(transformers.PreTrainedConfig, "sub_configs_defaults"):
-        pytest.skip("older Transformers add a mask to BEiT's bias in every forward, which dynamo cannot follow in one graph")
+        pytest.skip(
+            "older Transformers add a mask to BEiT's bias in every forward, which dynamo cannot follow in one graph"
+        )
     torch._dynamo.reset()
     model, inputs = sima_hf.patch_model(make(case, name)), given(case, name)
     with torch.no_grad():
