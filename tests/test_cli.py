@@ -39,6 +39,60 @@ def test_models():
     assert invoke("models", "--markdown").output.count("|") > 3 * len(rows)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of a softmax DeiT, the same swapped, and a model without images."""
+    from transformers import BertConfig, BertModel, DeiTConfig, DeiTForImageClassification
+
+    import sima_hf
+
+    root = tmp_path_factory.mktemp("models")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = DeiTForImageClassification(DeiTConfig(image_size=16, patch_size=8, **sizes))
+    model.save_pretrained(root / "softmax")
+    sima_hf.patch_model(model).save_pretrained(root / "sima")
+    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(root / "bert")
+    config = sima_hf.SimAConfig(image_size=16, patch_size=8, num_class_attention_layers=1, **sizes)
+    sima_hf.SimAForImageClassification(config).save_pretrained(root / "native")
+    return root
+
+
+def test_certify(saved):
+    result = invoke("certify", str(saved / "sima"))
+    assert (result.exit_code, result.stdout) == (0, "SimADeiTForImageClassification: no softmax ran\n")
+    result = invoke("certify", str(saved / "native"), "--height", "32", "--width", "16")
+    assert (result.exit_code, result.stdout) == (0, "SimAForImageClassification: no softmax ran\n")
+    result = invoke("certify", str(saved / "softmax"))
+    assert result.exit_code == 1
+    assert "deit.layers.0.attention" in result.output
+    facts = json.loads(invoke("certify", str(saved / "softmax"), "--json").stdout)
+    assert facts["softmax_free"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bert",), "takes no `pixel_values`"),
+        (("sima", "--width", "16"), "--width came without --height"),
+        (("sima", "--height", "3"), "did not run on a made-up image"),
+        (("nowhere",), "nowhere"),
+    ],
+    ids=["text", "width-alone", "too-small", "no-folder"],
+)
+def test_certify_says_what_is_wrong(saved, arguments, words):
+    name, *options = arguments
+    found = subprocess.run(
+        [sys.executable, "-m", "sima_hf.cli", "certify", str(saved / name), *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert words in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_env():
     result = invoke("env")
     assert result.exit_code == 0
