@@ -227,7 +227,11 @@ def _read(program: torch.fx.GraphModule, title: str) -> Certificate:
             name = _name_of(node, graph)
             if _counts(name):
                 stack = list((node.meta.get("nn_module_stack") or {"": ("", "graph")}).values())
-                path, cls = stack[-1]
-                counts[path, str(cls).rpartition(".")[2], name] += 1
-    operations = [Operation(path, module, name, count) for (path, module, name), count in counts.items()]
+                classes = [str(cls).rpartition(".")[2] for _, cls in stack]
+                swapped = any(cls.startswith(PREFIX) for cls in classes)
+                counts[stack[-1][0], classes[-1], name, swapped] += 1
+    operations = [
+        Operation(path, module, name, count, _reason(module, name) if swapped else None, swapped)
+        for (path, module, name, swapped), count in counts.items()
+    ]
     return Certificate(title, tuple(operations))

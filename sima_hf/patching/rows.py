@@ -411,4 +411,5 @@ REFUSED = {
     "dinat": "it attends to neighbourhoods by a CUDA operation of its own",
     "imagegpt": "it is a causal decoder",
     "clip_text_model": "it is a causal text tower",
+    "sima": "it is SimA by itself; `attn_implementation` and `attention_gain` of its config choose among what there is",
 }

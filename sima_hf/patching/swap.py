@@ -65,7 +65,11 @@ def patch_model(
         ValueError: unknown gain or backend.
     """
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"patch_model takes a Transformers model (PreTrainedModel), but {type(model).__name__} came.")
+        raise TypeError(
+            f"patch_model takes a Transformers model (PreTrainedModel), but {type(model).__name__} came. Where one is wrapped, "
+            "give the model inside: `model.get_base_model()` of PEFT, `model.module` of DistributedDataParallel, "
+            "`model._orig_mod` of torch.compile, `pipe.model` of a pipeline."
+        )
     check_gain(gain)
     known = ("auto", *(row.name for row in BACKENDS))
     if backend not in known:
@@ -182,8 +186,8 @@ def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
         if host not in kept or host.model_type not in by_type:
             raise UnsupportedModelError(
                 f"{type(model).__name__} ({model.config.model_type!r}) holds a {host.model_type!r} model that can be swapped, "
-                "but its config would build that one with softmax again when it is loaded. Patch the inner model by itself: "
-                "this larger one is not in the table."
+                "but its config would build that one with softmax again when it is loaded, and this larger model is not in the "
+                "table. Patch the inner model and save that one by itself."
             )
 
 

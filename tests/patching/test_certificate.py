@@ -138,6 +138,10 @@ def test_exported_programs():
     assert report.softmax_free is False
     assert any("layers" in operation.path for operation in report.operations)
     assert sima_hf.certify(torch.export.export(Logits(sima_hf.patch_model(vit())), (inputs,))).softmax_free is True
+    swinv2 = sima_hf.patch_model(make("swinv2", "Swinv2Model"))
+    report = sima_hf.certify(torch.export.export(swinv2, (inputs,)))
+    assert report.softmax_free
+    assert {operation.operation for operation in report.operations} == {"aten::exp"}
     traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1)))
     assert sima_hf.certify(traced).softmax_free is False
     assert sima_hf.certify(traced, torch.randn(1, 2)).softmax_free is False

@@ -218,7 +218,7 @@ def test_a_parent_that_would_build_softmax_again_is_refused():
     model = Idefics2Model(config)
     classes = [type(module) for module in model.modules()]
     with pytest.raises(
-        UnsupportedModelError, match=r"holds a 'idefics2_vision' model.*Patch the inner model by itself"
+        UnsupportedModelError, match=r"holds a 'idefics2_vision' model.*Patch the inner model and save"
     ):
         sima_hf.patch_model(model)
     assert [type(module) for module in model.modules()] == classes
