@@ -1,0 +1,124 @@
+"""What may be swapped: checks that change nothing, each with a sentence that says what stands in the way."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import UnsupportedModelError
+from .classes import host_of
+from .description import describe
+from .hosts import HOSTS, Host, find_host
+
+
+# Models that a host may hold without being known to the table: they have no attention.
+_WITHOUT_ATTENTION = frozenset(
+    {"bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet"}
+)
+
+
+def is_config(value: Any) -> bool:
+    """Whether `value` is a Transformers config."""
+    return isinstance(value, PreTrainedConfig)
+
+
+def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and all configs in it."""
+    yield config
+    for value in vars(config).values():
+        if is_config(value):
+            yield from nested(value)
+
+
+def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
+    """The rows of what is to be swapped in `model`, by model_type. Nothing is changed.
+
+    Raises:
+        UnsupportedModelError: nothing can be, or not all that would have to be.
+    """
+    name, own_type = type(model).__name__, model.config.model_type
+    parts = {part: path for path, part in model.named_modules() if isinstance(part, PreTrainedModel)}
+    hosts = {host.model_type: host for module in model.modules() if (host := host_of(module)) is not None}
+    swapped = [host for host in hosts.values() if not host.towers]
+    if not swapped:
+        find_host(own_type)
+        raise UnsupportedModelError(
+            f"{name} holds none of the models that SimA is swapped into: its towers are not in it."
+        )
+    if not type(model).__module__.startswith("transformers."):
+        raise UnsupportedModelError(
+            f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
+            "Patch the Transformers model inside it."
+        )
+    for part, path in parts.items():
+        if not type(part).__module__.startswith("transformers."):
+            raise UnsupportedModelError(
+                f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
+                "not known that all its attention would be swapped."
+            )
+    _check_forwards(model, hosts)
+    if own_type in HOSTS:
+        _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
+    else:
+        _check_reachable(model, swapped)
+    return hosts
+
+
+def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+    """A forward that someone hung onto an attention module itself would be called in place of the swapped class's."""
+    swapped = {name for host in hosts.values() for name, place in host.modules.items() if place}
+    for path, module in model.named_modules():
+        if type(module).__name__ in swapped and "forward" in vars(module) and "_old_forward" not in vars(module):
+            raise UnsupportedModelError(
+                f"The forward of {path!r} ({type(module).__name__}) was replaced on the module itself, so the swap would not take "
+                f"effect there. Remove that replacement (`del module.forward`) first."
+            )
+
+
+def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
+    """A host that is swapped as a whole may hold hosts, and models without attention, and no others."""
+    if host.towers or host.within:
+        return
+    for path, model_type in inner.items():
+        if model_type not in HOSTS and model_type not in _WITHOUT_ATTENTION:
+            raise UnsupportedModelError(
+                f"This {name} holds a {model_type!r} model as {path!r}, which is not among those that can be swapped, and a "
+                f"{host.model_type!r} model is swapped as a whole."
+            )
+
+
+def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
+    """A parent that is not in the table has to find its towers by their type, or it would load softmax again."""
+    kept = [host for config in nested(model.config) for host in swapped if type(config).model_type == host.model_type]
+    by_type = {
+        type(getattr(config, name)).model_type
+        for config in nested(model.config)
+        for name, cls in config.sub_configs.items()
+        if not issubclass(cls, PreTrainedConfig) and getattr(config, name, None) is not None
+    }
+    for host in swapped:
+        if host not in kept or host.model_type not in by_type:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} ({model.config.model_type!r}) holds a {host.model_type!r} model that can be swapped, "
+                "but its config would build that one with softmax again when it is loaded, and this larger model is not in the "
+                "table. Patch the inner model and save that one by itself."
+            )
+
+
+def check_swapped(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+    """Nothing may call itself SimA without being it: a host in whose modules no attention was found is refused."""
+    done = {part.host for part in describe(model).swapped}
+    for host in hosts.values():
+        if (
+            not host.towers
+            and host.model_type not in done
+            and host.model_type != model.config.model_type.removeprefix("sima_")
+        ):
+            raise UnsupportedModelError(
+                f"No attention of the {host.model_type!r} model in this {type(model).__name__} could be swapped: it is not "
+                "built as Transformers' own. Please report the versions that `sima-hf env` prints."
+            )
+    if not done:
+        raise UnsupportedModelError(
+            f"No attention to swap was found in this {type(model).__name__}: it is not built as Transformers' own, or has none."
+        )
