@@ -89,7 +89,7 @@ ALLOWED = {
         "sima_hf.errors",
         "sima_hf.registration",
     },
-    "ops": {"torch", "sima_hf.ops", "sima_hf.errors"},
+    "ops": {"torch", "triton", "sima_hf.ops", "sima_hf.errors"},
     "attention.py": {"torch", "transformers", "sima_hf.ops"},
     "models/sima/configuration_sima.py": {"transformers", "huggingface_hub"},
     "models/sima/embeddings_sima.py": {"torch", "transformers", "sima_hf.models.sima.configuration_sima"},

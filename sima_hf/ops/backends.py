@@ -12,24 +12,29 @@ import torch
 from ..errors import BackendError
 from .eager import eager_attention
 from .reference import reference_attention
+from .triton import triton_attention
+from .triton import why_not as why_not_triton
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One row: `why_not(query)` gives the reason why these inputs cannot be served, or None."""
+    """One row: `why_not(query)` gives the reason why these inputs cannot be served, or None.
+
+    With "auto" it serves on the devices named in `picked_on`, all by default.
+    """
 
     name: str
     attend: Callable[..., torch.Tensor]
     summary: str
-    picked_by_auto: bool = True
+    picked_on: tuple[str, ...] | None = None
     why_not: Callable[[torch.Tensor], str | None] = lambda query: None
 
 
 BACKENDS = (
+    # Interpreted on a CPU it serves tests alone.
+    Backend("triton", triton_attention, "fused kernels for CUDA", picked_on=("cuda",), why_not=why_not_triton),
     Backend("eager", eager_attention, "folded norms in plain torch, any device"),
-    Backend(
-        "reference", reference_attention, "the paper's formula, literally; slow, for checking", picked_by_auto=False
-    ),
+    Backend("reference", reference_attention, "the paper's formula, literally; slow, for checking", picked_on=()),
 )
 
 
@@ -45,7 +50,8 @@ def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
             if reason is None:
                 return backend.attend
             raise BackendError(f"The backend {name!r} cannot serve here: {reason}. backend='auto' picks one that can.")
-        if name == "auto" and backend.picked_by_auto and backend.why_not(query) is None:
+        picked = backend.picked_on is None or query.device.type in backend.picked_on
+        if name == "auto" and picked and backend.why_not(query) is None:
             return backend.attend
     listed = ", ".join(repr(n) for n in ("auto", *(b.name for b in BACKENDS)))
     raise BackendError(f"There is no backend {name!r}; there are {listed}.")

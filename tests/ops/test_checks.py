@@ -95,7 +95,7 @@ def test_a_backend_that_cannot_serve_says_why_and_is_passed_over(monkeypatch):
         torch.equal(sima_attention(*inputs()), sima_attention(*inputs())) is False
     )  # new numbers each: auto computed
     assert backend_report()["picky"] == "needs CUDA, got cpu"
-    assert set(backend_report()) == {"picky", "eager", "reference"}
+    assert set(backend_report()) == {"picky", "triton", "eager", "reference"}
 
 
 def test_reference_is_never_picked_by_auto(monkeypatch):
