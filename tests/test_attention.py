@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, inputs, oracle, relative_error
+from tensors import DTYPE_IDS, DTYPES, definition, inputs, oracle, relative_error
 from transformers import AttentionInterface
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from sima_hf import SimAConfig, sima_attention
-from sima_hf.attention import sima_attention_forward
+from sima_hf.attention import PositionBias, sima_attention_forward, sima_mask
 from sima_hf.models.sima.modeling_sima import class_attention_forward, eager_attention_forward
 
 
@@ -117,3 +118,60 @@ def test_class_attention_with_dead_channels_has_finite_gradients(dtype):
     assert all(grad.isfinite().all() for grad in grads)
     assert (grads[0][..., 3] == 0).all()
     assert (grads[1][..., 5] == 0).all()
+
+
+def test_a_bias_and_a_mask_stay_apart():
+    query, key, value = inputs(queries=9)
+    bias, other = torch.randn(2, 1, 3, 9, 9, dtype=torch.float64)
+    blocks = (torch.arange(9) // 4)[:, None] == torch.arange(9) // 4
+    both = PositionBias(bias) + blocks[None, None]
+    found, _ = sima_attention_forward(torch.nn.Module(), query, key, value, both)
+    expected = definition(query, key, value, blocks[None, None], bias)
+    assert relative_error(found.transpose(1, 2), expected) < 1e-12
+    found, maps = sima_attention_forward(
+        torch.nn.Module(), query, key, value, PositionBias(bias) + PositionBias(other), output_attentions=True
+    )
+    assert relative_error(found.transpose(1, 2), definition(query, key, value, None, bias + other)) < 1e-12
+    assert relative_error(maps @ value, found.transpose(1, 2)) < 1e-12
+
+
+def test_two_masks_on_one_bias_are_refused():
+    bias, mask = PositionBias(torch.zeros(1, 1, 2, 2)), torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="second attention mask"):
+        bias + mask + mask
+    with pytest.raises(ValueError, match="Two attention masks"):
+        (bias + mask) + (bias + mask)
+    assert (mask + bias).mask is mask
+    assert ((bias + mask) + bias).mask is mask
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_padding_keeps_its_form(dtype):
+    """`(B,1,1,Nk)`, which is honoured in linear time; the full mask would cost N x N."""
+    keep = torch.ones(2, 9, dtype=torch.bool)
+    keep[1, 5:] = False
+    mask = sima_mask(
+        batch_size=2, q_length=9, kv_length=9, mask_function=bidirectional_mask_function, attention_mask=keep.to(dtype)
+    )
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask, keep[:, None, None])
+    query, key, value = inputs(queries=9)
+    found, _ = sima_attention_forward(torch.nn.Module(), query, key, value, mask)
+    assert relative_error(found.transpose(1, 2), definition(query, key, value, keep)) < 1e-12
+
+
+def test_other_masks_are_full_and_boolean():
+    mask = sima_mask(
+        batch_size=1, q_length=3, kv_length=3, mask_function=causal_mask_function, allow_is_causal_skip=False
+    )
+    assert torch.equal(mask.expand(1, 1, 3, 3)[0, 0], torch.ones(3, 3).tril().bool())
+    assert (
+        sima_mask(
+            batch_size=1,
+            q_length=3,
+            kv_length=3,
+            mask_function=bidirectional_mask_function,
+            allow_is_bidirectional_skip=True,
+        )
+        is None
+    )

@@ -78,7 +78,9 @@ def test_options_are_listed(option, words):
 
 
 def test_unknown_backend_lists_what_there_is():
-    with pytest.raises(BackendError, match="no backend 'cuda'; there are 'auto', 'triton', 'eager', 'reference'") as caught:
+    with pytest.raises(
+        BackendError, match="no backend 'cuda'; there are 'auto', 'triton', 'eager', 'reference'"
+    ) as caught:
         sima_attention(*inputs(), backend="cuda")
     assert isinstance(caught.value, ValueError)
 
