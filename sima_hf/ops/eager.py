@@ -52,19 +52,16 @@ def eager_attention(
             bias = None if bias is None else torch.where(hidden, 0, bias)
         key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
     query_norm, key_norm = _token_norm(query), _token_norm(key)  # (B,H,D), (B,Hk,D)
-    if gain == "tokens":
-        query_norm = query_norm / tokens
     groups = query.shape[1] // key.shape[1]
+    # Divided one after the other: a product of the norms may overflow, and where one is infinite its gradient would be NaN.
+    scale = (tokens if gain == "tokens" else 1.0) / query_norm / _repeat_heads(key_norm, groups)  # (B,H,D)
     if order == "quadratic":
-        normed_key = _repeat_heads(key / key_norm.unsqueeze(-2), groups)
-        weights = _matmul(query / query_norm.unsqueeze(-2), normed_key.transpose(-2, -1))
+        weights = _matmul(query * scale.unsqueeze(-2), _repeat_heads(key, groups).transpose(-2, -1))
         output = _matmul(weights, _repeat_heads(value, groups))
     else:
-        # Two divisions, not one by the product: that may overflow, and where a norm is infinite its gradient would be NaN.
-        divide = torch.Tensor.div if torch.is_grad_enabled() else torch.Tensor.div_
-        context = divide(_matmul(key.transpose(-2, -1), value), key_norm.unsqueeze(-1))
-        context = divide(_repeat_heads(context, groups), query_norm.unsqueeze(-1))
-        output = _apply(query, context)
+        multiply = torch.Tensor.mul if torch.is_grad_enabled() else torch.Tensor.mul_
+        context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups)
+        output = _apply(query, multiply(context, scale.unsqueeze(-1)))
     if bias is not None:
         added = _add_up(bias, _repeat_heads(value, groups))
         output = output + (added * (tokens if keep is None else tokens.unsqueeze(-1)) if gain == "tokens" else added)
