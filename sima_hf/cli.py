@@ -14,6 +14,8 @@ from .version import __version__
 
 
 app = typer.Typer(name="sima-hf", no_args_is_help=True, pretty_exceptions_enable=False)
+bench = typer.Typer(no_args_is_help=True, help="Measure SimA on this machine against what would run otherwise.")
+app.add_typer(bench, name="bench")
 
 _PACKAGES = ("torch", "transformers", "huggingface_hub", "safetensors", "pillow", "accelerate", "datasets", "kornia")
 
@@ -83,6 +85,61 @@ def certify(
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.softmax_free:
         raise typer.Exit(1)
+
+
+@bench.command("attention", epilog="Example: sima-hf bench attention --dtype bfloat16 --output-dir results")
+def bench_attention(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 6.0,
+) -> None:
+    """The attention alone, forward: against softmax and the literal formula, over numbers of tokens."""
+    from . import benchmark
+
+    rows = benchmark.measure(dtype=_dtype(dtype), device=device, seconds=seconds)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / f"attention_{device.partition(':')[0]}_{dtype}.csv"
+    benchmark.write_csv(rows, path)
+    benchmark.draw(path, path.with_suffix(".png"))
+    typer.echo(f"{benchmark.table(rows)}\n{path} and {path.with_suffix('.png')}")
+
+
+@bench.command("model", epilog="Example: sima-hf bench model deit-small --against sdpa --pixels 224 --pixels 512")
+def bench_model(
+    model: Annotated[
+        str, typer.Argument(help="deit-tiny, deit-small, deit-base, or a folder or Hub name.")
+    ] = "deit-small",
+    against: Annotated[str, typer.Option(help="Softmax attention to compare with: sdpa or eager.")] = "sdpa",
+    pixels: Annotated[list[int] | None, typer.Option(help="Side of the image; may be given several times.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    mode: Annotated[str, typer.Option(help="forward or train.")] = "forward",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile both.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 20.0,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
+) -> None:
+    """A whole model with softmax against the same one with SimA, over image sizes."""
+    from . import benchmark_model
+
+    sizes = tuple((batch, side) for side in pixels) if pixels else benchmark_model.SIZES
+    rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
+    typer.echo(benchmark_model.table(rows))
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / f"model_{Path(model).name}_{mode}_{device.partition(':')[0]}_{dtype}.csv"
+        benchmark_model.write_csv(rows, path)
+        benchmark_model.draw(rows, path.with_suffix(".png"))
+        typer.echo(f"{path} and {path.with_suffix('.png')}")
+
+
+def _dtype(name: str):
+    import torch
+
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16, but {name!r} came.")
+    return getattr(torch, name)
 
 
 @app.command()

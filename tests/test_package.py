@@ -98,6 +98,16 @@ ALLOWED = {
     "models/sima/convert_sima.py": {"torch", "transformers", "sima_hf.models.sima", "sima_hf.errors"},
     "models": {"sima_hf.registration", "sima_hf.models"},
     "benchmark.py": {"torch", "tqdm", "matplotlib", "sima_hf.ops", "sima_hf.errors", "sima_hf.version"},
+    "benchmark_model.py": {
+        "torch",
+        "tqdm",
+        "matplotlib",
+        "transformers",
+        "sima_hf.benchmark",
+        "sima_hf.patching",
+        "sima_hf.errors",
+        "sima_hf.version",
+    },
     "cli.py": {"torch", "typer", "sima_hf"},
     "__init__.py": {"sima_hf"},
 }

@@ -1,0 +1,111 @@
+"""The benchmark of whole models: its contestants are what they say, and what it writes is what it measured."""
+
+import csv
+import functools
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sima_hf import benchmark, benchmark_model, certify, cli
+from sima_hf.errors import UnsupportedModelError
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def _a_tiny_model(monkeypatch):
+    monkeypatch.setitem(benchmark_model.MODELS, "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    benchmark_model.MODELS["tiny"] = TINY
+    found = [
+        *benchmark_model.measure_model("tiny", sizes=((2, 32), (1, 48)), seconds=0.0),
+        *benchmark_model.measure_model("tiny", sizes=((1, 32),), mode="train", seconds=0.0),
+    ]
+    del benchmark_model.MODELS["tiny"]
+    return found
+
+
+def test_every_contestant_at_every_size(rows):
+    found = {(row.mode, row.contestant, row.batch, row.pixels) for row in rows}
+    assert found == {
+        (mode, contestant, *size)
+        for mode, sizes in (("forward", ((2, 32), (1, 48))), ("train", ((1, 32),)))
+        for contestant in ("softmax", "sima")
+        for size in sizes
+    }
+    assert all(0 < row.lower_quartile_ms <= row.median_ms <= row.upper_quartile_ms for row in rows)
+    assert {row.ratio_to_softmax for row in rows if row.contestant == "softmax"} == {1.0}
+    assert {row.attention for row in rows} == {"sdpa", "sima"}
+
+
+@pytest.mark.parametrize("against", ["sdpa", "eager"])
+def test_the_contestants_have_the_same_weights(against):
+    pair = benchmark_model.build("tiny", against)
+    states = [model.state_dict() for model in pair.values()]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert pair["softmax"].config._attn_implementation == against
+    images = benchmark_model._images(1, 32, torch.float32, "cpu")
+    assert not certify(pair["softmax"], images).softmax_free
+    assert certify(pair["sima"], images).softmax_free
+
+
+def test_training_steps_train():
+    model = benchmark_model.build("tiny")["sima"]
+    before = model.deit.layers[0].attention.q_proj.weight.clone()
+    for parameter in model.parameters():
+        parameter.data.mul_(10)  # so that a step of 1e-6 shows
+    before = model.classifier.weight.clone()
+    for _ in range(50):
+        benchmark_model._step(model, benchmark_model._images(1, 32, torch.float32, "cpu"))
+    assert not torch.equal(model.classifier.weight, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_csv_table_and_picture(rows, tmp_path):
+    benchmark_model.write_csv(rows, tmp_path / "model.csv")
+    with (tmp_path / "model.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [float(row["median_ms"]) for row in read] == [row.median_ms for row in rows]
+    benchmark_model.draw(rows, tmp_path / "model.png")
+    assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
+    assert benchmark_model.table(rows).count("\n") == 3
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    small, large = (benchmark_model.peak_memory("deit-tiny", "sima", pixels) for pixels in (32, 512))
+    assert 50 * 2**20 < small < large
+    with pytest.raises(RuntimeError, match="did not run"):
+        benchmark_model.peak_memory("no-such-folder", "sima", 32)
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(ValueError, match="`mode` must be one of 'forward', 'train'"):
+        benchmark_model.measure_model("tiny", mode="backward")
+    from transformers import ResNetConfig, ResNetModel
+
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="'resnet'"):
+        benchmark_model.build(str(tmp_path))
+
+
+def test_at_the_command_line(tmp_path, monkeypatch):
+    arguments = ["bench", "model", "tiny", "--pixels", "32", "--seconds", "0", "--output-dir", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "times faster" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model_tiny_forward_cpu_float32.csv",
+        "model_tiny_forward_cpu_float32.png",
+    }
+    few = functools.partial(benchmark.measure, ((1, 8), (1, 16)))
+    monkeypatch.setattr(benchmark, "measure", few)
+    result = CliRunner().invoke(cli.app, ["bench", "attention", "--seconds", "0", "--output-dir", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "attention_cpu_float32.png").exists()
+    result = CliRunner().invoke(cli.app, ["bench", "model", "tiny", "--dtype", "int8"])
+    assert "--dtype must be float32" in str(result.exception)
