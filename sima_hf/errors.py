@@ -9,6 +9,10 @@ class BackendError(SimAError, ValueError):
     """A backend that does not exist, or that cannot serve these inputs; the text says why and what can."""
 
 
+class CalibrationError(SimAError, ValueError):
+    """A calibration that cannot be carried out; the model is as it was, and the text says what to change."""
+
+
 class ConversionError(SimAError, ValueError):
     """A checkpoint that is not what it should be; the text names the keys or the object at fault."""
 
