@@ -1,7 +1,6 @@
 """Calibration: refit a few linear layers of a freshly swapped model, in closed form, so that it follows its original."""
 
 import copy
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,44 +10,45 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
-from .calibration_sites import Block, Route, find_blocks, is_sima
-from .calibration_walk import Walk, execution_order, route_of, run, watch
-from .least_squares import NormalEquations
+from .calibration_sites import find_blocks, is_sima
+from .calibration_steps import Calibration, Fit
 
 
 HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+
+# What a data loader made for training brings along and calibration has no use for.
 NOT_INPUTS = ("labels", "label", "return_loss")
 
 
 @dataclass(frozen=True)
-class Fit:
-    """One layer that was refitted: shares of the stream's variance (class tokens weighted) that it left unexplained."""
-
-    layer: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
 class CalibrationReport:
-    """What `calibrate` did. `print(report)` shows a table, a row for each refitted layer in the order of the fits.
+    """What `calibrate` did; printed, it is a table with a row for each refitted layer, in the order of the fits.
 
-    A layer's `before` is with the layers above it in the table already refitted.
+    Attributes:
+        fits: layer by layer, the share of what it should produce that was unexplained `before` and `after`. All layers
+            above it in the table were refitted already when `before` was measured.
+        settings: the arguments.
+        images: how many there were.
+        stored_bytes: inputs and hidden states kept in memory; 0 where `memory_budget` did not allow it.
+        bases: how many blocks got another basis for queries and keys.
     """
 
     fits: tuple[Fit, ...]
     settings: dict[str, Any]
     images: int
     stored_bytes: int
+    bases: int
 
     def __str__(self) -> str:
         width = max(len(fit.layer) for fit in self.fits)
-        how = f"{self.stored_bytes / 2**20:.1f} MiB stored" if self.stored_bytes else "recomputed from the inputs each time"
+        how = f"{self.stored_bytes / 2**20:.1f} MiB stored" if self.stored_bytes else "recomputed for every layer"
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
         lines = [
-            f"Calibrated from {self.images} images ({how}); " + ", ".join(f"{k}={v}" for k, v in self.settings.items()),
-            f"{'layer'.ljust(width)}  unexplained before  after",
+            f"Calibrated from {self.images} images, {how}; {self.bases} blocks with another basis of queries and keys.",
+            f"Settings: {settings}",
+            f"{'layer'.ljust(width)}  unexplained before   after",
+            *(f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}" for fit in self.fits),
         ]
-        lines += [f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:.4f}" for fit in self.fits]
         return "\n".join(lines)
 
 
@@ -59,155 +59,156 @@ def calibrate(
     *,
     mlp: bool = True,
     classifier: bool = False,
+    basis: bool = True,
     class_token_weight: float | None = None,
     ridge: float = 1e-6,
     balance: bool = True,
     memory_budget: int = 2 * 2**30,
     progress: bool = True,
 ) -> CalibrationReport:
-    model_copy, teacher_copy = _working_copy(model), _working_copy(teacher)
-    device = next(model_copy.parameters()).device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        work = _Calibration(model_copy, teacher_copy, functools.partial(_inputs, batches, device), locals())
-        fits = work.fit()
-    _write_back(model, model_copy)
-    return CalibrationReport(tuple(fits), {}, work.walk.images, work.walk.stored_bytes)
+    """Refit layers of a freshly swapped model, in place, so that it follows the softmax model it was made from.
+
+    Block by block, on the swapped model's own inputs so that errors do not pile up: queries and keys get the basis in which
+    SimA's map is nearest to softmax's, the attention's output layer is refitted by least squares so that the residual stream
+    after the attention is the teacher's, then the MLP's last layer so that the stream after the MLP is. No label, no
+    gradient, no new parameter, no cost at inference. Maps of single heads need no fit of their own: the output layer reads
+    the heads side by side, so its refit contains one for each.
+
+    The work is done in float32 (sums and solutions in float64) on copies of both models; each refitted layer is rounded to
+    the model's dtype before the next is looked at. The model itself is changed only at the end, at once: whatever breaks
+    before leaves it as it was, bit for bit. Modes, gradients and random state are not touched.
+
+    Args:
+        model: a model that `patch_model` has swapped.
+        teacher: the same model with softmax, such as a `copy.deepcopy` made before the swap. It is only read.
+        batches: what the model takes: `pixel_values` tensors `(B, C, H, W)`, or dicts of keyword arguments, whose labels are
+            ignored. Iterable more than once, such as a list or a DataLoader. More images than a layer has inputs are worth
+            their while; a few hundred are enough for small models.
+        mlp: refit the MLPs too, not the attention alone.
+        classifier: in the end, also fit the last linear layer to the teacher's logits.
+        basis: choose the basis of queries and keys; blocks where something other than a dot product is between them
+            (rotary positions, norms) keep theirs.
+        class_token_weight: weight of a class token in the fits, a patch having 1. None: as many as there are other tokens, so
+            that it counts as much as all of them. Models without class token have no use for it.
+        ridge: weight of the squared change of a layer, relative to the mean square of each of its inputs.
+        balance: share the scale between value and output layer as the teacher does, by powers of two, which changes no
+            output bit; without it the output layer of some channels is so large that fine-tuning starts with a leap. For
+            the two layers of an MLP there is no such thing, because its activation is not linear.
+        memory_budget: bytes for inputs and hidden states. Where they do not fit, they are computed anew for every layer,
+            in time that grows with the square of the depth. The copies of both models come on top of it.
+        progress: show a progress bar.
+
+    Returns:
+        A `CalibrationReport`; print it.
+
+    Raises:
+        CalibrationError (a ValueError): model and teacher do not belong together, there are no images, an option has no
+            meaning here, or the equations have no finite solution.
+        UnsupportedModelError (a ValueError): calibration does not know the blocks of this model; the text lists those it knows.
+        TypeError: batches of another kind.
+    """
+    settings = {
+        "mlp": mlp,
+        "classifier": classifier,
+        "basis": basis,
+        "class_token_weight": class_token_weight,
+        "ridge": ridge,
+        "balance": balance,
+        "memory_budget": memory_budget,
+    }
+    _check(model, teacher, batches, settings)
+    own, goal = _working_copy(model), _working_copy(teacher).to(model.device)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        work = Calibration(own, goal, _Inputs(batches, own), dtypes, settings, progress)
+        fits = work.fit(_heads(own) if classifier else [])
+    _write_back(model, own, work.changed)
+    return CalibrationReport(tuple(fits), settings, work.walk.images, work.walk.stored_bytes, work.bases)
 
 
-class _Calibration:
-    def __init__(self, model, teacher, batches, options):
-        self.model, self.teacher = model, teacher
-        self.mlp, self.class_token_weight, self.ridge = options["mlp"], options["class_token_weight"], options["ridge"]
-        self.classifier = options["classifier"]
-        self.balance = options["balance"]
-        self.batches = batches
-        blocks = find_blocks(model)
-        inputs = next(batches())
-        order = execution_order(model, blocks, inputs)
-        modules = dict(teacher.named_modules())
-        self.blocks = [blocks[i] for i in order]
-        from .calibration_sites import _block
-        self.goals = [_block(block.name, modules[block.name]) for block in self.blocks]
-        self.walk = Walk([model, teacher], [self.blocks, self.goals], batches, options["memory_budget"])
-
-    def fit(self):
-        fits = []
-        for n, block in enumerate(self.blocks):
-            fits.append(self.fit_branch(n, "attention"))
-            if self.balance and block.value is not None:
-                balance(block, self.goals[n])
-            if self.mlp:
-                fits.append(self.fit_branch(n, "mlp"))
-            if n + 1 < len(self.blocks):
-                self.walk.advance(n)
-        if self.classifier:
-            fits.append(self.fit_head())
-        return fits
-
-    def fit_branch(self, number, branch):
-        block, goal = self.blocks[number], self.goals[number]
-        layer = getattr(block, branch)
-        sums = NormalEquations(layer.in_features, layer.out_features, layer.bias is not None, layer.weight.device)
-        routes = {}
-        energy = None
-        for call, goal_call in self.walk.calls(number):
-            own, wanted = watch(block, call, branch), watch(goal, goal_call, branch)
-            key = own.shape, own.y.shape
-            if key not in routes:
-                routes[key] = route_of(block, call, branch)
-            route = routes[key]
-            weight = torch.ones(own.shape[:-1], device=own.stream.device)
-            if route is None:
-                x, change, weight, seen = own.x, wanted.y - own.y, torch.ones_like(own.y[:, 0]), wanted.y
-            else:
-                w = self.class_token_weight
-                if block.class_tokens and w is None:
-                    w = own.shape[1] - block.class_tokens
-                if block.class_tokens:
-                    weight[:, : block.class_tokens] = w
-                weight = weight.flatten()
-                x, change, seen = own.x[route.rows], (wanted.stream - own.stream) / route.scale, wanted.stream
-            sums.add(x, change, weight)
-            if energy is None:
-                energy = Moments(seen.shape[-1])
-            energy.add(seen, weight)
-        dw, db = sums.solve(self.ridge)
-        factor = 1 if route is None else route.scale.double() ** 2
-        before = (sums.yy * factor).sum() / energy.total()
-        after = (sums.unexplained(dw, db) * factor).sum() / energy.total()
-        layer.weight += dw.to(layer.weight)
-        if db is not None:
-            layer.bias += db.to(layer.bias)
-        return Fit(f"{block.name}.{branch}", before.item(), after.item())
-
-    def fit_head(self):
-        head, goal = self.model.classifier, self.teacher.classifier
-        sums = NormalEquations(head.in_features, head.out_features, True, head.weight.device)
-        energy = Moments(head.out_features)
-        for b, inputs in enumerate(self.batches()):
-            seen = []
-            hooks = [m.register_forward_hook(lambda _, a, o: seen.append((a[0], o))) for m in (head, goal)]
-            run(self.model, inputs, b); run(self.teacher, inputs, b)
-            [h.remove() for h in hooks]
-            (x, y), (_, t) = seen
-            w = torch.ones_like(x[:, 0])
-            sums.add(x, t - y, w)
-            energy.add(t, w)
-        dw, db = sums.solve(self.ridge)
-        before = sums.yy.sum() / energy.total()
-        after = sums.unexplained(dw, db).sum() / energy.total()
-        head.weight += dw.to(head.weight)
-        head.bias += db.to(head.bias)
-        return Fit("classifier", before.item(), after.item())
+def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> None:
+    for what, given in (("model", model), ("teacher", teacher)):
+        if not isinstance(given, PreTrainedModel):
+            raise TypeError(
+                f"`{what}` must be a Transformers model (PreTrainedModel), but {type(given).__name__} came."
+            )
+    if not is_sima(model):
+        raise CalibrationError(
+            f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
+        )
+    if is_sima(teacher):
+        raise CalibrationError(
+            "The teacher is a SimA model itself, so it cannot say what softmax would do: make it with copy.deepcopy(model) "
+            "before sima_hf.patch_model(model), or load it anew with from_pretrained."
+        )
+    own, goal = ({name: tuple(value.shape) for name, value in net.named_parameters()} for net in (model, teacher))
+    if own != goal:
+        name = next(iter({key for key in {**own, **goal} if own.get(key) != goal.get(key)}))
+        raise CalibrationError(
+            f"Model and teacher must have the same parameters, but {name!r} is {own.get(name, 'missing')} in the model and "
+            f"{goal.get(name, 'missing')} in the teacher. The teacher is the model from before the swap."
+        )
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or devices == {torch.device("meta")}:
+        raise CalibrationError(
+            f"The model must be on one device and loaded, but its parameters are on {', '.join(sorted(map(str, devices)))}."
+        )
+    if isinstance(batches, (torch.Tensor, Mapping)) or not isinstance(batches, Iterable) or iter(batches) is batches:
+        raise TypeError(
+            "`batches` must be a collection that can be gone through more than once, such as a list of tensors or a "
+            f"DataLoader, but {type(batches).__name__} came."
+        )
+    for name in ("ridge", "class_token_weight"):
+        value = settings[name]
+        if value is not None and not 0 < value < float("inf"):
+            raise CalibrationError(f"`{name}` must be a positive number, but {value!r} came.")
+    if settings["classifier"] and not _heads(model):
+        raise CalibrationError(
+            f"`classifier=True` needs a linear layer called {' or '.join(HEADS)} at the top of the model, and this "
+            f"{type(model).__name__} has none."
+        )
+    find_blocks(model)
 
 
-class Moments:
-    def __init__(self, c):
-        self.n, self.s, self.ss = 0, torch.zeros(c, dtype=torch.float64), torch.zeros(c, dtype=torch.float64)
-
-    def add(self, x, w):
-        x, w = x.double(), w.double()
-        self.n += w.sum()
-        self.s += (w[:, None] * x).sum(0)
-        self.ss += (w[:, None] * x * x).sum(0)
-
-    def total(self):
-        return (self.ss - self.s**2 / self.n).sum()
+def _heads(model: PreTrainedModel) -> list[str]:
+    return [name for name in HEADS if type(getattr(model, name, None)) is nn.Linear]
 
 
-def balance(block, goal):
-    """Per channel, by powers of two."""
-    def size(layer_o, layer_v):
-        return layer_o.weight.norm(dim=0), layer_v.weight.norm(dim=1)
-    if block.value.out_features != block.attention.in_features:
-        return
-    o, v = size(block.attention, block.value)
-    o0, v0 = size(goal.attention, goal.value)
-    s = ((o / v) / (o0 / v0)).sqrt().log2().round().exp2()
-    s = torch.where(s.isfinite() & (s > 0), s, 1)
-    block.value.weight *= s[:, None]
-    if block.value.bias is not None:
-        block.value.bias *= s
-    block.attention.weight /= s
-
-
-def _working_copy(model):
+def _working_copy(model: PreTrainedModel) -> PreTrainedModel:
     made = copy.deepcopy(model).eval()
-    return made if made.dtype == torch.float64 else made.float()
+    return made if all(value.dtype == torch.float64 for value in made.parameters()) else made.float()
 
 
-def _inputs(batches, device):
-    for batch in batches:
-        inputs = {"pixel_values": batch} if isinstance(batch, torch.Tensor) else dict(batch)
-        yield {
-            name: (value.to(device, torch.float32) if value.is_floating_point() else value.to(device)) if isinstance(value, torch.Tensor) else value
-            for name, value in inputs.items()
-            if name not in NOT_INPUTS
-        }
+class _Inputs:
+    """Batches as keyword arguments for the working copies, as often as asked for."""
+
+    def __init__(self, batches: Iterable, model: PreTrainedModel):
+        self.batches, self.name, self.like = batches, model.main_input_name, next(model.parameters())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.batches:
+            if not isinstance(batch, (torch.Tensor, Mapping)):
+                raise TypeError(
+                    f"A batch must be a tensor of {self.name} or a dict of the model's arguments, but {type(batch).__name__} came."
+                )
+            given = {self.name: batch} if isinstance(batch, torch.Tensor) else batch
+            yield {name: self._converted(value) for name, value in given.items() if name not in NOT_INPUTS}
+
+    def _converted(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(self.like.device, self.like.dtype if value.is_floating_point() else value.dtype)
 
 
-def _write_back(model, made):
-    new = dict(made.named_parameters())
-    for name, p in model.named_parameters():
-        if not torch.equal(p.data, new[name].to(p.dtype)):
-            p.data.copy_(new[name])
+def _write_back(model: PreTrainedModel, made: PreTrainedModel, names: set[str]) -> None:
+    """Copy parameters by name, all or none."""
+    old, new = dict(model.named_parameters()), dict(made.named_parameters())
+    before = {name: old[name].detach().clone() for name in names}
+    with torch.no_grad():
+        try:
+            for name in sorted(names):
+                old[name].copy_(new[name])
+        except BaseException:
+            for name, value in before.items():
+                old[name].copy_(value)
+            raise

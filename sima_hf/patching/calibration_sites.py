@@ -21,7 +21,7 @@ class BlockSites:
 
     Attributes:
         attention: the linear layer that ends the attention.
-        value: the linear layer that makes the values; empty where they are not a layer of their own.
+        value, query, key: the linear layers before the attention.
         stream: the module whose input is the residual stream after the attention.
         mlp: the linear layer that ends the MLP, or several of which a block has one.
         class_tokens: how many leading tokens are read at the end, or the config's name for that number.
@@ -29,14 +29,25 @@ class BlockSites:
 
     attention: str = "attention.o_proj"
     value: str = "attention.v_proj"
+    query: str = "attention.q_proj"
+    key: str = "attention.k_proj"
     stream: str = "layernorm_after"
     mlp: tuple[str, ...] = ("mlp.fc2",)
     class_tokens: int | str = 0
 
 
-_OLDER = {"attention": "attention.output.dense", "value": "attention.attention.value", "mlp": ("output.dense",)}
-_WINDOWS = {"attention": "attention.output.dense", "value": "attention.self.value", "mlp": ("output.dense",)}
-_CLIP = BlockSites("self_attn.out_proj", "self_attn.v_proj", "layer_norm2", class_tokens=1)
+def _inner(place: str) -> dict[str, str]:
+    """Paths of blocks in Transformers' older layout, with the attention proper at `place`."""
+    inner = {name: f"{place}.{name}" for name in ("value", "query", "key")}
+    return {"attention": "attention.output.dense", "mlp": ("output.dense",), **inner}
+
+
+def _clip(**fields) -> BlockSites:
+    inner = {name: f"self_attn.{name[0]}_proj" for name in ("value", "query", "key")}
+    return BlockSites(attention="self_attn.out_proj", stream="layer_norm2", **inner, **fields)
+
+
+_OLDER, _WINDOWS = _inner("attention.attention"), _inner("attention.self")
 
 SITES = {
     "ViTLayer": BlockSites(class_tokens=1),
@@ -54,11 +65,11 @@ SITES = {
     "YolosLayer": BlockSites(**_OLDER),
     "VideoMAELayer": BlockSites(**_OLDER),
     "DPTViTLayer": BlockSites(**_OLDER, class_tokens=1),
-    "CLIPEncoderLayer": _CLIP,
-    "MetaClip2EncoderLayer": _CLIP,
-    "AltCLIPEncoderLayer": _CLIP,
-    "ChineseCLIPVisionLayer": _CLIP,
-    "SiglipEncoderLayer": BlockSites("self_attn.out_proj", "self_attn.v_proj", "layer_norm2"),
+    "CLIPEncoderLayer": _clip(class_tokens=1),
+    "MetaClip2EncoderLayer": _clip(class_tokens=1),
+    "AltCLIPEncoderLayer": _clip(class_tokens=1),
+    "ChineseCLIPVisionLayer": _clip(class_tokens=1),
+    "SiglipEncoderLayer": _clip(),
     "SegformerLayer": BlockSites(),
     "SwinLayer": BlockSites(),
     "Swinv2Layer": BlockSites(**_WINDOWS | {"stream": "intermediate"}),
@@ -68,12 +79,15 @@ SITES = {
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block of a model, with the modules that calibration needs."""
+    """One block of a model, with the modules that calibration needs; None for projections that are no plain nn.Linear."""
 
     name: str
     module: nn.Module
     attention: nn.Linear
     value: nn.Linear | None
+    query: nn.Linear | None
+    key: nn.Linear | None
+    heads: int | None
     stream: nn.Module
     mlp: nn.Linear
     class_tokens: int
@@ -86,7 +100,7 @@ def is_sima(module: nn.Module) -> bool:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """The blocks of `model` whose attention is SimA, in the order of its modules.
+    """The blocks of a swapped model whose attention is SimA, in the order of its modules.
 
     Raises:
         UnsupportedModelError: there are none that are in the table, or one is not built as the table says.
@@ -97,28 +111,35 @@ def find_blocks(model: nn.Module) -> list[Block]:
             f"{type(model).__name__} has no block that calibration knows, so nothing was changed. It knows {', '.join(SITES)}; "
             "other models need fine-tuning or distillation after the swap."
         )
-    return [_block(name, module) for name, module in found]
+    return [block_at(name, module) for name, module in found]
 
 
-def _block(name: str, module: nn.Module) -> Block:
+def block_at(name: str, module: nn.Module) -> Block:
+    """A module whose class is in the table, with what the table says of it.
+
+    Raises:
+        UnsupportedModelError: a layer that would be refitted is not a plain nn.Linear.
+    """
     row = SITES[type(module).__name__]
-    mlp = [path for path in row.mlp if _below(module, path) is not None]
-    paths = {"attention": row.attention, "mlp": mlp[0] if mlp else row.mlp[0]}
-    linear = {site: _below(module, path) for site, path in paths.items()}
-    for site, path in paths.items():
-        if type(linear[site]) is not nn.Linear:
+    mlp = next((path for path in row.mlp if _below(module, path) is not None), row.mlp[0])
+    for path in (row.attention, mlp):
+        layer = _below(module, path)
+        if type(layer) is not nn.Linear:
             raise UnsupportedModelError(
-                f"Calibration refits {name}.{path}, which must be a plain nn.Linear, but it is a "
-                f"{type(linear[site]).__name__}. Calibrate before quantizing or adding adapters."
+                f"Calibration refits {name}.{path}, which must be a plain nn.Linear, but it is a {type(layer).__name__}. "
+                "Calibrate before quantizing or adding adapters."
             )
-    value = _below(module, row.value)
+    before = {site: _below(module, getattr(row, site)) for site in ("value", "query", "key")}
+    owner = _below(module, row.query.rpartition(".")[0])
+    heads = (getattr(owner, attribute, None) for attribute in ("num_attention_heads", "num_heads"))
     return Block(
         name=name,
         module=module,
-        attention=linear["attention"],
-        value=value if type(value) is nn.Linear else None,
+        attention=_below(module, row.attention),
+        **{site: layer if type(layer) is nn.Linear else None for site, layer in before.items()},
+        heads=next((number for number in heads if isinstance(number, int)), None),
         stream=_below(module, row.stream),
-        mlp=linear["mlp"],
+        mlp=_below(module, mlp),
         class_tokens=_class_tokens(module, row),
     )
 
@@ -130,7 +151,7 @@ def _class_tokens(module: nn.Module, row: BlockSites) -> int:
     return next(getattr(config, row.class_tokens) for config in configs if config is not None)
 
 
-def _below(module: nn.Module, path: str) -> nn.Module | None:
+def _below(module: nn.Module | None, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module
@@ -149,7 +170,9 @@ class Route:
     scale: torch.Tensor
 
 
-def find_route(run: Callable[[torch.Tensor], torch.Tensor], rows: int, channels: int, like: torch.Tensor) -> Route | None:
+def find_route(
+    run: Callable[[torch.Tensor], torch.Tensor], rows: int, channels: int, like: torch.Tensor
+) -> Route | None:
     """The route from a linear layer to the stream, or None if it is not rows times channels.
 
     Args:

@@ -1,7 +1,7 @@
 """Running one model block by block, on stored hidden states or, where those would not fit, each time from its inputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,18 +49,35 @@ def run(model: nn.Module, inputs: dict[str, Any], batch: int) -> Any:
         return model(**inputs)
 
 
-def execution_order(model: nn.Module, blocks: list[Block], inputs: dict[str, Any]) -> list[int]:
-    """Which of `blocks` a forward calls, by index, in the order of the first calls."""
-    order: list[int] = []
+@contextlib.contextmanager
+def first_seen(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple[torch.Tensor, Any]]]:
+    """First input and output of each of `modules`, in the order of the calls, from what runs within."""
+    seen: dict[nn.Module, tuple[torch.Tensor, Any]] = {}
+
+    def note(module, args, kwargs, output):
+        seen.setdefault(module, (_hidden_in(args, kwargs), output))
+
     with contextlib.ExitStack() as stack:
-        for index, block in enumerate(blocks):
-            hook = block.module.register_forward_pre_hook(lambda *_, index=index: order.append(index))
-            stack.callback(hook.remove)
+        for module in modules:
+            stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+        yield seen
+
+
+def _hidden_in(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def execution_order(model: nn.Module, blocks: list[Block], inputs: dict[str, Any]) -> list[int]:
+    """Which of `blocks` a forward calls, by index, in the order of the calls."""
+    with first_seen(*(block.module for block in blocks)) as seen:
         run(model, inputs, 0)
-    return list(dict.fromkeys(order))
+    place = {block.module: index for index, block in enumerate(blocks)}
+    return [place[module] for module in seen]
 
 
-def enter(model: nn.Module, blocks: list[Block], number: int, inputs: dict[str, Any], batch: int, output: Any = None) -> Call:
+def enter(
+    model: nn.Module, blocks: list[Block], number: int, inputs: dict[str, Any], batch: int, output: Any = None
+) -> Call:
     """The call of `blocks[number]` in a forward of `model`; with `output`, that of the block before, no earlier block runs."""
     seen: list[Call] = []
 
@@ -84,7 +101,7 @@ def _resumed(earlier: list[Block], output: Any) -> Iterator[None]:
         return
 
     def passes(*args, **kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = _hidden_in(args, kwargs)
         return (hidden, *(None for _ in output[1:])) if isinstance(output, tuple) else hidden
 
     with contextlib.ExitStack() as stack:
@@ -120,7 +137,7 @@ def _stream_after(block: Block, call: Call, branch: str) -> torch.Tensor:
     seen: list[torch.Tensor] = []
 
     def stop(module, args, kwargs):
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        seen.append(_hidden_in(args, kwargs))
         raise _Stopped
 
     hook = block.stream.register_forward_pre_hook(stop, with_kwargs=True)
@@ -134,48 +151,34 @@ def _stream_after(block: Block, call: Call, branch: str) -> torch.Tensor:
 
 def watch(block: Block, call: Call, branch: str) -> Seen:
     """Run a block as far as the end of a branch, "attention" or "mlp"."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    hook = getattr(block, branch).register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
-    try:
+    layer = getattr(block, branch)
+    with first_seen(layer) as seen:
         stream = _stream_after(block, call, branch)
-    finally:
-        hook.remove()
-    x, y = (tensor.flatten(0, -2) for tensor in seen[0])
+    x, y = (tensor.flatten(0, -2) for tensor in seen[layer])
     return Seen(x, y, stream.flatten(0, -2), stream.shape)
 
 
 def route_of(block: Block, call: Call, branch: str) -> Route | None:
     """How the last linear layer of a branch enters the stream, found by running the block on zeros and known numbers."""
-    hidden = call.args[0] if call.args else call.kwargs["hidden_states"]
+    layer, hidden = getattr(block, branch), _hidden_in(call.args, call.kwargs)
     zero = torch.zeros_like(hidden)
-    blank = (
-        Call(call.batch, (zero, *call.args[1:]), call.kwargs)
-        if call.args
-        else Call(call.batch, (), {**call.kwargs, "hidden_states": zero})
-    )
-    shape = _output_shape(block, call, branch)
-    rows, channels = shape[:-1].numel(), shape[-1]
+    if call.args:
+        blank = Call(call.batch, (zero, *call.args[1:]), call.kwargs)
+    else:
+        blank = Call(call.batch, (), {**call.kwargs, "hidden_states": zero})
+    with first_seen(layer) as seen:
+        _stream_after(block, call, branch)
+    shape = seen[layer][1].shape
 
     def stream_with(values: torch.Tensor) -> torch.Tensor:
-        given = values.reshape(shape)
         with contextlib.ExitStack() as stack:
             if branch == "mlp":
-                stack.enter_context(_instead(block.attention, lambda x: x.new_zeros(*x.shape[:-1], channels)))
-            stack.enter_context(_instead(getattr(block, branch), lambda x: given))
+                nothing = block.attention.out_features
+                stack.enter_context(_instead(block.attention, lambda x: x.new_zeros(*x.shape[:-1], nothing)))
+            stack.enter_context(_instead(layer, lambda x: values.reshape(shape)))
             return _stream_after(block, blank, branch).flatten(0, -2)
 
-    return find_route(stream_with, rows, channels, hidden)
-
-
-def _output_shape(block: Block, call: Call, branch: str) -> torch.Size:
-    layer = getattr(block, branch)
-    seen: list[torch.Size] = []
-    hook = layer.register_forward_hook(lambda _, args, output: seen.append(output.shape))
-    try:
-        _stream_after(block, call, branch)
-    finally:
-        hook.remove()
-    return seen[0]
+    return find_route(stream_with, shape[:-1].numel(), shape[-1], hidden)
 
 
 class Walk:
@@ -186,12 +189,12 @@ class Walk:
     the number of blocks.
     """
 
-    def __init__(self, models: list[nn.Module], blocks: list[list[Block]], batches: Callable, memory_budget: int):
+    def __init__(self, models: list[nn.Module], blocks: list[list[Block]], batches: Iterable, memory_budget: int):
         self.models, self.blocks, self.batches = models, blocks, batches
         self.images = 0
         self.stored: list[tuple[dict[str, Any], list[Call]]] | None = []
         used = 0
-        for index, inputs in enumerate(batches()):
+        for index, inputs in enumerate(batches):
             self.images += next(value for value in inputs.values() if isinstance(value, torch.Tensor)).shape[0]
             if self.stored is None:
                 continue
@@ -213,7 +216,7 @@ class Walk:
         if self.stored is not None:
             yield from (calls for _, calls in self.stored)
             return
-        for batch, inputs in enumerate(self.batches()):
+        for batch, inputs in enumerate(self.batches):
             yield self._enter(number, inputs, batch)
 
     def advance(self, number: int) -> None:

@@ -21,6 +21,11 @@ class NormalEquations:
         self.yy = torch.zeros(outputs, dtype=torch.float64, device=self.device)
         self.rows = 0
 
+    @classmethod
+    def of(cls, layer: torch.nn.Linear) -> "NormalEquations":
+        """Empty sums for a layer."""
+        return cls(layer.in_features, layer.out_features, layer.bias is not None, layer.weight.device)
+
     def add(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
         """Take in rows: `x` `(R, inputs)`, `y` `(R, outputs)` wanted change of the output, `weight` `(R,)`."""
         x, y, weight = (tensor.to(self.device, torch.float64) for tensor in (x, y, weight))
