@@ -16,6 +16,7 @@ _NAMES = {
     "SimAForImageClassification": ".models.sima.modeling_sima",
     "SimAImageProcessor": ".models.sima.image_processing_sima",
     "SimAModel": ".models.sima.modeling_sima",
+    "calibrate": ".patching",
     "certify": ".patching",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
@@ -34,6 +35,7 @@ __all__ = [
     "SimAImageProcessor",
     "SimAModel",
     "__version__",
+    "calibrate",
     "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
@@ -65,4 +67,4 @@ if TYPE_CHECKING:
     from .models.sima.image_processing_sima import SimAImageProcessor
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
-    from .patching import certify, patch_model, patched, supported_models, unpatch_model
+    from .patching import calibrate, certify, patch_model, patched, supported_models, unpatch_model

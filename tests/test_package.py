@@ -25,6 +25,7 @@ PUBLIC = {
     "SimAImageProcessor",
     "SimAModel",
     "__version__",
+    "calibrate",
     "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
@@ -82,6 +83,7 @@ ALLOWED = {
     "registration.py": {"transformers", "sima_hf.after_import", "sima_hf.attention", "sima_hf.models"},
     "patching": {
         "torch",
+        "tqdm",
         "transformers",
         "sima_hf.patching",
         "sima_hf.attention",

@@ -4,6 +4,7 @@ import importlib
 
 
 _NAMES = {
+    "calibrate": ".calibration",
     "certify": ".certificate",
     "describe": ".description",
     "patch_model": ".swap",
@@ -12,7 +13,7 @@ _NAMES = {
     "unpatch_model": ".swap",
 }
 
-__all__ = ["certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
+__all__ = ["calibrate", "certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
 
 
 def __getattr__(name: str):

@@ -1,0 +1,241 @@
+"""What calibration keeps of a swapped model, and what fine-tuning and distillation add: measured on scikit-learn's digits.
+
+Four small models are trained with softmax, swapped, calibrated with 32 to 2,048 unlabelled images, and trained on for up to
+30 epochs from there and from the bare swap. Nothing was chosen by the 500 test images: `--choose` trains on fewer images and
+measures on held-out training images, and that is what the settings below come from.
+
+python examples/calibrate_digits.py --output_dir examples/results --readme README.md        # or: make calibration
+"""
+
+import argparse
+import copy
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from calibration_figure import draw_figure, update_readme
+from sklearn.datasets import load_digits
+from tqdm.auto import tqdm
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import sima_hf
+from sima_hf.benchmark import device_name, git_revision
+
+
+TEST_IMAGES, HELD_OUT_IMAGES = 500, 250
+CALIBRATION_IMAGES = (32, 128, 512, 2048)
+EPOCHS = (1, 3, 10, 30)
+
+IMAGES = {"image_size": 8, "num_channels": 1, "num_labels": 10, "initializer_range": 0.1}
+PLAIN = {**IMAGES, "patch_size": 2, "hidden_size": 48, "num_attention_heads": 4}
+MODELS = {
+    "vit_4": (
+        ViTForImageClassification,
+        ViTConfig,
+        {**PLAIN, "num_hidden_layers": 4, "intermediate_size": 96},
+    ),
+    "vit_12": (
+        ViTForImageClassification,
+        ViTConfig,
+        {**PLAIN, "num_hidden_layers": 12, "intermediate_size": 96},
+    ),
+    "dinov2_4": (
+        Dinov2ForImageClassification,
+        Dinov2Config,
+        {**PLAIN, "num_hidden_layers": 4, "mlp_ratio": 2},
+    ),
+    "swin_2_2": (
+        SwinForImageClassification,
+        SwinConfig,
+        {
+            **IMAGES,
+            "patch_size": 1,
+            "embed_dim": 32,
+            "depths": [2, 2],
+            "num_heads": [2, 4],
+            "window_size": 4,
+            "mlp_ratio": 2.0,
+            "drop_path_rate": 0.0,
+        },
+    ),
+}
+ORIGINAL = {"epochs": 50, "learning_rate": 1e-3, "weight_decay": 0.5, "label_smoothing": 0.1, "batch_size": 64}
+ADAPTED = {"learning_rate": 1e-3, "weight_decay": 0.05, "average": 0.98, "temperature": 2.0, "batch_size": 64}
+
+
+class Digits:
+    """Images `(B, 1, 8, 8)` in -1..1, labels, and which of them are for training and for measuring."""
+
+    def __init__(self, choose: bool):
+        bunch = load_digits()
+        images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 8 - 1
+        labels = torch.tensor(bunch.target)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        images, labels = images[order], labels[order]
+        last = len(images) - TEST_IMAGES
+        first = last - HELD_OUT_IMAGES if choose else last
+        self.train, self.train_labels = images[:first], labels[:first]
+        self.test, self.test_labels = images[first:], labels[first:]
+        if choose:
+            generator = torch.Generator().manual_seed(2)
+            self.test = torch.cat([images[first:last], *(shifted(images[first:last], generator) for _ in range(4))])
+            self.test_labels = labels[first:last].repeat(5)
+
+
+def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Every image moved by at most one pixel each way."""
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)
+    rows, columns = torch.randint(0, 3, (2, len(images), 1), generator=generator)
+    window = torch.arange(images.shape[-1])
+    index = torch.arange(len(images))[:, None, None]
+    return padded[index, 0, (rows + window)[:, :, None], (columns + window)[:, None]][:, None]
+
+
+def accuracy(model: PreTrainedModel, data: Digits) -> float:
+    """Share of right answers on the images to be measured."""
+    model.eval()
+    with torch.no_grad():
+        return (model(data.test).logits.argmax(-1) == data.test_labels).double().mean().item()
+
+
+def batches_of_epoch(data: Digits, size: int, generator: torch.Generator):
+    """All training images once, in random order, shifted at random."""
+    order = torch.randperm(len(data.train), generator=generator)
+    images = shifted(data.train[order], generator)
+    return list(zip(images.split(size), data.train_labels[order].split(size), strict=True))
+
+
+def train_original(model: PreTrainedModel, data: Digits, seed: int) -> PreTrainedModel:
+    """The softmax model that all comparisons are with."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), ORIGINAL["learning_rate"], weight_decay=ORIGINAL["weight_decay"])
+    steps = ORIGINAL["epochs"] * -(-len(data.train) // ORIGINAL["batch_size"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, ORIGINAL["learning_rate"], steps, pct_start=0.1)
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=ORIGINAL["label_smoothing"])
+    for _ in tqdm(range(ORIGINAL["epochs"]), desc="original", unit="epoch", leave=False):
+        model.train()
+        for images, labels in batches_of_epoch(data, ORIGINAL["batch_size"], generator):
+            loss_of(model(images).logits, labels).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    return model.eval()
+
+
+def adapt(model: PreTrainedModel, data: Digits, seed: int, teacher: PreTrainedModel | None) -> dict[str, float]:
+    """Accuracy by epochs of fine-tuning with labels or, with a teacher, of distillation without them.
+
+    Measured is a running average of the weights, so that no epoch depends on a schedule that was made for another.
+    """
+    generator = torch.Generator().manual_seed(1000 + seed)
+    optimizer = torch.optim.AdamW(model.parameters(), ADAPTED["learning_rate"], weight_decay=ADAPTED["weight_decay"])
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=10)
+    average, step, found = copy.deepcopy(model), 0, {}
+    for epoch in tqdm(range(1, EPOCHS[-1] + 1), desc="labels" if teacher is None else "teacher", leave=False):
+        model.train()
+        for images, labels in batches_of_epoch(data, ADAPTED["batch_size"], generator):
+            loss_of(model(images).logits, images, labels, teacher).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            warm_up.step()
+            optimizer.zero_grad()
+            step += 1
+            share = 1 - min(ADAPTED["average"], step / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+        if epoch in EPOCHS:
+            found[str(epoch)] = accuracy(average, data)
+    return found
+
+
+def loss_of(logits, images, labels, teacher):
+    """Cross-entropy with labels, or the divergence from a teacher's softened answer."""
+    if teacher is None:
+        return torch.nn.functional.cross_entropy(logits, labels)
+    warmth = ADAPTED["temperature"]
+    with torch.no_grad():
+        wanted = teacher(images).logits.div(warmth).softmax(-1)
+    return warmth**2 * torch.nn.functional.kl_div(logits.div(warmth).log_softmax(-1), wanted, reduction="batchmean")
+
+
+def measure(name: str, seed: int, data: Digits) -> dict:
+    """One model with one seed, from training to the last epoch."""
+    cls, config_cls, fields = MODELS[name]
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    teacher = train_original(cls(config_cls(**fields)), data, seed)
+    result = {"model": name, "seed": seed, "original": accuracy(teacher, data)}
+    result["original_seconds"] = time.perf_counter() - start
+    raw = sima_hf.patch_model(copy.deepcopy(teacher))
+    result["swapped"] = accuracy(raw, data)
+    generator = torch.Generator().manual_seed(2000 + seed)
+    pool = torch.cat([shifted(data.train, generator) for _ in range(2)])[: CALIBRATION_IMAGES[-1]]
+    result["calibrated"], result["calibration_seconds"] = {}, {}
+    for images in CALIBRATION_IMAGES:
+        model = copy.deepcopy(raw)
+        start = time.perf_counter()
+        report = sima_hf.calibrate(model, teacher, pool[:images].split(64), progress=False)
+        result["calibration_seconds"][str(images)] = time.perf_counter() - start
+        result["calibrated"][str(images)] = accuracy(model, data)
+    result["unexplained"] = {fit.layer: [fit.before, fit.after] for fit in report.fits}
+    for kind, guide in (("labels", None), ("teacher", teacher)):
+        for start_from, begun in (("swapped", raw), ("calibrated", model)):
+            result[f"{kind}_from_{start_from}"] = adapt(copy.deepcopy(begun), data, seed, guide)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
+    parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--choose", action="store_true", help="measure on held-out training images, to choose settings by")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    data, runs, start = Digits(arguments.choose), [], time.perf_counter()
+    for seed in arguments.seeds:
+        for name in tqdm(arguments.models, desc=f"seed {seed}", unit="model"):
+            runs.append(measure(name, seed, data))
+            shares = {key: value for key, value in runs[-1].items() if key not in ("unexplained", "calibration_seconds")}
+            tqdm.write(json.dumps(shares))
+    summary = {
+        "command": "make calibration",
+        "data": f"scikit-learn digits: {len(data.train)} training images, {len(data.test)} measured",
+        "measured_on": "held-out training images" if arguments.choose else "test images",
+        "calibration_images": f"training images moved by up to a pixel; {CALIBRATION_IMAGES[-1]} at most",
+        "device": device_name("cpu"),
+        "revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sima_hf": sima_hf.__version__,
+        "seconds": time.perf_counter() - start,
+        "original": ORIGINAL,
+        "adapted": ADAPTED,
+        "models": {name: MODELS[name][2] for name in arguments.models},
+        "runs": runs,
+    }
+    path = arguments.output_dir / "calibration_digits.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    draw_figure(path)
+    if arguments.readme:
+        update_readme(arguments.readme, path)
+    print(f"{path}: {summary['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
