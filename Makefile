@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-oldest bench evidence quality style build clean
+.PHONY: demo test test-oldest bench evidence calibration quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -26,6 +26,9 @@ bench: $(VENV)/.installed  ## measure the operation against the literal formula 
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results
+
+calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in examples/results: half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/calibrate_digits.py --output_dir examples/results --readme README.md
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

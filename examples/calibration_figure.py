@@ -1,2 +1,136 @@
-def draw_figure(p): pass
-def update_readme(r,p): pass
+"""The picture and the README table of the calibration's evidence, both from its results file alone."""
+
+import json
+import statistics
+from pathlib import Path
+
+
+TITLES = {
+    "vit_4": "ViT, 4 blocks",
+    "vit_12": "ViT, 12 blocks",
+    "dinov2_4": "DINOv2, 4 blocks",
+    "swin_2_2": "Swin, 2 + 2 blocks",
+}
+LINES = {
+    "labels_from_swapped": ("fine-tuned from the bare swap", "#3465a4", ":"),
+    "labels_from_calibrated": ("fine-tuned from calibrated", "#3465a4", "-"),
+    "teacher_from_swapped": ("distilled from the bare swap", "#e07b1a", ":"),
+    "teacher_from_calibrated": ("distilled from calibrated", "#e07b1a", "-"),
+}
+
+
+def read(path: Path) -> dict:
+    """The results that calibrate_digits.py wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def runs_of(results: dict, model: str) -> list[dict]:
+    """All seeds of one model."""
+    return [run for run in results["runs"] if run["model"] == model]
+
+
+def mean(runs: list[dict], *keys: str) -> float:
+    """Percent, over the seeds, of what stands under nested keys."""
+    values = []
+    for run in runs:
+        for key in keys:
+            run = run[key]
+        values.append(run)
+    return 100 * statistics.mean(values)
+
+
+def share(runs: list[dict], *keys: str) -> float:
+    """Percent of each seed's original that is kept, over the seeds."""
+    return statistics.mean(100 * mean([run], *keys) / mean([run], "original") for run in runs)
+
+
+def draw_figure(path: Path) -> None:
+    """`calibration_digits.png` beside the results: accuracy against images of calibration, and against epochs after it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    results = read(path)
+    models = list(results["models"])
+    figure, axes = plt.subplots(2, len(models), figsize=(3.4 * len(models), 6.4), layout="constrained", squeeze=False)
+    for column, model in enumerate(models):
+        runs = runs_of(results, model)
+        above, below = axes[0, column], axes[1, column]
+        for axis in (above, below):
+            axis.axhline(mean(runs, "original"), color="#8a8a8a", linewidth=1, label="original, softmax")
+            axis.axhline(mean(runs, "swapped"), color="#8a8a8a", linewidth=1, linestyle=":", label="after the swap")
+            axis.set_ylim(0, 101)
+            axis.grid(alpha=0.3)
+        _line(above, runs, "calibrated", "calibrated", "#4e9a06", "-")
+        above.set_title(TITLES[model], fontsize=11)
+        above.set_xlabel("images of calibration, unlabelled")
+        for key, (label, color, style) in LINES.items():
+            _line(below, runs, key, label, color, style)
+        below.set_xlabel("epochs after it")
+    for row in axes:
+        row[0].set_ylabel("accuracy on test images, %")
+        row[-1].legend(fontsize=8, loc="lower right")
+    seeds = len({run["seed"] for run in results["runs"]})
+    figure.suptitle(
+        f"Softmax ViTs swapped to SimA: {results['data']}\n{seeds} seeds: mean, and range from least to most; "
+        f"{results['device']}, torch {results['torch']}, transformers {results['transformers']}",
+        fontsize=10,
+    )
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+def _line(axis, runs: list[dict], key: str, label: str, color: str, style: str) -> None:
+    places = list(runs[0][key])
+    values = {place: [100 * run[key][place] for run in runs] for place in places}
+    x = [int(place) for place in places]
+    axis.plot(x, [statistics.mean(values[p]) for p in places], style, marker="o", color=color, label=label)
+    axis.fill_between(x, [min(values[p]) for p in places], [max(values[p]) for p in places], color=color, alpha=0.15)
+    axis.set_xscale("log", base=2 if max(x) > 100 else 10)
+    axis.set_xticks(x, [f"{place:,}" for place in x])
+    axis.minorticks_off()
+
+
+def markdown_table(path: Path) -> str:
+    """The results as the README has them: percent of right answers, and in brackets the share of the original's."""
+    results = read(path)
+    images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
+    few = list(results["runs"][0]["teacher_from_calibrated"])[1]
+    lines = [
+        f"| | original | swapped | calibrated, {int(images):,} images | + {few} epochs of distillation | + {epochs} epochs | "
+        f"{epochs} epochs without calibration |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model in results["models"]:
+        runs = runs_of(results, model)
+        cells = [f"{mean(runs, 'original'):.1f} %", f"{mean(runs, 'swapped'):.1f} %"]
+        for keys in (
+            ("calibrated", images),
+            ("teacher_from_calibrated", few),
+            ("teacher_from_calibrated", epochs),
+            ("teacher_from_swapped", epochs),
+        ):
+            cells.append(f"{mean(runs, *keys):.1f} % ({share(runs, *keys):.1f})")
+        lines.append(f"| {TITLES[model]} | {' | '.join(cells)} |")
+    seeds = len({run["seed"] for run in results["runs"]})
+    lines.append(
+        f"\nMeans of {seeds} seeds on {results['data']}; in brackets percent of the original's accuracy. {results['device']}, torch "
+        f"{results['torch']}, transformers {results['transformers']}; everything measured, with settings, in "
+        f"[{path.name}]({path.as_posix()})."
+    )
+    return "\n".join(lines)
+
+
+def update_readme(readme: Path, path: Path) -> None:
+    """Replace what stands between the README's calibration marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    start, end = "<!-- calibration:start -->\n", "<!-- calibration:end -->"
+    text = readme.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise ValueError(f"{readme} has no lines {start.strip()} and {end}; put them where the table belongs.")
+    before, after = text.split(start)[0], text.split(end)[1]
+    readme.write_text(f"{before}{start}{markdown_table(path)}\n{end}{after}", encoding="utf-8")
