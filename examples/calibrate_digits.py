@@ -133,7 +133,7 @@ def train_original(model: PreTrainedModel, data: Digits, seed: int, recipe: dict
     steps = recipe["epochs"] * -(-len(data.train) // recipe["batch_size"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["learning_rate"], steps, pct_start=0.1)
     entropy = torch.nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
-    for _ in tqdm(range(recipe["epochs"]), desc="original", unit="epoch", leave=False):
+    for _ in range(recipe["epochs"]):
         model.train()
         for images, labels in batches_of_epoch(data, recipe["batch_size"], generator):
             entropy(model(images).logits, labels).backward()
@@ -153,7 +153,7 @@ def adapt(model: PreTrainedModel, data: Digits, seed: int, teacher: PreTrainedMo
     optimizer = torch.optim.AdamW(model.parameters(), ADAPTED["learning_rate"], weight_decay=ADAPTED["weight_decay"])
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=10)
     average, step, found = copy.deepcopy(model), 0, {}
-    for epoch in tqdm(range(1, EPOCHS[-1] + 1), desc="labels" if teacher is None else "teacher", leave=False):
+    for epoch in range(1, EPOCHS[-1] + 1):
         model.train()
         for images, labels in batches_of_epoch(data, ADAPTED["batch_size"], generator):
             loss_of(model, images, labels, teacher).backward()
