@@ -10,8 +10,11 @@ python examples/calibrate_digits.py --output_dir examples/results --readme READM
 import argparse
 import copy
 import json
+import os
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -212,6 +215,12 @@ def measure(name: str, seed: int, data: Digits) -> dict:
     return result
 
 
+def _begin() -> None:
+    """One thread for each process: on models this small more only wait for each other."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
@@ -221,17 +230,20 @@ def main() -> None:
     parser.add_argument(
         "--choose", action="store_true", help="measure on held-out training images, to choose settings by"
     )
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    data, runs, start = Digits(arguments.choose), [], time.perf_counter()
-    for seed in arguments.seeds:
-        for name in tqdm(arguments.models, desc=f"seed {seed}", unit="model"):
-            runs.append(measure(name, seed, data))
-            shares = {
-                key: value for key, value in runs[-1].items() if key not in ("unexplained", "calibration_seconds")
-            }
-            tqdm.write(json.dumps(shares))
+    data, start = Digits(arguments.choose), time.perf_counter()
+    tasks = [(name, seed) for seed in arguments.seeds for name in arguments.models]
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), initializer=_begin) as pool:
+        waiting = [pool.submit(measure, name, seed, data) for name, seed in tasks]
+        for task in tqdm(as_completed(waiting), total=len(waiting), unit="model"):
+            found = task.result()
+            kept = 100 * found["calibrated"][str(CALIBRATION_IMAGES[-1])] / found["original"]
+            tqdm.write(
+                f"{found['model']}, seed {found['seed']}: {100 * found['original']:.1f} %, calibrated {kept:.1f} % of it"
+            )
+        runs = [task.result() for task in waiting]
     summary = {
         "command": "make calibration",
         "data": f"scikit-learn digits: {len(data.train)} training images, {len(data.test)} measured",

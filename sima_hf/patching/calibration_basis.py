@@ -8,7 +8,12 @@ one chosen here, for each head, from second moments of q and k:
 - q and k get the same, diagonal second moments `s`; the channel with the least is given up for a constant `D^(1/4)` in q and
   k, so that `q^T k + sqrt(D)` is what SimA sees, for `exp(x) = 1 + x + ...` with `x = q^T k / sqrt(D)`;
 - a rotation makes all channels equally strong, so that SimA's division by channel is, on the whole, one by a number.
+
+SimA adds position biases to what is left after that division, of the order of 1 / tokens^2, while softmax added them to the
+logits: `exp(x + b) = exp(b) + x + ...`, so `exp(b) - 1`, divided by the same number, takes the place of `b`.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -109,3 +114,19 @@ def apply_basis(query: nn.Linear, key: nn.Linear, basis: tuple[torch.Tensor, ...
         if layer.bias is not None:
             bias = mapping @ (layer.bias.to(mapping).reshape(heads, channels) - shift)[..., None]
             layer.bias.copy_((bias[..., 0] + added).reshape_as(layer.bias))
+
+
+def product_scale(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
+    """By what SimA's division multiplies `q k^T` of each head, `(heads,)` float64, from the projections' outputs `(B, N, C)`."""
+    norms = [
+        x.double().unflatten(-1, (heads, -1)).abs().sum(dim=-3).clamp_min(torch.finfo(torch.float32).tiny)
+        for x in (query, key)
+    ]
+    return (1 / (norms[0] * norms[1])).mean(dim=(0, 2))
+
+
+def scaled_bias(table: torch.Tensor, scale: torch.Tensor, channels: int, constant: bool) -> torch.Tensor:
+    """A table `(positions, heads)` of biases for logits as one for SimA's product, whose constant it holds if nothing else does."""
+    table = table.double()
+    weights = (table - table.logsumexp(dim=0) + math.log(len(table))).exp()
+    return (weights - 1 if constant else weights) * channels**0.5 * scale.to(table)

@@ -92,6 +92,13 @@ class Block:
     mlp: nn.Linear
     class_tokens: int
 
+    def bias_tables(self) -> dict[str, nn.Parameter]:
+        """Tables of relative position biases that belong to this block alone, `(positions, heads)`, by name in the model."""
+        found = self.module.named_parameters(prefix=self.name)
+        return {
+            name: table for name, table in found if name.endswith("bias_table") and table.shape[1:] == (self.heads,)
+        }
+
 
 def is_sima(module: nn.Module) -> bool:
     """Whether an attention inside `module` is SimA."""

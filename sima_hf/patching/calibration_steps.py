@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
-from .calibration_basis import HeadMoments, apply_basis, choose_basis
+from .calibration_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
 from .calibration_sites import Block, Route, block_at, find_blocks
 from .calibration_walk import Call, Walk, execution_order, first_seen, route_of, run, watch
 from .least_squares import NormalEquations
@@ -162,15 +162,17 @@ class Calibration:
         return shares.now(), after
 
     def _changed(self, layer: nn.Linear) -> None:
-        """Note a layer, and round it to what the model will hold, so that later layers are fitted to that."""
         for kind, parameter in layer.named_parameters():
-            name = f"{self.names[layer]}.{kind}"
-            parameter.copy_(parameter.to(self.dtypes[name]))
-            if not parameter.isfinite().all():
-                raise CalibrationError(
-                    f"{name} would be infinite in {self.dtypes[name]}: raise `ridge`, or calibrate in float32."
-                )
-            self.changed.add(name)
+            self._note(f"{self.names[layer]}.{kind}", parameter)
+
+    def _note(self, name: str, parameter: nn.Parameter) -> None:
+        """Note a change, and round it to what the model will hold, so that later layers are fitted to that."""
+        parameter.copy_(parameter.to(self.dtypes[name]))
+        if not parameter.isfinite().all():
+            raise CalibrationError(
+                f"{name} would not be finite in {self.dtypes[name]}: raise `ridge`, or calibrate in float32."
+            )
+        self.changed.add(name)
 
     def _choose_basis(self, number: int) -> float | None:
         """Change the basis of queries and keys; the unexplained share before, or None if the block has no such freedom."""
@@ -190,8 +192,19 @@ class Calibration:
         apply_basis(*layers, choose_basis(*moments, centre=centre, constant=constant))
         for layer in layers:
             self._changed(layer)
+        self._scale_biases(block, next(self.walk.calls(number))[0], constant)
         self.bases += 1
         return shares.now()
+
+    def _scale_biases(self, block: Block, call: Call, constant: bool) -> None:
+        """Bring position biases, made for logits, to the scale of SimA's product, as it is for one batch."""
+        with first_seen(block.query, block.key) as seen:
+            watch(block, call, "attention")
+        query, key = (seen[layer][1] for layer in (block.query, block.key))
+        scale = product_scale(query.flatten(0, -3), key.flatten(0, -3), block.heads)
+        for name, table in block.bias_tables().items():
+            table.copy_(scaled_bias(table, scale, query.shape[-1] // block.heads, constant))
+            self._note(name, table)
 
     def _balance(self, block: Block, goal: Block) -> None:
         """Give each value channel the teacher's ratio of output to value weights, by the nearest power of two."""
