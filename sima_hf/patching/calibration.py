@@ -143,7 +143,7 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
         )
     own, goal = ({name: tuple(value.shape) for name, value in net.named_parameters()} for net in (model, teacher))
     if own != goal:
-        name = next(iter({key for key in {**own, **goal} if own.get(key) != goal.get(key)}))
+        name = next(key for key in {**own, **goal} if own.get(key) != goal.get(key))
         raise CalibrationError(
             f"Model and teacher must have the same parameters, but {name!r} is {own.get(name, 'missing')} in the model and "
             f"{goal.get(name, 'missing')} in the teacher. The teacher is the model from before the swap."

@@ -18,6 +18,8 @@ import math
 import torch
 from torch import nn
 
+from ..errors import CalibrationError
+
 
 class HeadMoments:
     """Sums of `x x^T` and of `x` for each head of a projection, in float64."""
@@ -50,7 +52,14 @@ def choose_basis(query: HeadMoments, key: HeadMoments, centre: bool, constant: b
     Args:
         centre: take the mean off the keys.
         constant: give up a channel for the constant; without it softmax's map stays what it is.
+
+    Raises:
+        CalibrationError: the sums are not finite.
     """
+    if not (query.second.isfinite().all() and key.second.isfinite().all()):
+        raise CalibrationError(
+            "Queries or keys are not finite. Look for NaN or infinity in the batches and in both models."
+        )
     found = [
         _basis_of_head(
             query.second[head] / query.rows, key.second[head] / key.rows, centre * key.first[head] / key.rows, constant
