@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
-from .classes import host_of
+from .classes import SimAHostModel, host_of
 from .description import describe
 from .hosts import HOSTS, Host, find_host
 
@@ -51,7 +51,7 @@ def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
             "Patch the Transformers model inside it."
         )
     for part, path in parts.items():
-        if not type(part).__module__.startswith("transformers."):
+        if not type(part).__module__.startswith("transformers.") and not isinstance(part, SimAHostModel):
             raise UnsupportedModelError(
                 f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
                 "not known that all its attention would be swapped."
@@ -80,7 +80,7 @@ def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
     if host.towers or host.within:
         return
     for path, model_type in inner.items():
-        if model_type not in HOSTS and model_type not in _WITHOUT_ATTENTION:
+        if model_type.removeprefix("sima_") not in HOSTS and model_type not in _WITHOUT_ATTENTION:
             raise UnsupportedModelError(
                 f"This {name} holds a {model_type!r} model as {path!r}, which is not among those that can be swapped, and a "
                 f"{host.model_type!r} model is swapped as a whole."

@@ -14,7 +14,7 @@ from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
 from .checks import check_swapped, hosts_in, is_config, nested
-from .classes import SimAHostModel, adopt_parts, sima_configs, take_class
+from .classes import SimAHostModel, adopt_parts, host_of, sima_configs, take_class
 from .configs import SimAHostConfig, config_class, config_class_in_use
 from .description import describe
 from .hosts import Host
@@ -70,7 +70,7 @@ def patch_model(
     known = ("auto", *(row.name for row in BACKENDS))
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, but {backend!r} came.")
-    new = not sima_configs(model)
+    new = not sima_configs(model) or any(host_of(module) is not None for module in model.modules())
     if new:
         _swap(model)
     _choose(model, gain, "sima" if backend == "auto" else f"sima_{backend}")
@@ -183,12 +183,13 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     """`patch_model` for the length of a `with` block; what was before comes back, also when the block fails."""
     configs = sima_configs(model) if isinstance(model, nn.Module) else []
     settings = [(config, config.attention_gain, config._attn_implementation) for config in configs]
+    remembered = isinstance(model, nn.Module) and _MEMORY in vars(model)
     patch_model(model, gain=gain, backend=backend)
     try:
         yield model
     finally:
+        if not remembered and _MEMORY in vars(model):
+            unpatch_model(model)
         for config, old_gain, old_implementation in settings:
             config.attention_gain = old_gain
             config._attn_implementation_internal = old_implementation
-        if not settings:
-            unpatch_model(model)

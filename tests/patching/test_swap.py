@@ -72,6 +72,26 @@ def test_again_changes_gain_and_backend_only():
     assert type(model) is ViTForImageClassification
 
 
+def test_a_model_with_a_swapped_part_is_swapped_whole(tmp_path):
+    """Whoever patched the inner model first does not save a softmax type by patching the outer one."""
+    model, whole = vit(), sima_hf.patch_model(vit())
+    inner = type(model.vit)
+    sima_hf.patch_model(model.vit)
+    assert type(model) is ViTForImageClassification
+    with sima_hf.patched(model):
+        assert model.config.model_type == "sima_vit"
+    assert type(model) is ViTForImageClassification
+    assert type(model.vit).__name__ == "SimAViTModel"
+    sima_hf.patch_model(model)
+    assert type(model).__name__ == "SimAViTForImageClassification"
+    assert torch.equal(logits(model), logits(whole))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForImageClassification.from_pretrained(tmp_path).eval()), logits(whole))
+    sima_hf.unpatch_model(model)
+    assert type(model) is ViTForImageClassification
+    assert type(sima_hf.unpatch_model(model.vit)) is inner
+
+
 def test_gain_none_is_tokens_over_the_number_of_keys():
     model = sima_hf.patch_model(vit(num_hidden_layers=1))
     inputs = given("vit", "")
