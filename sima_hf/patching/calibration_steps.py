@@ -90,6 +90,11 @@ class Calibration:
             raise CalibrationError("`batches` is empty: give at least one batch of unlabelled images.")
         found = find_blocks(model)
         self.blocks = [found[index] for index in execution_order(model, found, first)]
+        if not self.blocks:
+            raise CalibrationError(
+                f"None of the {len(found)} blocks that can be calibrated ran on the first batch, which holds "
+                f"{', '.join(first)}: give what the vision part takes."
+            )
         self.goals = [block_at(block.name, teacher.get_submodule(block.name)) for block in self.blocks]
         self.walk = Walk([model, teacher], [self.blocks, self.goals], batches, settings["memory_budget"])
 

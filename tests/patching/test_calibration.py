@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassi
 import sima_hf
 from sima_hf.errors import CalibrationError, UnsupportedModelError
 from sima_hf.patching import calibration_steps
-from sima_hf.patching.calibration_basis import HeadMoments, choose_basis
+from sima_hf.patching.calibration_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
 from sima_hf.patching.calibration_sites import SITES, Route, find_blocks, find_route, is_sima
 from sima_hf.patching.least_squares import NormalEquations
 
@@ -362,6 +362,42 @@ def test_a_basis_keeps_softmax_and_makes_channels_equal():
     torch.testing.assert_close(added.square().sum(dim=1), torch.full((3,), 8**0.5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_scaled_bias_gives_softmaxs_map_to_first_order(constant):
+    """Maps of SimA after the change of basis against softmax's, with the bias as it was made for logits and as it is scaled."""
+    torch.manual_seed(0)
+    heads, tokens, channels = 2, 24, 16
+    query, key = 0.6 * torch.randn(2, 40, tokens, heads * channels, dtype=torch.float64)
+    bias = 0.3 * torch.randn(tokens * tokens, heads, dtype=torch.float64)
+    layers = [nn.Linear(heads * channels, heads * channels).double() for _ in range(2)]
+    moments = [HeadMoments.of(layer, heads) for layer in layers]
+    with torch.no_grad():
+        for layer, sums, rows in zip(layers, moments, (query, key), strict=True):
+            layer.weight.copy_(torch.eye(heads * channels))
+            layer.bias.zero_()
+            sums.add(layer(rows))
+        apply_basis(*layers, choose_basis(*moments, centre=True, constant=constant))
+        new = [layer(rows) for layer, rows in zip(layers, (query, key), strict=True)]
+    scaled = scaled_bias(bias, product_scale(*new, heads), channels, constant)
+
+    def split(rows):
+        return rows.unflatten(-1, (heads, channels)).transpose(1, 2)
+
+    def square(table):
+        return table.T.reshape(1, heads, tokens, tokens)
+
+    wanted = (split(query) @ split(key).transpose(-2, -1) / channels**0.5 + square(bias)).softmax(-1)
+    eye = torch.eye(tokens, dtype=torch.float64).expand(40, heads, -1, -1)
+
+    def likeness(table):
+        found = sima_hf.sima_attention(split(new[0]), split(new[1]), eye, bias=square(table))
+        return torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1].item()
+
+    assert likeness(scaled) > 0.9
+    assert likeness(bias) < 0.8
+    assert likeness(0 * bias) < 0.85
+
+
 def test_normal_equations_without_rows_for_some_inputs():
     """A channel that is always zero keeps its weights; fewer rows than inputs still give a small change."""
     sums = NormalEquations(5, 2, True, torch.device("cpu"))
@@ -465,6 +501,14 @@ IMAGES = [torch.randn(2, 3, 32, 32)]
 def test_refusals(model, teacher, batches, options, error, words):
     with pytest.raises(error, match=words):
         sima_hf.calibrate(model(), teacher(), batches, progress=False, **options)
+
+
+def test_a_batch_that_no_block_sees():
+    """Text alone does not reach LLaVA's vision tower."""
+    teacher = make("llava", HOSTS["llava"])
+    inputs = {"input_ids": torch.tensor([[1, 5, 6, 2]])}
+    with pytest.raises(CalibrationError, match=r"None of the 2 blocks .* holds input_ids"):
+        sima_hf.calibrate(swapped(teacher), teacher, [inputs], progress=False)
 
 
 def test_a_layer_that_is_no_plain_linear_is_refused():
