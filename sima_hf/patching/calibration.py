@@ -75,7 +75,7 @@ def calibrate(
     the heads side by side, so its refit contains one for each. What is outside the blocks stays as the swap left it, such as
     the attention that pools in SigLIP. Position biases that are tables of a block are brought to the scale of SimA's product.
 
-    Train on from here with a small learning rate: at 2e-4 (AdamW) the first epoch on digits lost a point, at 1e-3 nine.
+    Training on from here begins well with a small learning rate; a large one first loses what calibration won.
 
     The work is done in float32 (sums and solutions in float64) on copies of both models; each refitted layer is rounded to
     the model's dtype before the next is looked at. The model itself is changed only at the end, at once: whatever breaks
@@ -95,8 +95,8 @@ def calibrate(
             that it counts as much as all of them. Models without class token have no use for it.
         ridge: weight of the squared change of a layer, relative to the mean square of each of its inputs.
         balance: share the scale between value and output layer as the teacher does, by powers of two, which changes no
-            output bit and keeps weights of half-precision models from growing. Fine-tuning on digits was neither better nor
-            worse for it. For the two layers of an MLP there is no such thing, because its activation is not linear.
+            output bit and keeps the weights of half-precision models from growing. For the two layers of an MLP there is no
+            such thing, because its activation is not linear.
         memory_budget: bytes for inputs and hidden states. Where they do not fit, they are computed anew for every layer,
             in time that grows with the square of the depth. The copies of both models come on top of it.
         progress: show a progress bar.

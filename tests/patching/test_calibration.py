@@ -503,6 +503,20 @@ def test_refusals(model, teacher, batches, options, error, words):
         sima_hf.calibrate(model(), teacher(), batches, progress=False, **options)
 
 
+def test_models_that_draw_random_numbers_draw_the_same():
+    """ViTMAE masks patches at random where no noise is given: model and teacher must see the same ones, time after time."""
+    teacher = make("vit_mae", "ViTMAEModel", mask_ratio=0.5)
+    inputs = {"pixel_values": torch.randn(8, 3, 32, 32)}
+    found = []
+    for seed, budget in ((0, 10**9), (1, 0)):
+        model = swapped(teacher)
+        torch.manual_seed(seed)
+        found.append((model, sima_hf.calibrate(model, teacher, [inputs], memory_budget=budget, progress=False)))
+    assert all(fit.after < 1e-3 for fit in found[0][1].fits)
+    for name, value in found[0][0].state_dict().items():
+        torch.testing.assert_close(found[1][0].state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_a_batch_that_no_block_sees():
     """Text alone does not reach LLaVA's vision tower."""
     teacher = make("llava", HOSTS["llava"])
