@@ -161,6 +161,7 @@ def test_it_is_deterministic_and_leaves_no_trace(trained):
     model.classifier.weight.requires_grad_(False)
     before, names = bytes_of(teacher), [name for name, _ in model.named_parameters()]
     modes = [module.training for module in model.modules()]
+    torch.manual_seed(123)  # no number that a batch could have
     state = torch.get_rng_state()
     sima_hf.calibrate(model, teacher, batches, progress=False)
     assert same_bytes(bytes_of(model), bytes_of(first))
@@ -257,6 +258,48 @@ def test_balance_changes_no_output_bit(trained):
     assert unbalanced.max() > 2
 
 
+def share_off(model, teacher, name, inputs):
+    """Share of the variance of what the module `name` returns in the teacher that it does not return in the model, in float64."""
+    seen = []
+    for net in (model, teacher):
+        net = copy.deepcopy(net).double().eval()
+        net.get_submodule(name).register_forward_hook(lambda _, args, output: seen.append(output))
+        with torch.no_grad():
+            net(**{key: value.double() for key, value in inputs.items()})
+    own, wanted = ((one[0] if isinstance(one, tuple) else one).flatten(0, -2) for one in seen)
+    return ((wanted - own).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()).item()
+
+
+@pytest.mark.parametrize("case", ["dinov2", "swin/padded", "segformer", "videomae"])
+def test_the_report_says_what_is(case):
+    """The last share in it, against both models run anew; with LayerScale, windows and padding, spatial reduction."""
+    teacher, inputs = make(case, HOSTS[case]), given(case, HOSTS[case])
+    inputs["pixel_values"] = torch.cat(
+        [inputs["pixel_values"] + 0.3 * torch.randn_like(inputs["pixel_values"]) for _ in range(20)]
+    )
+    with torch.no_grad():
+        for module in teacher.modules():
+            if hasattr(module, "lambda1"):
+                module.lambda1.copy_(torch.linspace(0.1, 2, len(module.lambda1)))
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(8)  # as they start, attention hardly tells one token from another
+    model = swapped(teacher)
+    report = sima_hf.calibrate(model, teacher, [inputs], class_token_weight=1, progress=False)
+    block = find_blocks(model)[-1].name
+    assert report.fits[-1].after > 1e-6
+    assert share_off(model, teacher, block, inputs) == pytest.approx(report.fits[-1].after, rel=1e-2)
+
+
+def test_half_precision_is_rounded_on_the_way(trained):
+    """The MLP is fitted on top of the attention's weights as the model holds them, not as they were before the rounding."""
+    teacher = copy.deepcopy(trained).bfloat16()
+    images = digits()[0][:256].bfloat16()
+    model, report = calibrated(teacher, [images], class_token_weight=1)
+    model.vit.layers[0].mlp.fc2.load_state_dict(teacher.vit.layers[0].mlp.fc2.state_dict())
+    found = share_off(model, teacher, "vit.layers.0", {"pixel_values": images})
+    assert found == pytest.approx(report.fits[1].before, rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_calibrated_in_float32(trained, dtype):
     teacher = copy.deepcopy(trained).to(dtype)
@@ -300,6 +343,7 @@ def test_every_host(case):
     }
     tables = {name for block in blocks for name in block.bias_tables()}
     assert {name for name in changed if name not in tables} <= allowed
+    assert tables <= (changed if report.bases else set(before))
     assert {f"{fit.layer}.weight" for fit in report.fits} <= changed
 
 
