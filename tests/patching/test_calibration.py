@@ -1,30 +1,17 @@
-"""Calibration: least squares that are least squares, on every host, without a trace where it fails."""
+"""Calibration: least squares that are least squares, options that do what they say, and no trace where it fails."""
 
 import copy
 
 import pytest
 import torch
-from hosts_at_hand import MODELS, find, given, make
-from sklearn.datasets import load_digits
+from calibrated_models import IMAGES, bytes_of, digits, same_bytes, share_off, swapped, vit
+from hosts_at_hand import find, make
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification
 
 import sima_hf
 from sima_hf.errors import CalibrationError, UnsupportedModelError
-from sima_hf.patching import calibration_steps
-from sima_hf.patching.calibration_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
-from sima_hf.patching.calibration_sites import SITES, Route, find_blocks, find_route, is_sima
-from sima_hf.patching.least_squares import NormalEquations
-
-
-def digits():
-    """Images `(B, 1, 8, 8)` in -1..1 and labels: 1,297 to learn from, 500 to be asked about."""
-    bunch = load_digits()
-    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(bunch.images, dtype=torch.float32)[order, None] / 8 - 1
-    labels = torch.tensor(bunch.target)[order]
-    return images[:1297], labels[:1297], images[1297:], labels[1297:]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +31,6 @@ def trained():
     return model.eval()
 
 
-def swapped(model):
-    return sima_hf.patch_model(copy.deepcopy(model))
-
-
 def accuracy(model):
     *_, images, labels = digits()
     with torch.no_grad():
@@ -58,14 +41,6 @@ def calibrated(teacher, batches=None, **options):
     model = swapped(teacher)
     batches = digits()[0][:512].split(64) if batches is None else batches
     return model, sima_hf.calibrate(model, teacher, batches, progress=False, **options)
-
-
-def bytes_of(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same_bytes(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_it_brings_back_what_the_swap_lost(trained):
@@ -258,36 +233,12 @@ def test_balance_changes_no_output_bit(trained):
     assert unbalanced.max() > 2
 
 
-def share_off(model, teacher, name, inputs):
-    """Share of the variance of what the module `name` returns in the teacher that it does not return in the model, in float64."""
-    seen = []
-    for net in (model, teacher):
-        net = copy.deepcopy(net).double().eval()
-        net.get_submodule(name).register_forward_hook(lambda _, args, output: seen.append(output))
-        with torch.no_grad():
-            net(**{key: value.double() for key, value in inputs.items()})
-    own, wanted = ((one[0] if isinstance(one, tuple) else one).flatten(0, -2) for one in seen)
-    return ((wanted - own).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()).item()
-
-
-@pytest.mark.parametrize("case", ["dinov2", "swin/padded", "segformer", "videomae"])
-def test_the_report_says_what_is(case):
-    """The last share in it, against both models run anew; with LayerScale, windows and padding, spatial reduction."""
-    teacher, inputs = make(case, HOSTS[case]), given(case, HOSTS[case])
-    inputs["pixel_values"] = torch.cat(
-        [inputs["pixel_values"] + 0.3 * torch.randn_like(inputs["pixel_values"]) for _ in range(20)]
-    )
-    with torch.no_grad():
-        for module in teacher.modules():
-            if hasattr(module, "lambda1"):
-                module.lambda1.copy_(torch.linspace(0.1, 2, len(module.lambda1)))
-            if isinstance(module, nn.Linear):
-                module.weight.mul_(8)  # as they start, attention hardly tells one token from another
-    model = swapped(teacher)
-    report = sima_hf.calibrate(model, teacher, [inputs], class_token_weight=1, progress=False)
-    block = find_blocks(model)[-1].name
-    assert report.fits[-1].after > 1e-6
-    assert share_off(model, teacher, block, inputs) == pytest.approx(report.fits[-1].after, rel=1e-2)
+def test_dropout_is_off():
+    teacher = vit(hidden_dropout_prob=0.5)
+    model, _ = calibrated(teacher, IMAGES)
+    other = swapped(teacher).train()
+    sima_hf.calibrate(other, teacher.train(), IMAGES, progress=False)
+    assert same_bytes(bytes_of(model), bytes_of(other))
 
 
 def test_half_precision_is_rounded_on_the_way(trained):
@@ -310,154 +261,6 @@ def test_half_precision_is_calibrated_in_float32(trained, dtype):
     with torch.no_grad():
         agree = (model(images).logits.argmax(-1) == teacher(images).logits.argmax(-1)).double().mean()
     assert agree > 0.85
-
-
-# One case of each host, as tests/patching/hosts_at_hand.py has them.
-HOSTS = dict(reversed(MODELS))
-NO_BASIS = ("dinov3_vit", "swinv2")  # rotary positions; cosine of queries and keys
-
-
-@pytest.mark.parametrize("case", HOSTS)
-def test_every_host(case):
-    """Each fit explains more, nothing but its layers changes, and what cannot be calibrated says so."""
-    teacher = make(case, HOSTS[case])
-    model = swapped(teacher)
-    if not any(type(module).__name__ in SITES and is_sima(module) for module in model.modules()):
-        with pytest.raises(UnsupportedModelError, match=r"no block that calibration knows, .* ViTLayer"):
-            sima_hf.calibrate(model, teacher, [given(case, HOSTS[case])], progress=False)
-        return
-    before = bytes_of(model)
-    report = sima_hf.calibrate(model, teacher, [given(case, HOSTS[case])], progress=False)
-    blocks = find_blocks(model)
-    assert len(report.fits) == 2 * len(blocks)
-    assert all(fit.after < fit.before for fit in report.fits)
-    assert report.bases == (0 if case.split("/")[0] in NO_BASIS else len(blocks))
-    after = model.state_dict()
-    changed = {name for name in after if not torch.equal(after[name], before[name])}
-    allowed = {
-        f"{name}.{kind}"
-        for block in blocks
-        for name, module in model.named_modules()
-        if module in (block.attention, block.value, block.query, block.key, block.mlp)
-        for kind, _ in module.named_parameters()
-    }
-    tables = {name for block in blocks for name in block.bias_tables()}
-    assert {name for name in changed if name not in tables} <= allowed
-    assert tables <= (changed if report.bases else set(before))
-    assert {f"{fit.layer}.weight" for fit in report.fits} <= changed
-
-
-def test_the_table_names_classes_that_exist():
-    """Every row is met by a host of the tests, so that none is only believed."""
-    met = {type(module).__name__ for case in HOSTS for module in make(case, HOSTS[case]).modules()}
-    assert set(SITES) <= met
-
-
-@pytest.mark.parametrize(("case", "none"), [("swin/padded", False), ("dinov2", False), ("swinv2", True)])
-def test_routes_are_found_by_asking(case, none, monkeypatch):
-    """Windows, shifts and padding are rows; LayerScale is a scale; a norm behind the branch is no route."""
-    found = []
-    original = calibration_steps.route_of
-    monkeypatch.setattr(calibration_steps, "route_of", lambda *args: found.append(original(*args)) or found[-1])
-    teacher = make(case, HOSTS[case])
-    if case == "dinov2":
-        with torch.no_grad():
-            for layer in teacher.modules():
-                if hasattr(layer, "lambda1"):
-                    layer.lambda1.copy_(torch.linspace(0.1, 2, len(layer.lambda1)))
-    sima_hf.calibrate(swapped(teacher), teacher, [given(case, HOSTS[case])], progress=False)
-    assert found
-    assert all((route is None) is none for route in found)
-    if case == "dinov2":
-        torch.testing.assert_close(found[0].scale, torch.linspace(0.1, 2, 32))
-    if case == "swin/padded":
-        assert not torch.equal(found[0].rows, torch.arange(len(found[0].rows)))
-        assert found[0].rows.unique().numel() == found[0].rows.numel()
-
-
-def test_a_route_with_many_rows_and_a_tiny_scale():
-    rows, channels = 300_000, 3
-    order = torch.randperm(rows)[: rows // 2]
-    scale = torch.tensor([1e-5, -3e-5, 2e-5])
-    route = find_route(lambda y: scale * y[order], rows, channels, torch.zeros(1))
-    assert isinstance(route, Route)
-    assert torch.equal(route.rows, order)
-    torch.testing.assert_close(route.scale, scale)
-    assert find_route(lambda y: (scale * y[order]).softmax(-1), rows, channels, torch.zeros(1)) is None
-
-
-def test_a_basis_keeps_softmax_and_makes_channels_equal():
-    torch.manual_seed(0)
-    mix = torch.randn(3, 8, 8, dtype=torch.float64)
-    query, key = (torch.randn(500, 3, 8, dtype=torch.float64) + 1 for _ in range(2))
-    query, key = torch.einsum("nhc,hcd->nhd", query, mix), torch.einsum("nhc,hdc->nhd", key, mix)
-    moments = [HeadMoments(3, 8, torch.device("cpu")) for _ in range(2)]
-    for sums, rows in zip(moments, (query, key), strict=True):
-        sums.add(rows.flatten(1))
-    map_q, map_k, offset, added = choose_basis(*moments, centre=True, constant=False)
-    new_q = torch.einsum("hdc,nhc->nhd", map_q, query)
-    new_k = torch.einsum("hdc,nhc->nhd", map_k, key - offset)
-    logits, wanted = (torch.einsum("nhc,mhc->hnm", *pair) for pair in ((new_q, new_k), (query, key)))
-    torch.testing.assert_close(logits.softmax(-1), wanted.softmax(-1))
-    for rows in (new_q, new_k):
-        power = rows.square().mean(dim=0)
-        torch.testing.assert_close(power, power.mean(dim=1, keepdim=True).expand_as(power))
-    map_q, map_k, offset, added = choose_basis(*moments, centre=True, constant=True)
-    torch.testing.assert_close(added.square().sum(dim=1), torch.full((3,), 8**0.5, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("constant", [True, False])
-def test_a_scaled_bias_gives_softmaxs_map_to_first_order(constant):
-    """Maps of SimA after the change of basis against softmax's, with the bias as it was made for logits and as it is scaled."""
-    torch.manual_seed(0)
-    heads, tokens, channels = 2, 24, 16
-    query, key = 0.6 * torch.randn(2, 40, tokens, heads * channels, dtype=torch.float64)
-    bias = 0.3 * torch.randn(tokens * tokens, heads, dtype=torch.float64)
-    layers = [nn.Linear(heads * channels, heads * channels).double() for _ in range(2)]
-    moments = [HeadMoments.of(layer, heads) for layer in layers]
-    with torch.no_grad():
-        for layer, sums, rows in zip(layers, moments, (query, key), strict=True):
-            layer.weight.copy_(torch.eye(heads * channels))
-            layer.bias.zero_()
-            sums.add(layer(rows))
-        apply_basis(*layers, choose_basis(*moments, centre=True, constant=constant))
-        new = [layer(rows) for layer, rows in zip(layers, (query, key), strict=True)]
-    scaled = scaled_bias(bias, product_scale(*new, heads), channels, constant)
-
-    def split(rows):
-        return rows.unflatten(-1, (heads, channels)).transpose(1, 2)
-
-    def square(table):
-        return table.T.reshape(1, heads, tokens, tokens)
-
-    wanted = (split(query) @ split(key).transpose(-2, -1) / channels**0.5 + square(bias)).softmax(-1)
-    eye = torch.eye(tokens, dtype=torch.float64).expand(40, heads, -1, -1)
-
-    def likeness(table):
-        found = sima_hf.sima_attention(split(new[0]), split(new[1]), eye, bias=square(table))
-        return torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1].item()
-
-    assert likeness(scaled) > 0.9
-    assert likeness(bias) < 0.8
-    assert likeness(0 * bias) < 0.85
-
-
-def test_normal_equations_without_rows_for_some_inputs():
-    """A channel that is always zero keeps its weights; fewer rows than inputs still give a small change."""
-    sums = NormalEquations(5, 2, True, torch.device("cpu"))
-    x, y = torch.randn(3, 5), torch.randn(3, 2)
-    x[:, 4] = 0
-    sums.add(x, y, torch.ones(3))
-    weight, bias = sums.solve(1e-6)
-    assert torch.equal(weight[:, 4], torch.zeros(2, dtype=torch.float64))
-    torch.testing.assert_close((x.double() @ weight.T + bias).float(), y, rtol=1e-3, atol=1e-3)
-
-
-def vit(**changes):
-    return make("vit", "ViTForImageClassification", **changes)
-
-
-IMAGES = [torch.randn(2, 3, 32, 32)]
 
 
 @pytest.mark.parametrize(
@@ -545,28 +348,6 @@ IMAGES = [torch.randn(2, 3, 32, 32)]
 def test_refusals(model, teacher, batches, options, error, words):
     with pytest.raises(error, match=words):
         sima_hf.calibrate(model(), teacher(), batches, progress=False, **options)
-
-
-def test_models_that_draw_random_numbers_draw_the_same():
-    """ViTMAE masks patches at random where no noise is given: model and teacher must see the same ones, time after time."""
-    teacher = make("vit_mae", "ViTMAEModel", mask_ratio=0.5)
-    inputs = {"pixel_values": torch.randn(8, 3, 32, 32)}
-    found = []
-    for seed, budget in ((0, 10**9), (1, 0)):
-        model = swapped(teacher)
-        torch.manual_seed(seed)
-        found.append((model, sima_hf.calibrate(model, teacher, [inputs], memory_budget=budget, progress=False)))
-    assert all(fit.after < 1e-3 for fit in found[0][1].fits)
-    for name, value in found[0][0].state_dict().items():
-        torch.testing.assert_close(found[1][0].state_dict()[name], value, rtol=1e-3, atol=1e-4)
-
-
-def test_a_batch_that_no_block_sees():
-    """Text alone does not reach LLaVA's vision tower."""
-    teacher = make("llava", HOSTS["llava"])
-    inputs = {"input_ids": torch.tensor([[1, 5, 6, 2]])}
-    with pytest.raises(CalibrationError, match=r"None of the 2 blocks .* holds input_ids"):
-        sima_hf.calibrate(swapped(teacher), teacher, [inputs], progress=False)
 
 
 def test_a_layer_that_is_no_plain_linear_is_refused():
