@@ -98,9 +98,9 @@ def markdown_table(path: Path) -> str:
     images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
     few = list(results["runs"][0]["teacher_from_calibrated"])[1]
     lines = [
-        f"| | original | swapped | calibrated, {int(images):,} images | + {few} epochs of distillation | + {epochs} epochs | "
-        f"{epochs} epochs without calibration |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| | original | swapped | calibrated, {int(images):,} images | + {few} epochs of distillation | + {epochs} epochs of it | "
+        f"or + {epochs} epochs with labels | {epochs} epochs with labels, not calibrated |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for model in results["models"]:
         runs = runs_of(results, model)
@@ -109,7 +109,8 @@ def markdown_table(path: Path) -> str:
             ("calibrated", images),
             ("teacher_from_calibrated", few),
             ("teacher_from_calibrated", epochs),
-            ("teacher_from_swapped", epochs),
+            ("labels_from_calibrated", epochs),
+            ("labels_from_swapped", epochs),
         ):
             cells.append(f"{mean(runs, *keys):.1f} % ({share(runs, *keys):.1f})")
         lines.append(f"| {TITLES[model]} | {' | '.join(cells)} |")
