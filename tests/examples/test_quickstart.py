@@ -1,5 +1,6 @@
 """The demo script end to end: digits, a folder, interruption and resumption, and what it says about bad input."""
 
+import functools
 import json
 import os
 import re
@@ -131,7 +132,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, tmp_path):
     folder = tmp_path / "run"
     arguments = ["--output_dir", folder, "--train_dir", photos, "--image_size", 32, "--config_overrides", TINY]
     command = [sys.executable, str(EXAMPLES / "quickstart.py"), *map(str, arguments), "--num_train_epochs", "400"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Shells start what they put into the background with SIGINT ignored, and children inherit that; the script must not.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
