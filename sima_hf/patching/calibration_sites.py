@@ -127,7 +127,10 @@ def block_at(name: str, module: nn.Module) -> Block:
     Raises:
         UnsupportedModelError: a layer that would be refitted is not a plain nn.Linear.
     """
-    row = SITES[type(module).__name__]
+    kind = type(module).__name__
+    row = SITES[kind]
+    if _below(module, row.attention) is None:
+        row = OLDER_SITES.get(kind, row)
     mlp = next((path for path in row.mlp if _below(module, path) is not None), row.mlp[0])
     for path in (row.attention, mlp):
         layer = _below(module, path)
@@ -162,6 +165,11 @@ def _below(module: nn.Module | None, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module
+
+
+# The same blocks as older Transformers, down to the oldest that is supported, built them.
+_DINOV2 = BlockSites(**_OLDER | {"mlp": ("mlp.fc2", "mlp.weights_out")}, stream="norm2", class_tokens=1)
+OLDER_SITES = {"Dinov2Layer": _DINOV2, "Dinov2WithRegistersLayer": _DINOV2}
 
 
 @dataclass(frozen=True)
