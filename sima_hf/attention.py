@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .ops import backend_report, sima_attention
+from .ops import backend_names, sima_attention
 
 
 @dataclass
@@ -84,7 +84,7 @@ def sima_attention_forward(
 
 def attention_function_names() -> list[str]:
     """What `attn_implementation` may be: "sima", which takes the best backend, and one "sima_<backend>" each."""
-    return ["sima", *(f"sima_{backend}" for backend in backend_report())]
+    return ["sima", *(f"sima_{backend}" for backend in backend_names())]
 
 
 def register_attention_functions() -> None:

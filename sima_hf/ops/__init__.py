@@ -4,12 +4,12 @@ import contextlib
 
 import torch
 
-from .backends import backend_report, pick_backend
+from .backends import backend_names, backend_report, pick_backend
 from .checks import check_bias, check_mask, check_tensors, one_of
 from .order import GAINS, ORDERS, cheaper_order
 
 
-__all__ = ["backend_report", "check_gain", "sima_attention"]
+__all__ = ["backend_names", "backend_report", "check_gain", "sima_attention"]
 
 
 def check_gain(gain: str) -> None:

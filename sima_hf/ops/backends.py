@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import BackendError
+from .cpu import cpu_attention
+from .cpu import why_not as why_not_cpu
 from .eager import eager_attention
 from .reference import reference_attention
 from .triton import triton_attention
@@ -31,6 +33,7 @@ class Backend:
 
 
 BACKENDS = (
+    Backend("cpu", cpu_attention, "fused kernels for CPU", picked_on=("cpu",), why_not=why_not_cpu),
     # Interpreted on a CPU it serves tests alone.
     Backend("triton", triton_attention, "fused kernels for CUDA", picked_on=("cuda",), why_not=why_not_triton),
     Backend("eager", eager_attention, "folded norms in plain torch, any device"),
@@ -53,8 +56,13 @@ def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
         picked = backend.picked_on is None or query.device.type in backend.picked_on
         if name == "auto" and picked and backend.why_not(query) is None:
             return backend.attend
-    listed = ", ".join(repr(n) for n in ("auto", *(b.name for b in BACKENDS)))
+    listed = ", ".join(repr(n) for n in ("auto", *backend_names()))
     raise BackendError(f"There is no backend {name!r}; there are {listed}.")
+
+
+def backend_names() -> list[str]:
+    """The names that `backend` may be, besides "auto"."""
+    return [backend.name for backend in BACKENDS]
 
 
 def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:

@@ -63,16 +63,26 @@ def eager_attention(
         context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups)
         output = _apply(query, multiply(context, scale.unsqueeze(-1)))
     if bias is not None:
-        added = _add_up(bias, _repeat_heads(value, groups))
-        output = output + (added * (tokens if keep is None else tokens.unsqueeze(-1)) if gain == "tokens" else added)
+        output = add_bias(
+            output, bias, _repeat_heads(value, groups), gain, tokens if keep is None else tokens.unsqueeze(-1)
+        )
     return output.to(dtype)
 
 
-def _add_up(bias: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`bias @ value`, `(B,H,Nq,Dv)`; a bias that all images share is not copied for each of them."""
+def add_bias(output: torch.Tensor, bias: torch.Tensor, value: torch.Tensor, gain: str, tokens=None) -> torch.Tensor:
+    """`output + gain bias v`, `(B,H,Nq,Dv)`, in the dtype of `output`, summed in float32 or wider.
+
+    A bias that all images share is not copied for each of them. `tokens` is the gain where it is not the number of keys.
+    """
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    bias, value = bias.to(dtype), value.to(dtype)
     if bias.shape[0] == 1:
-        return torch.einsum("hij,bhjd->bhid", bias[0].expand(value.shape[1], -1, -1), value)
-    return bias @ value
+        added = torch.einsum("hij,bhjd->bhid", bias[0].expand(value.shape[1], -1, -1), value)
+    else:
+        added = bias @ value
+    if gain == "tokens":
+        added = added * (value.shape[2] if tokens is None else tokens)
+    return (output + added).to(output.dtype)
 
 
 def _attend_rowwise(query, key, value, allow, bias, gain, order):

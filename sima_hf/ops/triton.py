@@ -1,8 +1,8 @@
-"""The fused backend: Triton kernels behind two operators that torch's compiler, exporter and autograd know.
+"""The fused kernels for CUDA, in Triton: which blocks to launch, on how many pieces of the tokens.
 
 Forward reads q, k and v once (q again from cache) and writes the output once, where one program holds a head; where heads are few
-and tokens many, the tokens are split over programs and three launches do it. Backward saves q, k, v, the two sums, and one D x D
-matrix; nothing of size N x N exists. Without a GPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), for tests.
+and tokens many, the tokens are split over programs and three launches do it. Without a GPU the kernels run in Triton's
+interpreter (`TRITON_INTERPRET=1`), for tests.
 """
 
 import importlib.util
@@ -11,10 +11,11 @@ import os
 
 import torch
 
+from .fused import WIDEST, fused_attention, kept, rows_first
+
 
 # Tokens of one program where they are split, and programs wanted for each multiprocessor.
 PIECE, FILL = 1024, 2
-WIDEST = 256
 
 
 def why_not(query: torch.Tensor) -> str | None:
@@ -28,38 +29,6 @@ def why_not(query: torch.Tensor) -> str | None:
     if query.shape[-1] > WIDEST:
         return f"its heads are at most {WIDEST} channels wide, and {query.shape[-1]} came"
     return None
-
-
-def triton_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    keep: torch.Tensor | None,
-    allow: torch.Tensor | None,
-    bias: torch.Tensor | None = None,
-    gain: str,
-    order: str,
-) -> torch.Tensor:
-    """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`, on checked inputs.
-
-    Full masks, position biases, values wider than the kernels go, empty inputs, and exported graphs are the eager backend's.
-    `order` changes nothing here: N x N numbers are never written.
-    """
-    from .eager import eager_attention
-
-    if (
-        torch.compiler.is_exporting()
-        or allow is not None
-        or bias is not None
-        or value.shape[-1] > WIDEST
-        or 0 in (*query.shape, *value.shape)
-    ):
-        return eager_attention(query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return Fused.apply(query, key, value, keep, gain == "tokens")[0]
 
 
 def _blocks(query: torch.Tensor, value: torch.Tensor) -> dict[str, int]:
@@ -89,37 +58,17 @@ def _on(device: torch.device):
     return torch.cuda.device(device) if device.type == "cuda" else torch.no_grad()
 
 
-def _rows_first(query: torch.Tensor, width: int) -> torch.Tensor:
-    """An output `(B,H,N,width)` whose storage is `(B,N,H,width)`, so that merging the heads copies nothing."""
-    batch, heads, tokens, _ = query.shape
-    return query.new_empty(batch, tokens, heads, width).transpose(1, 2)
-
-
-def _operator(name: str):
-    """Make a function an operator that compiler and transforms see whole. Gradients are `Fused`'s alone."""
-
-    def define(function):
-        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
-        torch.library.impl(name, ("cpu", "cuda"))(function)
-        return function
-
-    return define
-
-
-@_operator("sima::attention")
-def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None, tokens_gain: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Output, then what backward needs: a, b `(B,H,D)`, `k^T v` `(B,H,D,Dv)`, the gain `(B,H)`, all float32."""
+def _forward(query, key, value, keep, tokens_gain, save):
     from .triton_kernels import apply_kernel, forward_kernel
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
     blocks, pieces = _blocks(query, value), _pieces(batch * heads, max(queries, keys), query.device)
-    out = _rows_first(query, value_width)
+    out = rows_first(query, value_width)
+    sums = save or pieces > 1  # what the first launch leaves in memory
     small = {"dtype": torch.float32, "device": query.device}
-    a, b = torch.empty(2, batch * heads, pieces, width, **small)
-    context = torch.empty(batch * heads, pieces, width, value_width, **small)
+    a, b = torch.empty(2, batch * heads, pieces, width if sums else 0, **small)
+    context = torch.empty(batch * heads, pieces, width if sums else 0, value_width, **small)
     seen = torch.empty(batch * heads, pieces, **small)
     mask, mask_strides = _mask(keep, query)
     keep_queries = keep is not None and queries == keys
@@ -129,24 +78,23 @@ def _attention(
             query, key, value, mask, out, a, b, context, seen, heads, queries, keys, width, value_width,
             _multiple(queries, pieces, blocks["BLOCK_N"]), _multiple(keys, pieces, blocks["BLOCK_N"]),
             *_strides(query, key, value), *mask_strides, *out.stride(),
-            GAIN=tokens_gain, WHOLE=pieces == 1, **flags, **blocks,
+            GAIN=tokens_gain, WHOLE=pieces == 1, SUMS=sums, **flags, **blocks,
         )  # fmt: skip
+        if not sums:
+            return out, *kept(query, value, save)
         a, b, context, seen = a.sum(1), b.sum(1), context.sum(1), seen.sum(1)
+        gain = seen if tokens_gain else torch.ones_like(seen)
         if pieces > 1:
-            gain = seen if tokens_gain else torch.ones_like(seen)
             matrix = (context * _scale_of(a, b, gain).unsqueeze(-1)).contiguous()
             apply_kernel[(batch * heads, math.ceil(queries / blocks["BLOCK_N"]))](
                 query, mask, matrix, out, heads, queries, width, value_width,
                 *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=keep_queries, **blocks,
             )  # fmt: skip
+    if not save:
+        return out, *kept(query, value, save)
     shape = (batch, heads)
-    return (
-        out,
-        a.view(*shape, width),
-        b.view(*shape, width),
-        context.view(*shape, width, value_width),
-        seen.view(shape),
-    )
+    shaped = a.view(*shape, width), b.view(*shape, width), context.view(*shape, width, value_width), gain.view(shape)
+    return out, *shaped
 
 
 def _multiple(tokens: int, pieces: int, block: int) -> int:
@@ -160,28 +108,7 @@ def _scale_of(a: torch.Tensor, b: torch.Tensor, gain: torch.Tensor) -> torch.Ten
     return scale.masked_fill((a == 0) | (b == 0), 0)
 
 
-@torch.library.register_fake("sima::attention")
-def _(query, key, value, keep, tokens_gain):
-    batch, heads, _, width = query.shape
-    small = {"dtype": torch.float32}
-    sums = query.new_empty(batch, heads, width, **small)
-    context = query.new_empty(batch, heads, width, value.shape[-1], **small)
-    return _rows_first(query, value.shape[-1]), sums, torch.empty_like(sums), context, sums.new_empty(batch, heads)
-
-
-@_operator("sima::attention_backward")
-def _attention_backward(
-    grad: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    keep: torch.Tensor | None,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    context: torch.Tensor,
-    gain: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key and value; formulas in triton_kernels.py."""
+def _backward(grad, query, key, value, keep, a, b, context, gain):
     from .triton_kernels import backward_kernel, gather_kernel
 
     batch, heads, queries, width = query.shape
@@ -190,7 +117,7 @@ def _attention_backward(
     mask, mask_strides = _mask(keep, query)
     keep_queries = keep is not None and queries == keys
     partial = torch.empty(batch * heads, pieces, width, value_width, dtype=torch.float32, device=query.device)
-    dquery, dkey, dvalue = _rows_first(query, width), _rows_first(key, width), _rows_first(value, value_width)
+    dquery, dkey, dvalue = rows_first(query, width), rows_first(key, width), rows_first(value, value_width)
     with _on(query.device):
         gather_kernel[(batch * heads, pieces)](
             query, grad, mask, partial, heads, queries, width, value_width,
@@ -213,56 +140,4 @@ def _attention_backward(
     return dquery, dkey, dvalue
 
 
-@torch.library.register_fake("sima::attention_backward")
-def _(grad, query, key, value, keep, a, b, context, gain):
-    return tuple(_rows_first(x, x.shape[-1]) for x in (query, key, value))
-
-
-class Fused(torch.autograd.Function):
-    """The two operators as one differentiable function; in this form `torch.func` transforms it as well."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(query, key, value, keep, tokens_gain):
-        """As `_attention`."""
-        return torch.ops.sima.attention(query, key, value, keep, tokens_gain)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep what backward needs: nothing of size N x N."""
-        query, key, value, keep, tokens_gain = inputs
-        _, a, b, context, seen = output
-        ctx.mark_non_differentiable(a, b, context, seen)
-        ctx.save_for_backward(query, key, value, keep, a, b, context, seen if tokens_gain else torch.ones_like(seen))
-
-    @staticmethod
-    def backward(ctx, grad, *_):
-        """Gradients of query, key and value."""
-        query, key, value, keep, a, b, context, gain = ctx.saved_tensors
-        gradients = torch.ops.sima.attention_backward(grad, query, key, value, keep, a, b, context, gain)
-        return (*gradients, None, None)
-
-
-def _joined(info, x: torch.Tensor | None, dim: int | None) -> torch.Tensor | None:
-    """A tensor whose vmapped axis has joined the batch."""
-    if x is None:
-        return None
-    x = x.movedim(dim, 0) if dim is not None else x.unsqueeze(0).expand(info.batch_size, *x.shape)
-    return x.flatten(0, 1)
-
-
-def _parted(info, found: tuple[torch.Tensor, ...]):
-    return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)
-
-
-@torch.library.register_vmap("sima::attention")
-def _over_a_new_axis(info, in_dims, query, key, value, keep, tokens_gain):
-    tensors = (_joined(info, x, dim) for x, dim in zip((query, key, value, keep), in_dims[:4], strict=True))
-    return _parted(info, torch.ops.sima.attention(*tensors, tokens_gain))
-
-
-@torch.library.register_vmap("sima::attention_backward")
-def _backward_over_a_new_axis(info, in_dims, *tensors):
-    tensors = (_joined(info, x, dim) for x, dim in zip(tensors, in_dims, strict=True))
-    return _parted(info, torch.ops.sima.attention_backward(*tensors))
+triton_attention = fused_attention("triton_attention", _forward, _backward)

@@ -1,11 +1,6 @@
 """The fused kernels, in Triton: norms, products and scaling in one pass over the tokens, forward and backward.
 
-With `s = t / (a b)` for t tokens of gain, `K = k^T v` and `M = diag(s) K`, the formulas are
-
-    out = q M          dM = q^T dout      dK = diag(s) dM      ds[c] = sum_j dM[c, j] K[c, j]
-    dv = k dK          dq = dout M^T - sign(q) ds s / a        dk = v dK^T - sign(k) ds s / b
-
-Tokens are read through strides, in their own dtype; everything of size D or D x D is float32. Products with a D x D matrix in half
+The formulas are in fused.py. Tokens are read through strides, in their own dtype; everything of size D or D x D is float32. Products with a D x D matrix in half
 precision divide that matrix by its largest entry first, so that float16 neither overflows nor vanishes at any number of tokens.
 Only imported where triton is.
 """
@@ -124,12 +119,12 @@ def forward_kernel(
     query, key, value, keep, out, a_out, b_out, context_out, seen_out,
     H, NQ, NK, D, DV, chunk_q, chunk_k,
     qb, qh, qn, qd, kb, kh, kn, kd, vb, vh, vn, vd, mb, mn, ob, oh, on, od,
-    GAIN: tl.constexpr, HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr, WHOLE: tl.constexpr,
+    GAIN: tl.constexpr, HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr, WHOLE: tl.constexpr, SUMS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Sums over the tokens, one program for each head and piece of the tokens; with WHOLE, the output as well.
 
-    Piece p of head h writes a, b `(D)`, the context `(D, DV)` and the number of keys at `[h, p]`.
+    With SUMS, piece p of head h writes a, b `(D)`, the context `(D, DV)` and the number of keys at `[h, p]`.
     """
     head, piece, pieces = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     image, h = head // H, head % H
@@ -144,12 +139,13 @@ def forward_kernel(
         key, value, keep, start_k, end_k, kn, kd, vn, vd, mn, D, DV, HAS_KEEP, BLOCK_N, BLOCK_D, BLOCK_DV
     )
     a = _queries_of(query, keep, start_q, end_q, qn, qd, mn, D, KEEP_QUERIES, BLOCK_N, BLOCK_D)
-    place = head * pieces + piece
-    tl.store(a_out + place * D + channels, a, mask=channels < D)
-    tl.store(b_out + place * D + channels, b, mask=channels < D)
-    tl.store(seen_out + place, seen)
-    small = (channels < D)[:, None] & (values < DV)[None, :]
-    tl.store(context_out + place * D * DV + channels[:, None] * DV + values[None, :], context, mask=small)
+    if SUMS:
+        place = head * pieces + piece
+        tl.store(a_out + place * D + channels, a, mask=channels < D)
+        tl.store(b_out + place * D + channels, b, mask=channels < D)
+        tl.store(seen_out + place, seen)
+        small = (channels < D)[:, None] & (values < DV)[None, :]
+        tl.store(context_out + place * D * DV + channels[:, None] * DV + values[None, :], context, mask=small)
     if WHOLE:
         gain = seen if GAIN else 1.0
         matrix = context * _scale(a, b, gain)[:, None]
@@ -224,7 +220,7 @@ def backward_kernel(
     HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of tokens: `dq`, `dk` and `dv`, from M, dK `(D, DV)` and the two corrections `(D)` of the head."""
+    """Gradients of a block of tokens: `dq`, `dk` and `dv`, from M, dC `(D, DV)` and the two corrections `(D)` of the head."""
     head, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     image, h = head // H, head % H
     channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)

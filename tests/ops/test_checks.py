@@ -79,7 +79,7 @@ def test_options_are_listed(option, words):
 
 def test_unknown_backend_lists_what_there_is():
     with pytest.raises(
-        BackendError, match="no backend 'cuda'; there are 'auto', 'triton', 'eager', 'reference'"
+        BackendError, match="no backend 'cuda'; there are 'auto', 'cpu', 'triton', 'eager', 'reference'"
     ) as caught:
         sima_attention(*inputs(), backend="cuda")
     assert isinstance(caught.value, ValueError)
@@ -97,7 +97,7 @@ def test_a_backend_that_cannot_serve_says_why_and_is_passed_over(monkeypatch):
         torch.equal(sima_attention(*inputs()), sima_attention(*inputs())) is False
     )  # new numbers each: auto computed
     assert backend_report()["picky"] == "needs CUDA, got cpu"
-    assert set(backend_report()) == {"picky", "triton", "eager", "reference"}
+    assert set(backend_report()) == {"picky", "cpu", "triton", "eager", "reference"}
 
 
 def test_reference_is_never_picked_by_auto(monkeypatch):

@@ -58,40 +58,49 @@ def check_close(found, expected, dtype):
         assert relative_error(ours, theirs) <= DTYPES[dtype], index
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("gain", ["none", "tokens"])
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
 @pytest.mark.parametrize(("tokens", "channels"), [(2, 8), (63, 48), (197, 64), (1025, 16)])
-def test_against_float64(tokens, channels, order, gain, dtype):
+def test_against_float64(tokens, channels, order, gain, dtype, backend):
     tensors = inputs(2, 3, tokens, channels=channels, dtype=dtype)
     upstream = torch.randn(2, 3, tokens, channels).to(dtype)
     expected = results(
         lambda q, k, v: formula(q, k, v, gain), [tensor.double() for tensor in tensors], upstream.double()
     )
     check_close(
-        results(lambda q, k, v: sima_attention(q, k, v, None, gain, order), tensors, upstream), expected, dtype
+        results(lambda q, k, v: sima_attention(q, k, v, None, gain, order, backend), tensors, upstream),
+        expected,
+        dtype,
     )
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("tokens", [16384, 65536])
-def test_many_tokens_against_float64(tokens, dtype):
+def test_many_tokens_against_float64(tokens, dtype, backend):
     """With the gain, for without it the gradients too sink below float16's range."""
     tensors = inputs(1, 2, tokens, channels=8, dtype=dtype)
     upstream = torch.randn(1, 2, tokens, 8).to(dtype)
     expected = results(
         lambda q, k, v: formula(q, k, v, "tokens"), [tensor.double() for tensor in tensors], upstream.double()
     )
-    check_close(results(lambda q, k, v: sima_attention(q, k, v, gain="tokens"), tensors, upstream), expected, dtype)
+    check_close(
+        results(lambda q, k, v: sima_attention(q, k, v, gain="tokens", backend=backend), tensors, upstream),
+        expected,
+        dtype,
+    )
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
-def test_one_token_alone(order, dtype):
+def test_one_token_alone(order, dtype, backend):
     """Its weights are constant, signs times signs, so dq and dk are zero up to rounding of numbers of that size."""
     tensors = inputs(2, 3, 1, channels=8, dtype=dtype)
     upstream = torch.randn(2, 3, 1, 8).to(dtype)
-    found = results(lambda q, k, v: sima_attention(q, k, v, order=order), tensors, upstream)
+    found = results(lambda q, k, v: sima_attention(q, k, v, order=order, backend=backend), tensors, upstream)
     expected = results(formula, [tensor.double() for tensor in tensors], upstream.double())
     assert relative_error(found[0], expected[0]) <= DTYPES[dtype]
     assert relative_error(found[3], expected[3]) <= DTYPES[dtype]
@@ -102,11 +111,12 @@ def test_one_token_alone(order, dtype):
     assert (found[2].double().abs() <= rounding * size / key.abs()).all()
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
 @pytest.mark.parametrize("gain", ["none", "tokens"])
 @pytest.mark.parametrize("mask", ["padding", "full"])
-def test_masks_against_float64(mask, gain, order, dtype):
+def test_masks_against_float64(mask, gain, order, dtype, backend):
     """The reference in float64 is itself held to the definition, and its gradients to finite differences."""
     tensors = inputs(2, 4, 31, channels=12, value_channels=7, key_heads=2, dtype=dtype)
     upstream = torch.randn(2, 4, 31, 7).to(dtype)
@@ -117,20 +127,23 @@ def test_masks_against_float64(mask, gain, order, dtype):
         upstream.double(),
     )
     check_close(
-        results(lambda q, k, v: sima_attention(q, k, v, given, gain, order), tensors, upstream), expected, dtype
+        results(lambda q, k, v: sima_attention(q, k, v, given, gain, order, backend), tensors, upstream),
+        expected,
+        dtype,
     )
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_below_the_floor(dtype, order):
+def test_below_the_floor(dtype, order, backend):
     """There the norms are constants, so the sign terms vanish; held channel by channel, as their sizes differ greatly."""
     query, key, value = inputs(channels=4)
     tiny = torch.tensor([1, 1e-20, 1, 1e-16])
     tensors = [tensor.to(dtype) for tensor in (query * tiny, key * tiny[[0, 2, 1, 3]], value)]
     upstream = torch.randn(2, 3, 17, 4).to(dtype)
     expected = results(formula, [tensor.double() for tensor in tensors], upstream.double())
-    found = results(lambda q, k, v: sima_attention(q, k, v, order=order), tensors, upstream)
+    found = results(lambda q, k, v: sima_attention(q, k, v, order=order, backend=backend), tensors, upstream)
     for channel in range(4):
         check_close([t[..., channel] for t in found[1:3]], [t[..., channel] for t in expected[1:3]], dtype)
 
@@ -152,7 +165,7 @@ def test_padded_tokens_neither_receive_nor_spoil_gradients(order, gain, poison):
         assert (ours[0] != 0).any()
 
 
-@pytest.mark.parametrize("backend", ["eager", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("order", ["linear", "quadratic"])
 @pytest.mark.parametrize("mask", ["none", "padding", "full"])
@@ -183,7 +196,7 @@ def test_dead_channels_give_zeros_and_no_gradient(dead, mask, order, dtype, back
         assert (found[0] == 0).all()
         assert (found[3] == 0).all()
         assert (inference == 0).all()
-    elif backend == "eager" or dtype in (torch.float64, torch.float32):
+    elif backend != "reference" or dtype in (torch.float64, torch.float32):
         # As if the channel were not there.
         alive = [0, 2, 3]
         expected = results(

@@ -129,7 +129,8 @@ def float16_steps(found, expected):
 
 
 # The reference works in the dtype of its inputs, so only in the wide ones does it owe these tolerances.
-SERVED = [("eager", dtype) for dtype in DTYPES] + [("reference", torch.float64), ("reference", torch.float32)]
+SERVED = [(backend, dtype) for backend in ("auto", "eager") for dtype in DTYPES]
+SERVED += [("reference", torch.float64), ("reference", torch.float32)]
 SERVED_IDS = [f"{backend}-{str(dtype).removeprefix('torch.')}" for backend, dtype in SERVED]
 
 

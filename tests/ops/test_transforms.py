@@ -1,5 +1,7 @@
 """torch.compile, torch.export and torch.func."""
 
+import functools
+
 import pytest
 import torch
 from tensors import inputs, relative_error
@@ -61,14 +63,16 @@ def test_a_bias_is_refused_inside_a_graph_too():
         compiled(*inputs(), torch.randn(2, 17))
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_inductor_forward_and_backward(dtype):
+def test_inductor_forward_and_backward(dtype, backend):
+    attend = functools.partial(sima_attention, backend=backend)
     tensors = inputs(queries=70, channels=16, dtype=dtype)
     leaves = [[tensor.detach().clone().requires_grad_() for tensor in tensors] for _ in range(2)]
     upstream = torch.randn(2, 3, 70, 16).to(dtype)
     results = []
-    for function, own in zip((torch.compile(sima_attention, fullgraph=True), sima_attention), leaves, strict=True):
+    for function, own in zip((torch.compile(attend, fullgraph=True), attend), leaves, strict=True):
         out = function(*own)
         results.append((out, *torch.autograd.grad(out, own, upstream)))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
@@ -99,22 +103,27 @@ def test_export_with_dynamic_batch_and_tokens(masked, strict):
         assert relative_error(program(*given), module(*given)) < 1e-12
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("tokens", [5, 37, 600])
 @pytest.mark.parametrize("order", ["auto", "linear", "quadratic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_vmap(dtype, order, tokens):
+def test_vmap(dtype, order, tokens, backend):
     stacked = [
         torch.stack(pair) for pair in zip(*(inputs(queries=tokens, dtype=dtype) for _ in range(3)), strict=True)
     ]
     keep = torch.rand(3, 2, tokens) > 0.3
     with torch.no_grad():
-        found = torch.func.vmap(lambda q, k, v, m: sima_attention(q, k, v, m, order=order))(*stacked, keep)
-        unmasked = torch.func.vmap(lambda q, k, v: sima_attention(q, k, v, order=order))(*stacked)
+        found = torch.func.vmap(lambda q, k, v, m: sima_attention(q, k, v, m, order=order, backend=backend))(
+            *stacked, keep
+        )
+        unmasked = torch.func.vmap(lambda q, k, v: sima_attention(q, k, v, order=order, backend=backend))(*stacked)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for index in range(3):
         one = [tensor[index] for tensor in stacked]
-        assert relative_error(found[index], sima_attention(*one, keep[index], order=order)) < tolerance
-        assert relative_error(unmasked[index], sima_attention(*one, order=order)) < tolerance
+        assert (
+            relative_error(found[index], sima_attention(*one, keep[index], order=order, backend=backend)) < tolerance
+        )
+        assert relative_error(unmasked[index], sima_attention(*one, order=order, backend=backend)) < tolerance
 
 
 def test_gradient_per_sample_and_forward_mode():

@@ -1,0 +1,88 @@
+"""The fused kernels for CPU: one pass over the tokens for the sums, one for the output, built on first use (cpu_library.py).
+
+Against the plain operations this saves the calls, the temporaries and torch's matrix product, which on some processors does not
+use the widest vectors; forward and backward take the linear order at every size.
+"""
+
+import ctypes
+
+import torch
+
+from .cpu_library import library
+from .fused import WIDEST, fused_attention, kept, rows_first
+
+
+# As in the enum `Type` of cpu_kernels.cpp.
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def why_not(query: torch.Tensor) -> str | None:
+    """The reason why the kernels cannot serve `query`, or None. The first call for tensors that they could serve builds them."""
+    if query.device.type != "cpu":
+        return f"it computes on the CPU, and the tensors are on {query.device.type}"
+    if query.dtype not in TYPES:
+        return f"it computes in float32, and {str(query.dtype).removeprefix('torch.')} came"
+    if query.shape[-1] > WIDEST:
+        return f"its heads are at most {WIDEST} channels wide, and {query.shape[-1]} came"
+    return _why_not_built(query.dtype == torch.float16) or None
+
+
+@torch.compiler.assume_constant_result
+def _why_not_built(half: bool) -> str:
+    """A constant to torch's compiler, which would trace the build else."""
+    built = library()
+    if isinstance(built, str):
+        return built
+    return "its compiler does not know float16" if half and not built.sima_float16() else ""
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """With channels side by side, as the kernels read them."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _seen(x: torch.Tensor) -> tuple[int, ...]:
+    """A `Tensor` of the kernels: address and strides."""
+    return x.data_ptr(), *x.stride()[:3]
+
+
+def _call(name: str, dtype: torch.dtype, shape: list[int], tensors: tuple, saved: tuple) -> None:
+    """Lay the integers out as `Forward` and `Backward` have them, and run."""
+    built = library()
+    numbers = (ctypes.c_int64 * len(shape))(*shape)
+    workspace = torch.empty(getattr(built, f"sima_{name}_workspace")(numbers))
+    integers = [*shape]
+    for x in tensors:
+        integers += _seen(x)
+    integers += [x.data_ptr() if x.numel() else 0 for x in (*saved, workspace)]
+    getattr(built, f"sima_{name}")(TYPES[dtype], (ctypes.c_int64 * len(integers))(*integers))
+
+
+def _shape(query, key, value, keep, tokens_gain: bool) -> list[int]:
+    batch, heads, queries, width = query.shape
+    keys, value_width = key.shape[2], value.shape[3]
+    hides_queries = keep is not None and queries == keys
+    mask = 0 if keep is None else keep.data_ptr()
+    threads = torch.get_num_threads()
+    return [batch, heads, queries, keys, width, value_width, threads, tokens_gain, hides_queries, mask]
+
+
+def _forward(query, key, value, keep, tokens_gain, save):
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    keep = None if keep is None else keep.contiguous()
+    out, saved = rows_first(query, value.shape[-1]), kept(query, value, save)
+    _call("forward", query.dtype, _shape(query, key, value, keep, tokens_gain), (query, key, value, out), saved)
+    return out, *saved
+
+
+def _backward(grad, query, key, value, keep, a, b, context, gain):
+    grad, query, key, value = _rows(grad), _rows(query), _rows(key), _rows(value)
+    keep = None if keep is None else keep.contiguous()
+    saved = a.contiguous(), b.contiguous(), context.contiguous(), gain.contiguous()
+    found = rows_first(query, query.shape[-1]), rows_first(key, key.shape[-1]), rows_first(value, value.shape[-1])
+    shape = _shape(query, key, value, keep, False)
+    _call("backward", query.dtype, shape, (grad, query, key, value, *found), saved)
+    return found
+
+
+cpu_attention = fused_attention("cpu_attention", _forward, _backward)

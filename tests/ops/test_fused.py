@@ -1,0 +1,328 @@
+"""The fused kernels of CPU and CUDA against float64: the latter in Triton's interpreter here, on the device where there is one."""
+
+import functools
+import importlib.util
+
+import pytest
+import torch
+from tensors import DTYPES, definition, formula, inputs, relative_error
+
+from sima_hf import sima_attention
+from sima_hf.errors import BackendError
+from sima_hf.ops import backends, cpu, triton
+
+
+NO_CPU = cpu.why_not(torch.empty(1, 1, 1, 1))
+NO_TRITON = None if importlib.util.find_spec("triton") else "pip install triton"
+BOTH = [
+    pytest.param("cpu", marks=pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))),
+    pytest.param("triton", marks=pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))),
+]
+both = pytest.mark.parametrize("backend", BOTH)
+MODULES = {"cpu": cpu, "triton": triton}
+HALVES = (torch.float32, torch.bfloat16, torch.float16)
+SIZES = [  # batch, heads, queries, keys, channels, value channels
+    (2, 3, 1, 1, 16, 16),
+    (2, 1, 49, 49, 32, 32),
+    (1, 2, 63, 63, 48, 48),
+    (1, 2, 197, 197, 64, 64),
+    (1, 1, 64, 16, 80, 96),
+    (2, 1, 5, 130, 8, 24),
+    (1, 1, 70, 70, 128, 128),
+    (1, 1, 33, 33, 256, 256),
+]
+LARGE = [(1, 1, 577, 577, 64, 64), (1, 1, 1025, 1025, 32, 32), (1, 1, 4096, 4096, 16, 16)]
+ON_DEVICE = [
+    *SIZES,
+    *LARGE,
+    (8, 6, 197, 197, 64, 64),
+    (1, 6, 16384, 16384, 64, 64),
+    (1, 1, 1_000_003, 1_000_003, 32, 32),
+]
+
+
+def leaves(sizes, dtype, device="cpu"):
+    batch, heads, queries, keys, channels, values = sizes
+    found = inputs(batch, heads, queries, keys, channels, values, dtype=dtype)
+    return [leaf.detach().to(device).requires_grad_() for leaf in found]
+
+
+def padding(sizes, device="cpu"):
+    keep = torch.ones(sizes[0], sizes[3], dtype=torch.bool, device=device)
+    keep[-1, sizes[3] // 2 + 1 :] = False
+    return keep
+
+
+def expected(tensors, keep, gain):
+    if keep is None:
+        return formula(*tensors, gain)
+    return definition(*tensors, keep, None, gain)
+
+
+def check(backend, sizes, dtype, masked, gain, device="cpu"):
+    """Output and gradients; where a single token makes a gradient vanish, it has to be small beside the others."""
+    query, key, value = leaves(sizes, dtype, device)
+    keep = padding(sizes, device) if masked else None
+    out = sima_attention(query, key, value, keep, gain=gain, backend=backend)
+    assert out.dtype == dtype
+    assert out.transpose(1, 2).is_contiguous()
+    weights = torch.randn_like(out)
+    found = torch.autograd.grad((out * weights).sum(), (query, key, value))
+    doubles = [leaf.detach().double().requires_grad_() for leaf in (query, key, value)]
+    right = expected(doubles, keep, gain)
+    wanted = torch.autograd.grad((right * weights.double()).sum(), doubles)
+    tolerance = DTYPES[dtype] * (2 if dtype != torch.float32 else 1)
+    assert relative_error(out, right) < tolerance
+    for one, two in zip(found, wanted, strict=True):
+        if sizes[2] > 1 and sizes[3] > 1:
+            assert relative_error(one, two) < tolerance
+        assert one.isfinite().all()
+
+
+@pytest.mark.parametrize("gain", ["none", "tokens"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@both
+def test_every_shape(backend, sizes, dtype, masked, gain):
+    check(backend, sizes, dtype, masked, gain)
+
+
+@pytest.mark.parametrize("gain", ["none", "tokens"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sizes", SIZES[1:6], ids=str)
+@pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))
+def test_tokens_split_over_programs(sizes, dtype, masked, gain, monkeypatch):
+    monkeypatch.setattr(triton, "_pieces", lambda heads, tokens, device: 3)
+    check("triton", sizes, dtype, masked, gain)
+
+
+@pytest.mark.parametrize("gain", ["none", "tokens"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 2, 1300, 1300, 24, 40), (2, 1, 600, 70, 64, 64), (1, 1, 9, 2049, 17, 5)], ids=str
+)
+@pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))
+def test_tokens_in_pieces(sizes, dtype, masked, gain):
+    check("cpu", sizes, dtype, masked, gain)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+@both
+def test_many_tokens(backend, sizes, dtype):
+    """float16 neither overflows nor vanishes, whatever the number of tokens."""
+    check(backend, sizes, dtype, False, "tokens")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("gain", ["none", "tokens"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sizes", ON_DEVICE, ids=str)
+def test_on_the_device(sizes, dtype, gain):
+    check("triton", sizes, dtype, False, gain, "cuda")
+
+
+@both
+def test_outputs_are_written_whole(backend, monkeypatch):
+    """Whatever the memory held before."""
+    module = MODULES[backend]
+    made = module.rows_first
+    monkeypatch.setattr(module, "rows_first", lambda like, width: made(like, width).fill_(float("nan")))
+    for sizes in SIZES:
+        check(backend, sizes, torch.float32, True, "tokens")
+
+
+@pytest.mark.parametrize("view", ["heads first", "every second token", "channels apart", "one for all images"])
+@both
+def test_strides_are_honoured(backend, view):
+    def seen(x):
+        return {
+            "heads first": lambda: x.contiguous(),
+            "every second token": lambda: x.repeat_interleave(2, dim=2)[:, :, ::2],
+            "channels apart": lambda: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+            "one for all images": lambda: x[:1].expand(2, -1, -1, -1),
+        }[view]()
+
+    query, key, value = (seen(x) for x in inputs(2, 3, 33, dtype=torch.float32, channels=16))
+    found = sima_attention(query, key, value, backend=backend)
+    assert relative_error(found, formula(query, key, value)) < 1e-5
+
+
+@both
+def test_dead_channels_and_grouped_heads(backend):
+    query, key, value = (
+        leaf.detach().clone() for leaf in inputs(2, 4, 9, key_heads=2, channels=16, dtype=torch.float32)
+    )
+    query[:, 1, :, 3] = 0
+    key[:, 0, :, 5] = 0
+    tensors = [x.requires_grad_() for x in (query, key, value)]
+    found = sima_attention(*tensors, backend=backend)
+    right = sima_attention(*tensors, backend="eager")
+    assert relative_error(found, right) < 1e-5
+    for one, two in zip(*(torch.autograd.grad(out.square().sum(), tensors) for out in (found, right)), strict=True):
+        assert relative_error(one, two) < 1e-4
+
+
+@both
+def test_what_padded_tokens_hold_does_not_matter(backend):
+    query, key, value = inputs(2, 2, 17, channels=16, dtype=torch.float32)
+    keep = padding((2, 2, 17, 17, 16, 16))
+    right = sima_attention(query, key, value, keep, backend=backend)
+    for x in (query, key, value):
+        x[1, :, 9:] = float("nan")
+    assert torch.equal(sima_attention(query, key, value, keep, backend=backend), right)
+
+
+@pytest.mark.parametrize("case", ["full mask", "bias and padding", "empty", "wide values"])
+@both
+def test_what_the_kernels_leave_to_eager(backend, case):
+    query, key, value = inputs(
+        2, 2, 9, channels=16, value_channels=300 if case == "wide values" else None, dtype=torch.float32
+    )
+    options = {}
+    if case == "full mask":
+        options["mask"] = torch.ones(9, 9, dtype=torch.bool).tril()[None, None]
+    elif case == "bias and padding":
+        options["bias"] = torch.randn(1, 2, 9, 9)
+        options["mask"] = torch.arange(9) < torch.tensor([[9], [5]])
+    elif case == "empty":
+        query, key, value = query[:0], key[:0], value[:0]
+    found = sima_attention(query, key, value, backend=backend, **options)
+    assert torch.equal(found, sima_attention(query, key, value, backend="eager", **options))
+
+
+@both
+def test_operators_are_what_torch_expects(backend):
+    """Schema and fake tensors, by torch's own checks."""
+    query, key, value = inputs(2, 2, 9, channels=16, dtype=torch.float32)
+    checks = ("test_schema", "test_faketensor")
+    forward, backward = (getattr(torch.ops.sima, f"{backend}_attention{part}").default for part in ("", "_backward"))
+    for keep in (None, padding((2, 2, 9, 9))):
+        for save in (True, False):
+            torch.library.opcheck(forward, (query, key, value, keep, True, save), test_utils=checks)
+        out, *saved = forward(query, key, value, keep, True, True)
+        torch.library.opcheck(backward, (out, query, key, value, keep, *saved), test_utils=checks)
+
+
+@both
+def test_one_graph_and_its_gradients(backend):
+    torch._dynamo.reset()
+    tensors = leaves((2, 2, 33, 33, 16, 16), torch.float32)
+
+    def loss(*tensors):
+        return sima_attention(*tensors, gain="tokens", backend=backend).square().sum()
+
+    right = torch.autograd.grad(loss(*tensors), tensors)
+    found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*tensors), tensors)
+    for one, two in zip(found, right, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@both
+def test_exported_graphs_hold_plain_operations(backend):
+    class Attend(torch.nn.Module):
+        def forward(self, query, key, value):
+            return sima_attention(query, key, value, backend=backend)
+
+    tensors = inputs(1, 2, 33, channels=16, dtype=torch.float32)
+    program = torch.export.export(Attend(), tensors)
+    assert not any("sima" in str(node.target) for node in program.graph.nodes)
+    assert relative_error(program.module()(*tensors), formula(*tensors)) < 1e-5
+
+
+@both
+def test_function_transforms(backend):
+    query, key, value = inputs(3, 2, 9, channels=16, dtype=torch.float32)
+
+    def one(query, key, value):
+        return sima_attention(query[None], key[None], value[None], backend=backend)[0]
+
+    together = sima_attention(query, key, value, backend=backend)
+    torch.testing.assert_close(torch.vmap(one)(query, key, value), together)
+    torch.testing.assert_close(torch.vmap(one, in_dims=(0, None, None))(query, key[0], value[0])[0], together[0])
+
+    def loss(query, key, value):
+        return one(query, key, value).square().sum()
+
+    found = torch.vmap(torch.func.grad(loss))(query, key, value)
+    right = torch.stack([torch.func.grad(loss)(*rows) for rows in zip(query, key, value, strict=True)])
+    torch.testing.assert_close(found, right)
+
+
+@both
+def test_gradients_of_gradients(backend):
+    """Through autograd and through torch.func, with padding too, against float64."""
+    tensors = leaves((1, 2, 7, 7, 3, 4), torch.float32)
+    keep = torch.arange(7)[None] < 5
+
+    def second(tensors, **options):
+        out = sima_attention(*tensors, keep, gain="tokens", **options)
+        first = torch.autograd.grad(out.pow(3).sum(), tensors, create_graph=True)
+        return torch.autograd.grad(sum(x.square().sum() for x in first), tensors)
+
+    doubles = [x.detach().double().requires_grad_() for x in tensors]
+    for found, right in zip(second(tensors, backend=backend), second(doubles), strict=True):
+        assert relative_error(found, right) < 1e-4
+
+    def loss(query, **options):
+        return sima_attention(query, *(x.to(query.dtype) for x in tensors[1:]), keep, **options).pow(2).sum()
+
+    found = torch.func.hessian(functools.partial(loss, backend=backend))(tensors[0].detach())
+    assert relative_error(found, torch.func.hessian(loss)(doubles[0].detach())) < 1e-4
+
+
+@both
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("gain", ["none", "tokens"])
+def test_a_position_bias_is_added(backend, gain, shape):
+    tensors, bias = leaves((2, 2, 9, 9, 16, 16), torch.float32), torch.randn(*shape, 9, 9, requires_grad=True)
+    found = sima_attention(*tensors, gain=gain, bias=bias, backend=backend)
+    right = definition(*tensors, None, bias, gain)
+    assert relative_error(found, right) < 1e-5
+    given = (*tensors, bias)
+    for one, two in zip(*(torch.autograd.grad(x.square().sum(), given) for x in (found, right)), strict=True):
+        assert relative_error(one, two) < 1e-5
+
+
+@pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))
+@pytest.mark.parametrize("tokens", [49, 1300])
+def test_threads_change_nothing(tokens):
+    tensors = leaves((2, 3, tokens, tokens, 32, 32), torch.float32)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        out = sima_attention(*tensors, backend="cpu")
+        results.append((out, *torch.autograd.grad(out.square().sum(), tensors)))
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+def test_reasons_of_triton(monkeypatch):
+    query = torch.randn(1, 1, 4, 16)
+    if NO_TRITON is None:
+        monkeypatch.setenv("TRITON_INTERPRET", "0")
+        assert triton.why_not(query) == "it needs a CUDA device, and the tensors are on cpu"
+        with pytest.raises(
+            BackendError, match=r"'triton' cannot serve here: it needs a CUDA device.*backend='auto' picks one"
+        ):
+            sima_attention(query, query, query, backend="triton")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        assert "float64 came" in triton.why_not(query.double())
+        assert "at most 256" in triton.why_not(torch.randn(1, 1, 4, 257))
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    assert triton.why_not(query) == "triton is not installed: pip install triton"
+
+
+def test_auto_takes_the_cpu_kernels_and_else_eager(monkeypatch):
+    """Never Triton's interpreter, which is for tests."""
+    query = torch.randn(1, 1, 4, 16)
+    if NO_CPU is None:
+        assert backends.pick_backend("auto", query) is cpu.cpu_attention
+        assert backends.pick_backend("auto", query.double()) is backends.eager_attention
+        assert backends.pick_backend("auto", torch.randn(1, 1, 4, 257)) is backends.eager_attention
+    monkeypatch.setattr(cpu, "library", lambda: "no C++ compiler was found")
+    assert backends.pick_backend("auto", query) is backends.eager_attention
+    with pytest.raises(BackendError, match=r"'cpu' cannot serve here: no C\+\+ compiler was found"):
+        sima_attention(query, query, query, backend="cpu")
