@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 SOURCES := sima_hf examples tests
+RESULTS := examples/results
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -21,8 +22,16 @@ test: $(VENV)/.installed  ## the whole suite, offline
 test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-bench: $(VENV)/.installed  ## measure the operation against the literal formula and softmax, here
-	$(BIN)/python -m sima_hf.benchmark --output_dir examples/results --readme README.md
+bench: $(VENV)/.installed  ## measure the attention and whole models against softmax, here: a quarter of an hour
+	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --readme README.md
+	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --dtype bfloat16
+	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --mode train
+	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --mode train --dtype bfloat16
+	$(BIN)/sima-hf bench model deit-small --output-dir $(RESULTS)
+	$(BIN)/sima-hf bench model deit-small --output-dir $(RESULTS) --compile
+	$(BIN)/sima-hf bench model deit-small --output-dir $(RESULTS) --mode train --pixels 512
+	$(BIN)/sima-hf bench model sima_small_12_p16 --output-dir $(RESULTS) --pixels 512
+	$(BIN)/sima-hf bench memory deit-small --output-dir $(RESULTS)
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results

@@ -1,13 +1,11 @@
 """Time of the attention itself: SimA against the literal formula and softmax, interleaved in one run.
 
-    python -m sima_hf.benchmark --output_dir examples/results        # or: make bench
+    sima-hf bench attention --output-dir results        # or, for the files in examples/results: make bench
 
 Results are checked against each other before anything is timed. The contestants take turns, so that a machine that is
 slow for a while is slow for all of them, and ratios are medians over turns.
 """
 
-import argparse
-import csv
 import functools
 import platform
 import random
@@ -22,20 +20,28 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .errors import MissingDependencyError
+from .benchmark_floor import attention_work, multiply_add_ceiling, peak_allocated
 from .ops import sima_attention
+from .ops.backends import served_by
 from .version import __version__
 
 
 HEADS, CHANNELS = 6, 64  # DeiT-S
 SIZES = ((64, 49), (1, 197), (8, 197), (1, 577), (1, 1024), (1, 4096), (1, 16384))  # (batch, tokens)
+MODES = ("forward", "train")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant at one size; times in microseconds, ratios of its time to the named contestant's."""
+    """One contestant at one size; times in microseconds, ratios of its time to the named contestant's.
+
+    `floor_us` is what the operation needs at least here: a copy of as many bytes as it has to read and write, or its
+    multiply-adds at the highest rate that torch reaches on this machine (`ceiling_gflops`), whichever takes longer.
+    `peak_bytes`: what torch allocated at most at one time during a call, inputs apart.
+    """
 
     contestant: str
+    mode: str
     batch: int
     tokens: int
     heads: int
@@ -47,6 +53,10 @@ class Row:
     upper_quartile_us: float
     ratio_to_softmax: float
     ratio_to_literal: float
+    floor_us: float
+    ceiling_gflops: float
+    peak_bytes: int
+    backend: str
     device: str
     threads: int
     torch: str
@@ -62,16 +72,13 @@ def literal_formula(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
     return query @ (key.transpose(-2, -1) @ value)
 
 
-def products_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The two matrix products without any norm: what torch's matrix multiplication leaves to be gained, no attention."""
-    return query @ (key.transpose(-2, -1) @ value)
-
-
+# "sima" is what sima_attention picks by itself; the others take part where there is something to compare with.
 CONTESTANTS: dict[str, Callable[..., torch.Tensor]] = {
     "softmax": F.scaled_dot_product_attention,
     "literal": literal_formula,
     "sima": sima_attention,
-    "products": products_alone,
+    "sima_eager": functools.partial(sima_attention, backend="eager"),
+    "sima_compiled": functools.partial(sima_attention, backend="eager"),
 }
 
 
@@ -81,15 +88,35 @@ def strided_inputs(batch: int, tokens: int, dtype: torch.dtype, device: str) -> 
     return [torch.randn(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(3)]
 
 
-def check_agreement(tensors: list[torch.Tensor]) -> None:
-    """Raise RuntimeError unless SimA and the literal formula give the same numbers here."""
-    expected = literal_formula(*(tensor.double() for tensor in tensors))
-    error = ((sima_attention(*tensors).double() - expected).norm() / expected.norm()).item()
+def check_agreement(tensors: list[torch.Tensor], calls: dict[str, Callable]) -> None:
+    """Raise RuntimeError unless every contestant that is SimA gives the literal formula's numbers, and softmax softmax's."""
+    doubles = [tensor.detach().double() for tensor in tensors]
+    expected = literal_formula(*doubles)
     allowed = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}[tensors[0].dtype]
-    if error > allowed:
-        raise RuntimeError(
-            f"SimA differs from the literal formula by {error:.1e}; nothing is timed until that is mended."
-        )
+    for name in calls.keys() - {"softmax", "literal"}:
+        error = ((calls[name](*tensors).double() - expected).norm() / expected.norm()).item()
+        if not error <= allowed:
+            raise RuntimeError(
+                f"{name} differs from the literal formula by {error:.1e}; nothing is timed until that is mended."
+            )
+
+
+def in_mode(function: Callable, tensors: list[torch.Tensor], mode: str) -> Callable[[], None]:
+    """A call without arguments: the forward without gradients, or forward and backward."""
+    if mode == "forward":
+
+        def forward():
+            with torch.no_grad():
+                function(*tensors)
+
+        return forward
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    gradient = torch.randn_like(tensors[0])
+
+    def train():
+        torch.autograd.grad(function(*leaves), leaves, gradient)
+
+    return train
 
 
 def take_turns(
@@ -121,14 +148,22 @@ def measure(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     seconds: float = 6.0,
+    mode: str = "forward",
+    compiled: bool = True,
 ) -> list[Row]:
-    """Time all contestants at all `(batch, tokens)` sizes, without gradients, for about `seconds` a size.
+    """Time all contestants at all `(batch, tokens)` sizes for about `seconds` a size; `compiled` adds torch.compile's SimA.
 
     Raises:
+        ValueError: `mode` is neither "forward" nor "train".
         RuntimeError: the results do not agree.
     """
+    if mode not in MODES:
+        raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    ceiling = multiply_add_ceiling(dtype, device)
     about = {
+        "mode": mode,
+        "ceiling_gflops": round(ceiling / 1e9, 1),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -136,32 +171,44 @@ def measure(
         "revision": git_revision(),
     }
     rows = []
-    with torch.no_grad():
-        for batch, tokens in tqdm(sizes, desc="attention", unit="size"):
-            torch.manual_seed(0)
-            tensors = strided_inputs(batch, tokens, dtype, device)
-            check_agreement(tensors)
-            calls = {name: functools.partial(function, *tensors) for name, function in CONTESTANTS.items()}
-            times = take_turns(calls, seconds, wait)
-            for name, own in times.items():
-                lower, median, upper = statistics.quantiles(own, n=4)
-                rows.append(
-                    Row(
-                        contestant=name,
-                        batch=batch,
-                        tokens=tokens,
-                        heads=HEADS,
-                        channels=CHANNELS,
-                        dtype=str(dtype).removeprefix("torch."),
-                        turns=len(own),
-                        median_us=round(median * 1e6, 1),
-                        lower_quartile_us=round(lower * 1e6, 1),
-                        upper_quartile_us=round(upper * 1e6, 1),
-                        ratio_to_softmax=paired_ratio(own, times["softmax"]),
-                        ratio_to_literal=paired_ratio(own, times["literal"]),
-                        **about,
-                    )
+    for batch, tokens in tqdm(sizes, desc=f"attention, {about['mode']}, {dtype}", unit="size"):
+        torch.manual_seed(0)
+        tensors = strided_inputs(batch, tokens, dtype, device)
+        functions = dict(CONTESTANTS)
+        if compiled:
+            torch._dynamo.reset()
+            functions["sima_compiled"] = torch.compile(functions["sima_compiled"], dynamic=False)
+        else:
+            del functions["sima_compiled"]
+        check_agreement(tensors, functions)
+        calls = {name: in_mode(function, tensors, mode) for name, function in functions.items()}
+        moved, additions = attention_work(tensors[0], mode)
+        source = torch.empty(moved // 2, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        times = take_turns({**calls, "copy": lambda: target.copy_(source)}, seconds, wait)  # noqa: B023
+        floor = max(statistics.median(times.pop("copy")), 2 * additions / ceiling)
+        for name, own in times.items():
+            lower, median, upper = statistics.quantiles(own, n=4)
+            rows.append(
+                Row(
+                    contestant=name,
+                    batch=batch,
+                    tokens=tokens,
+                    heads=HEADS,
+                    channels=CHANNELS,
+                    dtype=str(dtype).removeprefix("torch."),
+                    turns=len(own),
+                    median_us=round(median * 1e6, 1),
+                    lower_quartile_us=round(lower * 1e6, 1),
+                    upper_quartile_us=round(upper * 1e6, 1),
+                    ratio_to_softmax=paired_ratio(own, times["softmax"]),
+                    ratio_to_literal=paired_ratio(own, times["literal"]),
+                    floor_us=round(floor * 1e6, 1),
+                    peak_bytes=peak_allocated(calls[name], device),
+                    backend=served_by("auto", tensors[0]) if name == "sima" else "",
+                    **about,
                 )
+            )
     return rows
 
 
@@ -192,138 +239,3 @@ def git_revision() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+" if diff.returncode else "")
-
-
-def write_csv(rows: list[Row], path: Path) -> None:
-    """One line per row, columns as in `Row`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV that `write_csv` wrote, as text."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def draw(csv_path: Path, png_path: Path) -> None:
-    """Time against tokens, log-log, from the CSV; batch 1 only.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError("The picture needs matplotlib: pip install 'sima-hf[plot]'") from error
-    rows = [row for row in read_csv(csv_path) if row["batch"] == "1"]
-    names = {
-        "softmax": ("softmax (scaled_dot_product_attention)", "#8a8a8a"),
-        "literal": ("SimA, the paper's formula as written", "#3465a4"),
-        "sima": ("SimA, sima_hf", "#e07b1a"),
-        "products": ("its two matrix products alone", "#d8c3a5"),
-    }
-    figure, axis = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
-    for contestant, (label, color) in names.items():
-        own = [row for row in rows if row["contestant"] == contestant]
-        tokens = [int(row["tokens"]) for row in own]
-        milliseconds = [float(row["median_us"]) / 1000 for row in own]
-        style = ":" if contestant == "products" else "-"
-        axis.plot(tokens, milliseconds, style, marker="o", color=color, label=label)
-        if contestant == "sima":
-            for row, x, y in zip(own, tokens, milliseconds, strict=True):
-                factor = 1 / float(row["ratio_to_softmax"])
-                text = f"{factor:.0f}x" if factor >= 10 else f"{factor:.1f}x"
-                axis.annotate(text, (x, y), xytext=(6, -16), textcoords="offset points", color=color, fontsize=9)
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.margins(x=0.08, y=0.1)
-    ticks = sorted({int(row["tokens"]) for row in rows})
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axis.set_xlabel("tokens")
-    axis.set_ylabel("time, ms")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    one = rows[0]
-    axis.set_title(
-        f"Attention forward: batch 1, {one['heads']} heads of {one['channels']}, {one['dtype']}, {one['device']}, "
-        f"torch {one['torch']}\nmedians, contestants in turn; numbers: times faster than softmax",
-        fontsize=10,
-    )
-    figure.savefig(png_path, dpi=120)
-    plt.close(figure)
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as text, one line per size."""
-    header = f"{'batch':>5} {'tokens':>6}  " + " ".join(f"{name:>12}" for name in CONTESTANTS)
-    lines = [f"{header}   {'sima/softmax':>12} {'sima/literal':>12} {'products/literal':>16}"]
-    for batch, tokens in dict.fromkeys((row.batch, row.tokens) for row in rows):
-        here = {row.contestant: row for row in rows if (row.batch, row.tokens) == (batch, tokens)}
-        times = " ".join(f"{here[name].median_us:>9,.0f} us" for name in CONTESTANTS)
-        ratios = f"{here['sima'].ratio_to_softmax:>12.3f} {here['sima'].ratio_to_literal:>12.3f}"
-        lines.append(f"{batch:>5} {tokens:>6}  {times}   {ratios} {here['products'].ratio_to_literal:>16.3f}")
-    return "\n".join(lines)
-
-
-def markdown_table(csv_path: Path) -> str:
-    """The CSV as the README's table, with its conditions below."""
-    rows = read_csv(csv_path)
-    lines = ["| batch | tokens | softmax | literal formula | sima_hf | times faster than softmax | than the formula |"]
-    lines.append("|--:|--:|--:|--:|--:|--:|--:|")
-    for batch, tokens in dict.fromkeys((row["batch"], row["tokens"]) for row in rows):
-        here = {row["contestant"]: row for row in rows if (row["batch"], row["tokens"]) == (batch, tokens)}
-        times = " | ".join(
-            f"{float(here[name]['median_us']) / 1000:,.2f} ms" for name in ("softmax", "literal", "sima")
-        )
-        ratios = [1 / float(here["sima"][name]) for name in ("ratio_to_softmax", "ratio_to_literal")]
-        lines.append(f"| {batch} | {int(tokens):,} | {times} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
-    one = rows[0]
-    lines.append(
-        f"\nMedians on {one['device']}, torch {one['torch']}, sima_hf {one['sima_hf']}; all figures with quartiles in "
-        f"[{csv_path.name}]({csv_path.as_posix()})."
-    )
-    return "\n".join(lines)
-
-
-def update_readme(readme: Path, csv_path: Path) -> None:
-    """Replace what stands between the README's bench marks by the CSV's table.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    start, end = "<!-- bench:start -->\n", "<!-- bench:end -->"
-    text = readme.read_text(encoding="utf-8")
-    if start not in text or end not in text:
-        raise ValueError(f"{readme} has no lines {start.strip()} and {end}; put them where the table belongs.")
-    before, after = text.split(start)[0], text.split(end)[1]
-    readme.write_text(f"{before}{start}{markdown_table(csv_path)}\n{end}{after}", encoding="utf-8")
-
-
-def main() -> None:
-    """Measure on this machine, print the table, write `attention_<device>.csv` and `.png`."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path(), help="folder for the CSV and the PNG")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for each size")
-    parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
-    arguments = parser.parse_args()
-    rows = measure(dtype=getattr(torch, arguments.dtype), device=arguments.device, seconds=arguments.seconds)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    path = arguments.output_dir / f"attention_{arguments.device.partition(':')[0]}_{arguments.dtype}.csv"
-    write_csv(rows, path)
-    draw(path, path.with_suffix(".png"))
-    if arguments.readme:
-        update_readme(arguments.readme, path)
-    print(table(rows))
-    print(f"{rows[0].device}, torch {rows[0].torch}: {path} and {path.with_suffix('.png')}")
-
-
-if __name__ == "__main__":
-    main()

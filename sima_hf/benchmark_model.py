@@ -1,13 +1,16 @@
 """Time and memory of whole models: one with softmax against the same one with SimA, interleaved in one run.
 
     sima-hf bench model deit-small --against sdpa        # random weights; or any folder or Hub name
+    sima-hf bench model sima_small_12_p16                # the paper's own model, against its formula taken literally
 
-Both have the same parameters. Before anything is timed it is certified that the swapped one runs no softmax.
+All have the same parameters. Before anything is timed it is certified that the swapped one runs no softmax. A third contestant,
+where the host allows it, has no attention at all (its output is the values): what no attention can be quicker than.
 """
 
 import copy
 import csv
 import functools
+import inspect
 import statistics
 import subprocess
 import sys
@@ -18,9 +21,12 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from .benchmark import device_name, git_revision, paired_ratio, take_turns
+from .benchmark import device_name, git_revision, literal_formula, paired_ratio, take_turns
 from .errors import MissingDependencyError
+from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
+from .models.sima.modeling_sima import SimAForImageClassification
 from .patching import certify, patch_model
+from .patching.load import load_saved_class
 from .version import __version__
 
 
@@ -32,12 +38,12 @@ MODELS = {
     "deit-base": {**_DEIT, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 SIZES = ((1, 224), (8, 224), (1, 384), (1, 512), (1, 1024))  # (batch, pixels)
-CONTESTANTS = ("softmax", "sima")
+COLORS = {"softmax": "#8a8a8a", "literal": "#3465a4", "sima": "#e07b1a", "none": "#555555"}
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One contestant at one size: milliseconds of a forward or of a training step, and its time over softmax's."""
+    """One contestant at one size: milliseconds of a forward or of a training step, and its time over the baseline's."""
 
     model: str
     contestant: str
@@ -51,7 +57,8 @@ class ModelRow:
     median_ms: float
     lower_quartile_ms: float
     upper_quartile_ms: float
-    ratio_to_softmax: float
+    baseline: str
+    ratio_to_baseline: float
     device: str
     threads: int
     torch: str
@@ -60,11 +67,16 @@ class ModelRow:
     revision: str
 
 
-def build(name: str, against: str = "sdpa", dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict:
-    """The contestants: "softmax", the model with that attention, and "sima", the same one swapped, with the same weights.
+def build(
+    name: str, against: str = "sdpa", dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> dict[str, torch.nn.Module]:
+    """The contestants, with the same weights, the baseline first.
+
+    For a model with softmax: "softmax", "sima", the same one swapped, and "none", without attention, where it can be had. For one of
+    the native variants: "literal", with the paper's formula as written, and "sima".
 
     Args:
-        name: a key of `MODELS`, or a folder or Hub name of a model that `patch_model` takes.
+        name: a key of `MODELS`, a native variant, or a folder or Hub name of a model that `patch_model` takes.
         against: "sdpa" or "eager".
 
     Raises:
@@ -72,24 +84,47 @@ def build(name: str, against: str = "sdpa", dtype: torch.dtype = torch.float32, 
         RuntimeError: the swapped one still runs softmax where it was swapped.
     """
     torch.manual_seed(0)
+    for attention, function in (("sima_literal", _literal), ("no_attention", _no_attention)):
+        transformers.AttentionInterface.register(attention, function)
+    if name in SIMA_VARIANTS:
+        model = SimAForImageClassification(SimAConfig.from_variant(name)).to(device=device, dtype=dtype).eval()
+        literal = copy.deepcopy(model)
+        literal.set_attn_implementation("sima_literal")
+        return {"literal": literal, "sima": model}
     if name in MODELS:
         model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
     else:
-        from .patching.load import load_saved_class
-
         model = load_saved_class(name)
     model = model.to(device=device, dtype=dtype).eval()
-    swapped = patch_model(copy.deepcopy(model))
+    swapped, without = patch_model(copy.deepcopy(model)), copy.deepcopy(model)
     model.set_attn_implementation(against)
-    report = certify(swapped, _images(1, 224, dtype, device))
+    images = _images(1, 224, dtype, device)
+    report = certify(swapped, images)
     if report.in_swapped:
         raise RuntimeError(f"The swapped model still runs softmax, so nothing is timed:\n{report}")
-    return {"softmax": model, "sima": swapped}
+    without.set_attn_implementation("no_attention")
+    # A host with attention code of its own takes the name and computes softmax all the same.
+    others = {"none": without} if certify(without, images).softmax_free else {}
+    return {"softmax": model, "sima": swapped, **others}
+
+
+def _literal(module, query, key, value, attention_mask, gain="none", **kwargs):
+    out = literal_formula(query, key, value)
+    return (out * key.shape[2] if gain == "tokens" else out).transpose(1, 2).contiguous(), None
+
+
+def _no_attention(module, query, key, value, attention_mask, **kwargs):
+    return value.transpose(1, 2).contiguous(), None
 
 
 def _images(batch: int, pixels: int, dtype: torch.dtype, device: str) -> dict:
     images = torch.randn(batch, 3, pixels, pixels, dtype=dtype, device=device)
     return {"pixel_values": images, "interpolate_pos_encoding": True}
+
+
+def _taken(model: torch.nn.Module, inputs: dict) -> dict:
+    """Those inputs that the model has a name for: SimA's own takes any image size without being told."""
+    return {name: x for name, x in inputs.items() if name in inspect.signature(model.forward).parameters}
 
 
 def _step(model: torch.nn.Module, inputs: dict) -> None:
@@ -120,17 +155,26 @@ def measure_model(
     device: str = "cpu",
     seconds: float = 20.0,
 ) -> list[ModelRow]:
-    """Time both contestants at all `(batch, pixels)` sizes, in turn, for about `seconds` a size."""
+    """Time the contestants at all `(batch, pixels)` sizes, in turn, for about `seconds` a size.
+
+    `compiled`: both through torch.compile, in inference with frozen weights (Inductor's `freezing`), as one would ship them.
+    """
     if mode not in MODES:
         raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
     contestants = build(name, against, dtype, device)
     for model in contestants.values():
         model.train(mode == "train")
-    run = {contestant: torch.compile(model) if compiled else model for contestant, model in contestants.items()}
+    options = {"freezing": True} if mode == "forward" else None
+    run = {
+        contestant: torch.compile(model, dynamic=False, options=options) if compiled else model
+        for contestant, model in contestants.items()
+    }
+    baseline = next(iter(contestants))
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     rows = []
     for batch, pixels in tqdm(sizes, desc=f"{name}, {mode}", unit="size"):
-        inputs = _images(batch, pixels, dtype, device)
+        inputs = _taken(contestants[baseline], _images(batch, pixels, dtype, device))
+        torch._dynamo.reset()
         calls = {contestant: functools.partial(MODES[mode], model, inputs) for contestant, model in run.items()}
         times = take_turns(calls, seconds, wait)
         for contestant, own in times.items():
@@ -139,7 +183,7 @@ def measure_model(
                 ModelRow(
                     model=name,
                     contestant=contestant,
-                    attention=against if contestant == "softmax" else "sima",
+                    attention=against if contestant == "softmax" else contestant,
                     mode=mode,
                     compiled=compiled,
                     batch=batch,
@@ -149,7 +193,8 @@ def measure_model(
                     median_ms=round(median * 1e3, 2),
                     lower_quartile_ms=round(lower * 1e3, 2),
                     upper_quartile_ms=round(upper * 1e3, 2),
-                    ratio_to_softmax=paired_ratio(own, times["softmax"]),
+                    baseline=baseline,
+                    ratio_to_baseline=paired_ratio(own, times[baseline]),
                     device=device_name(device),
                     threads=torch.get_num_threads(),
                     torch=torch.__version__,
@@ -164,9 +209,9 @@ def measure_model(
 def peak_memory(name: str, contestant: str, pixels: int, against: str = "sdpa") -> int:
     """Bytes at most resident while one image of `pixels` squared goes through a contestant, in a process of its own (Linux)."""
     code = (
-        "import sys; from sima_hf.benchmark_model import _forward, _images, build; import torch; "
+        "import sys; from sima_hf.benchmark_model import _forward, _images, _taken, build; import torch; "
         "name, contestant, pixels, against = sys.argv[1:]; model = build(name, against)[contestant]; "
-        "_forward(model, _images(1, int(pixels), torch.float32, 'cpu')); "
+        "_forward(model, _taken(model, _images(1, int(pixels), torch.float32, 'cpu'))); "
         # Not getrusage: its maximum begins with what the parent process held.
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
@@ -181,21 +226,69 @@ def peak_memory(name: str, contestant: str, pixels: int, against: str = "sdpa") 
     return int(done.stdout.split()[-1]) * 1024
 
 
-def write_csv(rows: list[ModelRow], path: Path) -> None:
-    """One line per row, columns as in `ModelRow`."""
+@dataclass(frozen=True)
+class MemoryRow:
+    """The most memory that a process held while one image went through a contestant, Python and torch included."""
+
+    model: str
+    contestant: str
+    attention: str
+    batch: int
+    pixels: int
+    dtype: str
+    peak_resident_bytes: int
+    device: str
+    torch: str
+    transformers: str
+    sima_hf: str
+    revision: str
+
+
+def measure_memory(name: str = "deit-small", against: str = "sdpa", pixels: int = 2048) -> list[MemoryRow]:
+    """Peak memory of one image through softmax and through SimA, each in a process of its own (CPU, Linux)."""
+    about = {
+        "device": device_name("cpu"),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sima_hf": __version__,
+        "revision": git_revision(),
+    }
+    contestants = tqdm(("softmax", "sima"), desc=f"memory of {name}, {pixels} px")
+    return [
+        MemoryRow(
+            model=name,
+            contestant=contestant,
+            attention=against if contestant == "softmax" else "sima",
+            batch=1,
+            pixels=pixels,
+            dtype="float32",
+            peak_resident_bytes=peak_memory(name, contestant, pixels, against),
+            **about,
+        )
+        for contestant in contestants
+    ]
+
+
+def write_csv(rows: list, path: Path) -> None:
+    """One line per row, columns as in `ModelRow` or `MemoryRow`."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(ModelRow.__dataclass_fields__), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(type(rows[0]).__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(row) for row in rows)
 
 
 def table(rows: list[ModelRow]) -> str:
     """The rows as text, one line per size."""
-    lines = [f"{'mode':>8} {'batch':>5} {'pixels':>6} {'softmax':>12} {'sima':>12}   times faster"]
+    names = list(dict.fromkeys(row.contestant for row in rows))
+    lines = [
+        f"{'mode':>8} {'batch':>5} {'pixels':>6} "
+        + " ".join(f"{name:>12}" for name in names)
+        + "   sima, times faster"
+    ]
     for mode, batch, pixels in dict.fromkeys((row.mode, row.batch, row.pixels) for row in rows):
         here = {row.contestant: row for row in rows if (row.mode, row.batch, row.pixels) == (mode, batch, pixels)}
-        times = " ".join(f"{here[name].median_ms:>9,.1f} ms" for name in CONTESTANTS)
-        lines.append(f"{mode:>8} {batch:>5} {pixels:>6} {times}   {1 / here['sima'].ratio_to_softmax:>12.2f}")
+        times = " ".join(f"{here[name].median_ms:>9,.1f} ms" for name in names)
+        lines.append(f"{mode:>8} {batch:>5} {pixels:>6} {times}   {1 / here['sima'].ratio_to_baseline:>18.2f}")
     return "\n".join(lines)
 
 
@@ -213,14 +306,14 @@ def draw(rows: list[ModelRow], png_path: Path) -> None:
     except ImportError as error:
         raise MissingDependencyError("The picture needs matplotlib: pip install 'sima-hf[plot]'") from error
     figure, axis = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
-    colors = {"softmax": "#8a8a8a", "sima": "#e07b1a"}
     for mode, style in (("forward", "-"), ("train", "--")):
-        for contestant in CONTESTANTS:
+        for contestant in dict.fromkeys(row.contestant for row in rows):
             own = [row for row in rows if (row.mode, row.contestant, row.batch) == (mode, contestant, 1)]
             if own:
-                label = f"{own[0].attention}, {'training step' if mode == 'train' else mode}"
+                attention = "no attention" if contestant == "none" else own[0].attention
+                label = f"{attention}, {'training step' if mode == 'train' else mode}"
                 points = [row.pixels for row in own], [row.median_ms for row in own]
-                axis.plot(*points, style, marker="o", color=colors[contestant], label=label)
+                axis.plot(*points, style, marker="o", color=COLORS[contestant], label=label)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     ticks = sorted({row.pixels for row in rows})
@@ -231,7 +324,7 @@ def draw(rows: list[ModelRow], png_path: Path) -> None:
     axis.legend()
     one = rows[0]
     axis.set_title(
-        f"{one.model}, batch 1, {one.dtype}, {one.device}, torch {one.torch}\nmedians, contestants in turn",
+        f"{one.model}{', compiled' if one.compiled else ''}, batch 1, {one.dtype}, {one.device}, torch {one.torch}\nmedians, contestants in turn",
         fontsize=10,
     )
     figure.savefig(png_path, dpi=120)

@@ -87,22 +87,35 @@ def certify(
         raise typer.Exit(1)
 
 
-@bench.command("attention", epilog="Example: sima-hf bench attention --dtype bfloat16 --output-dir results")
+@bench.command(
+    "attention", epilog="Example: sima-hf bench attention --dtype bfloat16 --mode train --output-dir results"
+)
 def bench_attention(
     output_dir: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens; may be given several times.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at once, with --tokens.")] = 1,
+    mode: Annotated[str, typer.Option(help="forward, or train for forward and backward.")] = "forward",
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Let torch.compile's SimA take part.")
+    ] = True,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     seconds: Annotated[float, typer.Option(help="Time for each size.")] = 6.0,
+    readme: Annotated[Path | None, typer.Option(help="README whose table is to be brought up to date.")] = None,
 ) -> None:
-    """The attention alone, forward: against softmax and the literal formula, over numbers of tokens."""
-    from . import benchmark
+    """The attention alone, against softmax and the literal formula, over numbers of tokens."""
+    from . import benchmark, benchmark_report
 
-    rows = benchmark.measure(dtype=_dtype(dtype), device=device, seconds=seconds)
+    sizes = tuple((batch, count) for count in tokens) if tokens else benchmark.SIZES
+    rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
     output_dir.mkdir(parents=True, exist_ok=True)
-    path = output_dir / f"attention_{device.partition(':')[0]}_{dtype}.csv"
-    benchmark.write_csv(rows, path)
-    benchmark.draw(path, path.with_suffix(".png"))
-    typer.echo(f"{benchmark.table(rows)}\n{path} and {path.with_suffix('.png')}")
+    parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
+    path = output_dir / f"{'_'.join(parts)}.csv"
+    benchmark_report.write_csv(rows, path)
+    benchmark_report.draw(path, path.with_suffix(".png"))
+    if readme is not None:
+        benchmark_report.replace_between(readme, "bench", benchmark_report.markdown_table(path))
+    typer.echo(f"{benchmark_report.table(path)}\n{path} and {path.with_suffix('.png')}")
 
 
 @bench.command("model", epilog="Example: sima-hf bench model deit-small --against sdpa --pixels 224 --pixels 512")
@@ -128,10 +141,31 @@ def bench_model(
     typer.echo(benchmark_model.table(rows))
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path = output_dir / f"model_{Path(model).name}_{mode}_{device.partition(':')[0]}_{dtype}.csv"
+        parts = ("model", Path(model).name, mode, *(["compiled"] if compiled else []), device.partition(":")[0], dtype)
+        path = output_dir / f"{'_'.join(parts)}.csv"
         benchmark_model.write_csv(rows, path)
         benchmark_model.draw(rows, path.with_suffix(".png"))
         typer.echo(f"{path} and {path.with_suffix('.png')}")
+
+
+@bench.command("memory", epilog="Example: sima-hf bench memory deit-small --pixels 2048")
+def bench_memory(
+    model: Annotated[str, typer.Argument(help="As for bench model; not a native variant.")] = "deit-small",
+    against: Annotated[str, typer.Option(help="Softmax attention to compare with: sdpa or eager.")] = "sdpa",
+    pixels: Annotated[int, typer.Option(help="Side of the image.")] = 2048,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV.")] = None,
+) -> None:
+    """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
+    from . import benchmark_model
+
+    rows = benchmark_model.measure_memory(model, against, pixels)
+    for row in rows:
+        typer.echo(f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB")
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / f"memory_{Path(model).name}_cpu_float32.csv"
+        benchmark_model.write_csv(rows, path)
+        typer.echo(str(path))
 
 
 def _dtype(name: str):

@@ -1,16 +1,16 @@
 """The benchmark of whole models: its contestants are what they say, and what it writes is what it measured."""
 
 import csv
-import functools
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from sima_hf import benchmark, benchmark_model, certify, cli
+from sima_hf import SimAConfig, benchmark_model, certify, cli
 from sima_hf.errors import UnsupportedModelError
 
 
+NATIVE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -35,12 +35,13 @@ def test_every_contestant_at_every_size(rows):
     assert found == {
         (mode, contestant, *size)
         for mode, sizes in (("forward", ((2, 32), (1, 48))), ("train", ((1, 32),)))
-        for contestant in ("softmax", "sima")
+        for contestant in ("softmax", "sima", "none")
         for size in sizes
     }
     assert all(0 < row.lower_quartile_ms <= row.median_ms <= row.upper_quartile_ms for row in rows)
-    assert {row.ratio_to_softmax for row in rows if row.contestant == "softmax"} == {1.0}
-    assert {row.attention for row in rows} == {"sdpa", "sima"}
+    assert {row.ratio_to_baseline for row in rows if row.contestant == "softmax"} == {1.0}
+    assert {row.attention for row in rows} == {"sdpa", "sima", "none"}
+    assert {row.baseline for row in rows} == {"softmax"}
 
 
 @pytest.mark.parametrize("against", ["sdpa", "eager"])
@@ -52,6 +53,20 @@ def test_the_contestants_have_the_same_weights(against):
     images = benchmark_model._images(1, 32, torch.float32, "cpu")
     assert not certify(pair["softmax"], images).softmax_free
     assert certify(pair["sima"], images).softmax_free
+
+
+def test_a_native_model_against_its_formula(monkeypatch):
+    monkeypatch.setattr(benchmark_model.SimAConfig, "from_variant", lambda name: SimAConfig(**NATIVE))
+    pair = benchmark_model.build("sima_small_12_p16")
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(pair["literal"](images).logits, pair["sima"](images).logits, rtol=1e-4, atol=1e-5)
+    rows = benchmark_model.measure_model("sima_small_12_p16", sizes=((1, 64),), seconds=0.0)
+    assert [(row.contestant, row.baseline) for row in rows] == [("literal", "literal"), ("sima", "literal")]
+
+
+def test_no_attention_is_none():
+    without = benchmark_model.build("tiny")["none"]
+    assert certify(without, benchmark_model._images(1, 32, torch.float32, "cpu")).softmax_free
 
 
 def test_training_steps_train():
@@ -102,10 +117,17 @@ def test_at_the_command_line(tmp_path, monkeypatch):
         "model_tiny_forward_cpu_float32.csv",
         "model_tiny_forward_cpu_float32.png",
     }
-    few = functools.partial(benchmark.measure, ((1, 8), (1, 16)))
-    monkeypatch.setattr(benchmark, "measure", few)
-    result = CliRunner().invoke(cli.app, ["bench", "attention", "--seconds", "0", "--output-dir", str(tmp_path)])
+    few = ["--tokens", "8", "--tokens", "16", "--seconds", "0", "--no-compile", "--output-dir", str(tmp_path)]
+    (tmp_path / "README.md").write_text("<!-- bench:start -->\n<!-- bench:end -->\n")
+    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--readme", str(tmp_path / "README.md")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "attention_cpu_float32.png").exists()
+    assert "| 1 | 16 |" in (tmp_path / "README.md").read_text()
+    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--mode", "train"])
+    assert (tmp_path / "attention_train_cpu_float32.csv").exists()
+    monkeypatch.setattr(benchmark_model, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
+    result = CliRunner().invoke(cli.app, ["bench", "memory", "--pixels", "512", "--output-dir", str(tmp_path)])
+    assert "sdpa, 512 x 512 px: 0.50 GiB" in result.stdout
+    assert (tmp_path / "memory_deit-small_cpu_float32.csv").read_text().count("\n") == 3
     result = CliRunner().invoke(cli.app, ["bench", "model", "tiny", "--dtype", "int8"])
     assert "--dtype must be float32" in str(result.exception)

@@ -105,7 +105,7 @@ def test_env_for_machines(monkeypatch):
     facts = json.loads(invoke("env", "--json").output)
     assert facts["sima_hf"] == __version__
     assert facts["no-such-package"] == "not installed"
-    assert set(facts["backends"]) == {"triton", "eager", "reference"}
+    assert set(facts["backends"]) == {"cpu", "triton", "eager", "reference"}
 
 
 def test_the_installed_command():

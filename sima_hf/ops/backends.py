@@ -47,15 +47,24 @@ def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
     Raises:
         BackendError: no such backend (the text lists those there are), or it cannot serve these inputs (with the reason).
     """
+    return _pick(name, query).attend
+
+
+def served_by(name: str, query: torch.Tensor) -> str:
+    """The name of the backend that `pick_backend` takes."""
+    return _pick(name, query).name
+
+
+def _pick(name: str, query: torch.Tensor) -> Backend:
     for backend in BACKENDS:
         if name == backend.name:
             reason = backend.why_not(query)
             if reason is None:
-                return backend.attend
+                return backend
             raise BackendError(f"The backend {name!r} cannot serve here: {reason}. backend='auto' picks one that can.")
         picked = backend.picked_on is None or query.device.type in backend.picked_on
         if name == "auto" and picked and backend.why_not(query) is None:
-            return backend.attend
+            return backend
     listed = ", ".join(repr(n) for n in ("auto", *backend_names()))
     raise BackendError(f"There is no backend {name!r}; there are {listed}.")
 

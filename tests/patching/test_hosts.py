@@ -118,7 +118,7 @@ def is_real(x):
 
 @every_model
 def test_two_generations_of_save_and_load(case, name, tmp_path):
-    model, inputs = sima_hf.patch_model(make(case, name), gain="none", backend="eager"), given(case, name)
+    model, inputs = sima_hf.patch_model(make(case, name), gain="none"), given(case, name)
     expected = run(model, inputs)
     generation = model
     for number in (1, 2):

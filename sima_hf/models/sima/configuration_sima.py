@@ -134,6 +134,18 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
 
+    @property
+    def output_attentions(self) -> bool:
+        """Whether the model returns its attention maps; every SimA attention function can, so none is refused here."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool):
+        self._output_attentions = value
+
+    def validate_output_attentions(self):
+        """Nothing to refuse, see above; part of `@strict`'s validation."""
+
     def validate_architecture(self):
         """Raise ValueError for values that no model can be built from; part of `@strict`'s validation."""
         positive = (

@@ -294,7 +294,12 @@ class SimAPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.class_token, std=self.config.initializer_range)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
-        """Refuse every attention that is not SimA, so that nothing can turn the model back into softmax unnoticed."""
+        """Refuse every attention that is not SimA, so that nothing can turn the model back into softmax unnoticed.
+
+        Where none is asked for, it is sima_hf's, with fused kernels, if that is installed, else this file's own.
+        """
+        if requested_attention is None and "sima" in ALL_ATTENTION_FUNCTIONS:
+            requested_attention = "sima"
         name = check_attention_is_sima(requested_attention, type(self).__name__)
         return super().get_correct_attn_implementation(name, *args, **kwargs)
 
