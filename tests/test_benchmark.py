@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sima_hf import benchmark, benchmark_floor, benchmark_report
+from sima_hf import benchmark, benchmark_floor, benchmark_report, benchmark_traffic
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,3 +137,43 @@ def test_committed_demo_results_reach_the_goal():
     assert len({run["seed"] for run in results["runs"]}) >= 3
     assert min(run["accuracy"] for run in results["runs"]) == results["lowest_accuracy"] >= 0.985
     assert max(run["train_seconds"] for run in results["runs"]) <= 120
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted where there is a GPU")
+@pytest.mark.parametrize("tokens", [100, 2500], ids=["one program a head", "tokens split"])
+@pytest.mark.parametrize("mode", ["forward", "backward"])
+def test_counted_traffic_is_what_the_kernels_load_and_store(mode, tokens, monkeypatch):
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    moved = {"load": 0, "store": 0}
+
+    def count(name):
+        original = getattr(interpreter.InterpreterBuilder, f"create_masked_{name}")
+
+        def counting(self, pointers, *args):
+            mask = args[0] if name == "load" else args[1]
+            moved[name] += int(mask.data.sum()) * (pointers.get_element_ty().primitive_bitwidth // 8)
+            return original(self, pointers, *args)
+
+        monkeypatch.setattr(interpreter.InterpreterBuilder, f"create_masked_{name}", counting)
+
+    monkeypatch.setattr(benchmark_traffic, "MULTIPROCESSORS", 4)  # what the launch assumes without a GPU
+    monkeypatch.setattr(benchmark_traffic, "HEADS", 2)
+    tensors = [torch.randn(1, tokens, 2, 64, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
+    forward, backward = (getattr(torch.ops.sima, f"triton_attention{part}") for part in ("", "_backward"))
+    out, *saved = forward(*tensors, None, False, True)
+    count("load")
+    count("store")
+    if mode == "forward":
+        forward(*tensors, None, False, False)
+    else:
+        backward(out, *tensors, None, *saved)
+    expected = benchmark_traffic.traffic(mode, 1, tokens)
+    assert (moved["load"], moved["store"]) == (expected.loaded_bytes, expected.stored_bytes)
+    assert (expected.pieces > 1) is (tokens > 256)
+
+
+def test_committed_counts_are_what_the_command_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark_traffic", "--output_dir", str(tmp_path)])
+    benchmark_traffic.main()
+    name = "attention_cuda_counted.csv"
+    assert (tmp_path / name).read_text() == (RESULTS / name).read_text()

@@ -101,6 +101,7 @@ ALLOWED = {
     "models": {"sima_hf.registration", "sima_hf.models"},
     "benchmark.py": {"torch", "tqdm", "sima_hf.benchmark_floor", "sima_hf.ops", "sima_hf.version"},
     "benchmark_floor.py": {"torch"},
+    "benchmark_traffic.py": {"torch", "sima_hf.ops", "sima_hf.version"},
     "benchmark_report.py": {"matplotlib", "sima_hf.benchmark", "sima_hf.errors"},
     "benchmark_model.py": {
         "torch",

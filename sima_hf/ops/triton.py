@@ -14,8 +14,9 @@ import torch
 from .fused import WIDEST, fused_attention, kept, rows_first
 
 
-# Tokens of one program where they are split, and programs wanted for each multiprocessor.
-PIECE, FILL = 1024, 2
+# Tokens of one program where sums over them are split, and programs wanted for each multiprocessor; the passes that write tokens
+# leave no sums behind and so may be split further.
+PIECE, FILL, FILL_TOKENS = 256, 2, 8
 
 
 def why_not(query: torch.Tensor) -> str | None:
@@ -31,18 +32,25 @@ def why_not(query: torch.Tensor) -> str | None:
     return None
 
 
-def _blocks(query: torch.Tensor, value: torch.Tensor) -> dict[str, int]:
-    """Block sizes by head width: wide heads take shorter blocks, to stay in registers."""
-    width, value_width = (max(16, 1 << (x.shape[-1] - 1).bit_length()) for x in (query, value))
-    rows = 64 if max(width, value_width) <= 64 else 32 if max(width, value_width) <= 128 else 16
-    return {"BLOCK_N": rows, "BLOCK_D": width, "BLOCK_DV": value_width}
+def launch(heads: int, tokens: int, width: int, value_width: int, multiprocessors: int) -> tuple[int, int, int]:
+    """Into how many pieces the tokens are split, so that all multiprocessors have work: for sums, for writing; tokens of a block.
+
+    Wide heads take shorter blocks, to stay in registers.
+    """
+    widest = max(width, value_width)
+    block = 64 if widest <= 64 else 32 if widest <= 128 else 16
+    pieces, spread = (math.ceil(fill * multiprocessors / heads) for fill in (FILL, FILL_TOKENS))
+    return max(1, min(pieces, math.ceil(tokens / PIECE))), max(1, min(spread, math.ceil(tokens / block))), block
 
 
-def _pieces(heads: int, tokens: int, device: torch.device) -> int:
-    """Into how many pieces to split the tokens, so that the device has work for all its multiprocessors."""
+def _launch(query: torch.Tensor, value: torch.Tensor, tokens: int) -> tuple[int, int, dict[str, int]]:
+    """Pieces for sums and for writing, and the block sizes as the kernels take them."""
+    device = query.device
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    wanted = math.ceil(FILL * processors / heads)
-    return max(1, min(wanted, math.ceil(tokens / PIECE)))
+    width, value_width = query.shape[-1], value.shape[-1]
+    pieces, spread, block = launch(query.shape[0] * query.shape[1], tokens, width, value_width, processors)
+    powers = [max(16, 1 << (x - 1).bit_length()) for x in (width, value_width)]
+    return pieces, spread, {"BLOCK_N": block, "BLOCK_D": powers[0], "BLOCK_DV": powers[1]}
 
 
 def _strides(*tensors: torch.Tensor) -> list[int]:
@@ -63,7 +71,7 @@ def _forward(query, key, value, keep, tokens_gain, save):
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
-    blocks, pieces = _blocks(query, value), _pieces(batch * heads, max(queries, keys), query.device)
+    pieces, spread, blocks = _launch(query, value, max(queries, keys))
     out = rows_first(query, value_width)
     sums = save or pieces > 1  # what the first launch leaves in memory
     small = {"dtype": torch.float32, "device": query.device}
@@ -86,8 +94,8 @@ def _forward(query, key, value, keep, tokens_gain, save):
         gain = seen if tokens_gain else torch.ones_like(seen)
         if pieces > 1:
             matrix = (context * _scale_of(a, b, gain).unsqueeze(-1)).contiguous()
-            apply_kernel[(batch * heads, math.ceil(queries / blocks["BLOCK_N"]))](
-                query, mask, matrix, out, heads, queries, width, value_width,
+            apply_kernel[(batch * heads, spread)](
+                query, mask, matrix, out, heads, queries, width, value_width, _multiple(queries, spread, blocks["BLOCK_N"]),
                 *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=keep_queries, **blocks,
             )  # fmt: skip
     if not save:
@@ -113,7 +121,7 @@ def _backward(grad, query, key, value, keep, a, b, context, gain):
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
-    blocks, pieces = _blocks(query, value), _pieces(batch * heads, queries, query.device)
+    pieces, spread, blocks = _launch(query, value, max(queries, keys))
     mask, mask_strides = _mask(keep, query)
     keep_queries = keep is not None and queries == keys
     partial = torch.empty(batch * heads, pieces, width, value_width, dtype=torch.float32, device=query.device)
@@ -132,9 +140,10 @@ def _backward(grad, query, key, value, keep, a, b, context, gain):
         correction_k = (dscale / b.clamp_min(1e-12)).masked_fill(b <= 1e-12, 0).contiguous()
         matrix = (context * scale.unsqueeze(-1)).contiguous()
         dcontext = (dmatrix * scale.unsqueeze(-1)).contiguous()
-        backward_kernel[(batch * heads, math.ceil(max(queries, keys) / blocks["BLOCK_N"]))](
+        backward_kernel[(batch * heads, spread)](
             query, key, value, grad, mask, matrix, dcontext, correction_q, correction_k, dquery, dkey, dvalue,
-            heads, queries, keys, width, value_width, *_strides(query, key, value, grad), *mask_strides,
+            heads, queries, keys, width, value_width, _multiple(max(queries, keys), spread, blocks["BLOCK_N"]),
+            *_strides(query, key, value, grad), *mask_strides,
             *_strides(dquery, dkey, dvalue), HAS_KEEP=keep is not None, KEEP_QUERIES=keep_queries, **blocks,
         )  # fmt: skip
     return dquery, dkey, dvalue

@@ -157,20 +157,28 @@ def forward_kernel(
 
 
 @triton.jit
+def _matrix_at(base, place, D, DV, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr):
+    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    small = (channels < D)[:, None] & (values < DV)[None, :]
+    return tl.load(base + place * D * DV + channels[:, None] * DV + values[None, :], mask=small, other=0.0)
+
+
+@triton.jit
 def apply_kernel(
-    query, keep, matrix, out, H, NQ, D, DV,
+    query, keep, matrix, out, H, NQ, D, DV, chunk_q,
     qb, qh, qn, qd, mb, mn, ob, oh, on, od,
     KEEP_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
-    """`out = q M`, one program for each head and block of tokens; M is `(D, DV)` at `[h]`."""
-    head, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """`out = q M`, one program for each head and piece of the tokens; M is `(D, DV)` at `[h]`."""
+    head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk_q
     image, h = head // H, head % H
     channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    small = (channels < D)[:, None] & (values < DV)[None, :]
-    m = tl.load(matrix + head * D * DV + channels[:, None] * DV + values[None, :], mask=small, other=0.0)
-    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep + image * mb, mn, KEEP_QUERIES)
-    _store(out + image * ob + h * oh, _times(q, m), rows, values, NQ, DV, on, od)
+    if start < NQ:
+        m = _matrix_at(matrix, head, D, DV, BLOCK_D, BLOCK_DV)
+        for first in range(start, tl.minimum(start + chunk_q, NQ), BLOCK_N):
+            rows = first + tl.arange(0, BLOCK_N)
+            q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep + image * mb, mn, KEEP_QUERIES)
+            _store(out + image * ob + h * oh, _times(q, m), rows, values, NQ, DV, on, od)
 
 
 @triton.jit
@@ -199,13 +207,6 @@ def gather_kernel(
 
 
 @triton.jit
-def _matrix_at(base, place, D, DV, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr):
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    small = (channels < D)[:, None] & (values < DV)[None, :]
-    return tl.load(base + place * D * DV + channels[:, None] * DV + values[None, :], mask=small, other=0.0)
-
-
-@triton.jit
 def _sign(x):
     x = x.to(tl.float32)
     return tl.where(x > 0, 1.0, 0.0) - tl.where(x < 0, 1.0, 0.0)
@@ -214,30 +215,33 @@ def _sign(x):
 @triton.jit
 def backward_kernel(
     query, key, value, dout, keep, matrix, dcontext, correction_q, correction_k, dquery, dkey, dvalue,
-    H, NQ, NK, D, DV,
+    H, NQ, NK, D, DV, chunk,
     qb, qh, qn, qd, kb, kh, kn, kd, vb, vh, vn, vd, gb, gh, gn, gd, mb, mn,
     dqb, dqh, dqn, dqd, dkb, dkh, dkn, dkd, dvb, dvh, dvn, dvd,
     HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of tokens: `dq`, `dk` and `dv`, from M, dC `(D, DV)` and the two corrections `(D)` of the head."""
-    head, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """`dq`, `dk` and `dv` of a piece of the tokens, from M, dC `(D, DV)` and the two corrections `(D)` of the head."""
+    head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk
     image, h = head // H, head % H
     channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     keep += image * mb
-    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    if block * BLOCK_N < NQ:
+    if start < NQ:
         m = _matrix_at(matrix, head, D, DV, BLOCK_D, BLOCK_DV)
         correct = tl.load(correction_q + head * D + channels, mask=channels < D, other=0.0)
-        q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep, mn, KEEP_QUERIES)
-        g = _load(dout + image * gb + h * gh, rows, values, NQ, DV, gn, gd, keep, mn, KEEP_QUERIES)
-        dq = _times(g, tl.trans(m)) - _sign(q) * correct[None, :]
-        _store(dquery + image * dqb + h * dqh, dq, rows, channels, NQ, D, dqn, dqd)
-    if block * BLOCK_N < NK:
+        for first in range(start, tl.minimum(start + chunk, NQ), BLOCK_N):
+            rows = first + tl.arange(0, BLOCK_N)
+            q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep, mn, KEEP_QUERIES)
+            g = _load(dout + image * gb + h * gh, rows, values, NQ, DV, gn, gd, keep, mn, KEEP_QUERIES)
+            dq = _times(g, tl.trans(m)) - _sign(q) * correct[None, :]
+            _store(dquery + image * dqb + h * dqh, dq, rows, channels, NQ, D, dqn, dqd)
+    if start < NK:
         dk_matrix = _matrix_at(dcontext, head, D, DV, BLOCK_D, BLOCK_DV)
         correct = tl.load(correction_k + head * D + channels, mask=channels < D, other=0.0)
-        k = _load(key + image * kb + h * kh, rows, channels, NK, D, kn, kd, keep, mn, HAS_KEEP)
-        v = _load(value + image * vb + h * vh, rows, values, NK, DV, vn, vd, keep, mn, HAS_KEEP)
-        dk = _times(v, tl.trans(dk_matrix)) - _sign(k) * correct[None, :]
-        _store(dkey + image * dkb + h * dkh, dk, rows, channels, NK, D, dkn, dkd)
-        _store(dvalue + image * dvb + h * dvh, _times(k, dk_matrix), rows, values, NK, DV, dvn, dvd)
+        for first in range(start, tl.minimum(start + chunk, NK), BLOCK_N):
+            rows = first + tl.arange(0, BLOCK_N)
+            k = _load(key + image * kb + h * kh, rows, channels, NK, D, kn, kd, keep, mn, HAS_KEEP)
+            v = _load(value + image * vb + h * vh, rows, values, NK, DV, vn, vd, keep, mn, HAS_KEEP)
+            dk = _times(v, tl.trans(dk_matrix)) - _sign(k) * correct[None, :]
+            _store(dkey + image * dkb + h * dkh, dk, rows, channels, NK, D, dkn, dkd)
+            _store(dvalue + image * dvb + h * dvh, _times(k, dk_matrix), rows, values, NK, DV, dvn, dvd)
