@@ -30,18 +30,13 @@ def sima_implementation(name: str | None, owner: str) -> str:
     """
     if name is None or name == IN_FILES:
         return "sima"
-    if name not in _names():
+    if name not in attention_function_names():
         raise ValueError(
             f"{owner} computes SimA attention; `attn_implementation={name!r}` would turn it back to softmax. Choose among "
-            f"{', '.join(_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
+            f"{', '.join(attention_function_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
             "such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
         )
     return name
-
-
-@functools.cache
-def _names() -> tuple[str, ...]:
-    return tuple(attention_function_names())
 
 
 class SimAHostConfig:
