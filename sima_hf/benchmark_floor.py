@@ -1,5 +1,6 @@
 """What an attention costs at least on a machine: its bytes and multiply-adds, over rates that are measured there."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -53,6 +54,7 @@ def peak_allocated(call: Callable[[], object], device: str) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it announces its start and its end on the terminal
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
