@@ -153,7 +153,7 @@ def measure_model(
     compiled: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    seconds: float = 20.0,
+    seconds: float = 10.0,
 ) -> list[ModelRow]:
     """Time the contestants at all `(batch, pixels)` sizes, in turn, for about `seconds` a size.
 

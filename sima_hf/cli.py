@@ -130,7 +130,7 @@ def bench_model(
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile both.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 10.0,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
 ) -> None:
     """A whole model with softmax against the same one with SimA, over image sizes."""
