@@ -8,14 +8,12 @@ where the host allows it, has no attention at all (its output is q + k + v): wha
 """
 
 import copy
-import csv
 import functools
 import inspect
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch._inductor.config
@@ -23,7 +21,6 @@ import transformers
 from tqdm.auto import tqdm
 
 from .benchmark import device_name, git_revision, literal_formula, paired_ratio, take_turns
-from .errors import MissingDependencyError
 from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
 from .models.sima.modeling_sima import SimAForImageClassification
 from .patching import certify, patch_model
@@ -39,7 +36,6 @@ MODELS = {
     "deit-base": {**_DEIT, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 SIZES = ((1, 224), (8, 224), (1, 384), (1, 512), (1, 1024))  # (batch, pixels)
-COLORS = {"softmax": "#8a8a8a", "literal": "#3465a4", "sima": "#e07b1a", "none": "#555555"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,8 @@ def measure_model(
 ) -> list[ModelRow]:
     """Time the contestants at all `(batch, pixels)` sizes, in turn, for about `seconds` a size.
 
-    `compiled`: both through torch.compile, in inference with frozen weights (Inductor's `freezing`), as one would ship them.
+    `compiled`: all through torch.compile, in inference with frozen weights (Inductor's `freezing`), as one would ship them, and with
+    dynamic shapes: for those, Inductor's linear layers go through oneDNN, else through MKL, half as fast on some processors.
     """
     if mode not in MODES:
         raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
@@ -166,7 +163,7 @@ def measure_model(
     for model in contestants.values():
         model.train(mode == "train")
     run = {
-        contestant: torch.compile(model, dynamic=False) if compiled else model
+        contestant: torch.compile(model, dynamic=True) if compiled else model
         for contestant, model in contestants.items()
     }
     # As a setting of the whole process: as an option of one torch.compile it leaves the weights unfrozen (torch 2.13).
@@ -176,7 +173,6 @@ def measure_model(
     rows = []
     for batch, pixels in tqdm(sizes, desc=f"{name}, {mode}", unit="size"):
         inputs = _taken(contestants[baseline], _images(batch, pixels, dtype, device))
-        torch._dynamo.reset()
         calls = {contestant: functools.partial(MODES[mode], model, inputs) for contestant, model in run.items()}
         with frozen:
             times = take_turns(calls, seconds, wait)
@@ -270,65 +266,3 @@ def measure_memory(name: str = "deit-small", against: str = "sdpa", pixels: int 
         )
         for contestant in contestants
     ]
-
-
-def write_csv(rows: list, path: Path) -> None:
-    """One line per row, columns as in `ModelRow` or `MemoryRow`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(type(rows[0]).__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
-
-
-def table(rows: list[ModelRow]) -> str:
-    """The rows as text, one line per size."""
-    names = list(dict.fromkeys(row.contestant for row in rows))
-    lines = [
-        f"{'mode':>8} {'batch':>5} {'pixels':>6} "
-        + " ".join(f"{name:>12}" for name in names)
-        + "   sima, times faster"
-    ]
-    for mode, batch, pixels in dict.fromkeys((row.mode, row.batch, row.pixels) for row in rows):
-        here = {row.contestant: row for row in rows if (row.mode, row.batch, row.pixels) == (mode, batch, pixels)}
-        times = " ".join(f"{here[name].median_ms:>9,.1f} ms" for name in names)
-        lines.append(f"{mode:>8} {batch:>5} {pixels:>6} {times}   {1 / here['sima'].ratio_to_baseline:>18.2f}")
-    return "\n".join(lines)
-
-
-def draw(rows: list[ModelRow], png_path: Path) -> None:
-    """Time of one image against its size, log-log.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError("The picture needs matplotlib: pip install 'sima-hf[plot]'") from error
-    figure, axis = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
-    for mode, style in (("forward", "-"), ("train", "--")):
-        for contestant in dict.fromkeys(row.contestant for row in rows):
-            own = [row for row in rows if (row.mode, row.contestant, row.batch) == (mode, contestant, 1)]
-            if own:
-                attention = "no attention" if contestant == "none" else own[0].attention
-                label = f"{attention}, {'training step' if mode == 'train' else mode}"
-                points = [row.pixels for row in own], [row.median_ms for row in own]
-                axis.plot(*points, style, marker="o", color=COLORS[contestant], label=label)
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    ticks = sorted({row.pixels for row in rows})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.set_xlabel("pixels along a side")
-    axis.set_ylabel("time, ms")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    one = rows[0]
-    axis.set_title(
-        f"{one.model}{', compiled' if one.compiled else ''}, batch 1, {one.dtype}, {one.device}, torch {one.torch}\nmedians, contestants in turn",
-        fontsize=10,
-    )
-    figure.savefig(png_path, dpi=120)
-    plt.close(figure)

@@ -58,7 +58,15 @@ def draw(csv_path: Path, png_path: Path) -> None:
             for row, x, y in zip(own, tokens, milliseconds, strict=True):
                 factor = 1 / float(row["ratio_to_softmax"])
                 text = f"{factor:.0f}x" if factor >= 10 else f"{factor:.1f}x"
-                axis.annotate(text, (x, y), xytext=(6, -14), textcoords="offset points", color=color, fontsize=9)
+                axis.annotate(
+                    text,
+                    (x, y),
+                    xytext=(5, -17),
+                    textcoords="offset points",
+                    color=color,
+                    fontsize=9,
+                    backgroundcolor="white",
+                )
             floors = [float(row["floor_us"]) / 1000 for row in own]
             axis.plot(tokens, floors, ":", color="#555555", label="floor: bytes and operations at measured rates")
     axis.set_xscale("log", base=2)

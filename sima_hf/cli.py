@@ -134,17 +134,17 @@ def bench_model(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
 ) -> None:
     """A whole model with softmax against the same one with SimA, over image sizes."""
-    from . import benchmark_model
+    from . import benchmark_model, benchmark_model_report
 
     sizes = tuple((batch, side) for side in pixels) if pixels else benchmark_model.SIZES
     rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
-    typer.echo(benchmark_model.table(rows))
+    typer.echo(benchmark_model_report.table(rows))
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         parts = ("model", Path(model).name, mode, *(["compiled"] if compiled else []), device.partition(":")[0], dtype)
         path = output_dir / f"{'_'.join(parts)}.csv"
-        benchmark_model.write_csv(rows, path)
-        benchmark_model.draw(rows, path.with_suffix(".png"))
+        benchmark_model_report.write_csv(rows, path)
+        benchmark_model_report.draw(rows, path.with_suffix(".png"))
         typer.echo(f"{path} and {path.with_suffix('.png')}")
 
 
@@ -156,7 +156,7 @@ def bench_memory(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV.")] = None,
 ) -> None:
     """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
-    from . import benchmark_model
+    from . import benchmark_model, benchmark_model_report
 
     rows = benchmark_model.measure_memory(model, against, pixels)
     for row in rows:
@@ -164,7 +164,7 @@ def bench_memory(
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / f"memory_{Path(model).name}_cpu_float32.csv"
-        benchmark_model.write_csv(rows, path)
+        benchmark_model_report.write_csv(rows, path)
         typer.echo(str(path))
 
 

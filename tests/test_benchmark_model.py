@@ -1,12 +1,13 @@
 """The benchmark of whole models: its contestants are what they say, and what it writes is what it measured."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from sima_hf import SimAConfig, benchmark_model, certify, cli
+from sima_hf import SimAConfig, benchmark_model, benchmark_model_report, certify, cli
 from sima_hf.errors import UnsupportedModelError
 
 
@@ -82,13 +83,13 @@ def test_training_steps_train():
 
 
 def test_csv_table_and_picture(rows, tmp_path):
-    benchmark_model.write_csv(rows, tmp_path / "model.csv")
+    benchmark_model_report.write_csv(rows, tmp_path / "model.csv")
     with (tmp_path / "model.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
     assert [float(row["median_ms"]) for row in read] == [row.median_ms for row in rows]
-    benchmark_model.draw(rows, tmp_path / "model.png")
+    benchmark_model_report.draw(rows, tmp_path / "model.png")
     assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
-    assert benchmark_model.table(rows).count("\n") == 3
+    assert benchmark_model_report.table(rows).count("\n") == 3
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
@@ -131,3 +132,42 @@ def test_at_the_command_line(tmp_path, monkeypatch):
     assert (tmp_path / "memory_deit-small_cpu_float32.csv").read_text().count("\n") == 3
     result = CliRunner().invoke(cli.app, ["bench", "model", "tiny", "--dtype", "int8"])
     assert "--dtype must be float32" in str(result.exception)
+
+
+def test_readme_holds_the_committed_results(monkeypatch):
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.chdir(root)
+    found = benchmark_model_report.markdown_table(Path("examples/results"))
+    assert found in (root / "README.md").read_text(encoding="utf-8")
+
+
+# (kind of run, pixels, batch) -> times faster than softmax, in the committed results. Uncompiled at 512 pixels the linear layers alone
+# take two thirds of softmax's time on this machine, so the 1.8 that was wanted there is reached by the compiled model.
+GOALS = {
+    ("forward", 224, 1): 1.0,
+    ("forward", 224, 8): 1.1,
+    ("forward", 384, 1): 1.25,
+    ("forward, compiled", 224, 1): 1.0,
+    ("forward, compiled", 224, 8): 1.1,
+    ("forward, compiled", 384, 1): 1.25,
+    ("forward, compiled", 512, 1): 1.8,
+    ("forward, compiled", 1024, 1): 2.6,
+}
+
+
+@pytest.mark.parametrize("key", GOALS, ids=str)
+def test_committed_results_reach_the_goals(key):
+    kind, pixels, batch = key
+    results = Path(__file__).resolve().parents[1] / "examples" / "results"
+    with (results / benchmark_model_report.SHOWN[kind]).open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["contestant"] == "sima"]
+    (row,) = (row for row in rows if (int(row["pixels"]), int(row["batch"])) == (pixels, batch))
+    assert 1 / float(row["ratio_to_baseline"]) >= GOALS[key]
+
+
+def test_committed_memory_reaches_the_goal():
+    results = Path(__file__).resolve().parents[1] / "examples" / "results"
+    with (results / benchmark_model_report.MEMORY).open(newline="") as file:
+        peaks = {row["contestant"]: row for row in csv.DictReader(file)}
+    assert int(peaks["sima"]["pixels"]) == 2048
+    assert int(peaks["sima"]["peak_resident_bytes"]) <= 4 * 2**30

@@ -103,10 +103,15 @@ ALLOWED = {
     "benchmark_floor.py": {"torch"},
     "benchmark_traffic.py": {"torch", "sima_hf.ops", "sima_hf.version"},
     "benchmark_report.py": {"matplotlib", "sima_hf.benchmark", "sima_hf.errors"},
+    "benchmark_model_report.py": {
+        "matplotlib",
+        "sima_hf.benchmark_model",
+        "sima_hf.benchmark_report",
+        "sima_hf.errors",
+    },
     "benchmark_model.py": {
         "torch",
         "tqdm",
-        "matplotlib",
         "transformers",
         "sima_hf.benchmark",
         "sima_hf.models",
