@@ -106,6 +106,7 @@ def bench_attention(
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
     from . import benchmark, benchmark_report
 
+    _check_bench(device, tokens or [], "--tokens", 1)
     sizes = tuple((batch, count) for count in tokens) if tokens else benchmark.SIZES
     rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,7 @@ def bench_model(
     """A whole model with softmax against the same one with SimA, over image sizes."""
     from . import benchmark_model, benchmark_model_report
 
+    _check_bench(device, pixels or [], "--pixels", 32)
     sizes = tuple((batch, side) for side in pixels) if pixels else benchmark_model.SIZES
     rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
     typer.echo(benchmark_model_report.table(rows))
@@ -158,6 +160,10 @@ def bench_memory(
     """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
     from . import benchmark_model, benchmark_model_report
 
+    if model in benchmark_model.SIMA_VARIANTS:
+        raise ValueError(
+            f"{model} has no softmax to compare with; name a model that can be swapped, such as deit-small."
+        )
     rows = benchmark_model.measure_memory(model, against, pixels)
     for row in rows:
         typer.echo(f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB")
@@ -166,6 +172,17 @@ def bench_memory(
         path = output_dir / f"memory_{Path(model).name}_cpu_float32.csv"
         benchmark_model_report.write_csv(rows, path)
         typer.echo(str(path))
+
+
+def _check_bench(device: str, sizes: list[int], option: str, least: int) -> None:
+    import torch
+
+    if min(sizes, default=least) < least:
+        raise ValueError(f"{option} must be {least} or more, but {min(sizes)} came.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {device} needs a CUDA device and a torch built for it; there is none here. Leave it out for the CPU."
+        )
 
 
 def _dtype(name: str):

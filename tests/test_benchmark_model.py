@@ -171,3 +171,22 @@ def test_committed_memory_reaches_the_goal():
         peaks = {row["contestant"]: row for row in csv.DictReader(file)}
     assert int(peaks["sima"]["pixels"]) == 2048
     assert int(peaks["sima"]["peak_resident_bytes"]) <= 4 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--tokens", "0"], "--tokens must be 1 or more, but 0 came"),
+        (["model", "deit-tiny", "--pixels", "7"], "--pixels must be 32 or more, but 7 came"),
+        (["memory", "sima_small_12_p16"], "has no softmax to compare with"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_at_the_command_line(arguments, message):
+    assert message in str(CliRunner().invoke(cli.app, ["bench", *arguments]).exception)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there():
+    result = CliRunner().invoke(cli.app, ["bench", "attention", "--device", "cuda"])
+    assert "needs a CUDA device" in str(result.exception)
