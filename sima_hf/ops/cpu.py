@@ -12,7 +12,7 @@ from .cpu_library import library
 from .fused import WIDEST, fused_attention, kept, rows_first
 
 
-# As in the enum `Type` of cpu_kernels.cpp.
+# As in the enum `Type` of cpu_tiles.h.
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 

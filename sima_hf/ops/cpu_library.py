@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import tempfile
 from pathlib import Path
 
 
-SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "cpu_tiles.h")
+]  # the first includes the other
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fno-math-errno")
 # Tried in turn: a compiler may lack OpenMP (Apple's) or not know the machine it runs on.
 CHOICES = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
@@ -32,14 +35,30 @@ class NoLibrary(RuntimeError):
 def library() -> ctypes.CDLL | str:
     """The loaded kernels, or the reason why there are none; decided once in a process."""
     try:
-        path = _built()
-        try:
-            return _load(path)
-        except OSError:  # damaged, or built for a machine that no longer is like this one
-            path.unlink(missing_ok=True)
-            return _load(_built())
+        command = compiler()
+        if sys.platform == "win32" or command is None:
+            return "no C++ compiler was found: install g++ or clang++, or name one in CXX"
+        return _kept(command, f"kernels-{_fingerprint(command)}.so")
     except (NoLibrary, OSError) as error:
         return str(error)
+
+
+def _kept(command: list[str], name: str) -> ctypes.CDLL:
+    """The library in the cache, put there if it is missing or cannot be loaded; where nothing can be kept, one for this process."""
+    try:
+        ready = cache_folder() / name
+        if ready.is_file():
+            try:
+                return _load(ready)
+            except OSError:  # damaged; what is built now takes its place
+                pass
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        return _load(_compile(command, ready))
+    except NoLibrary:
+        raise
+    except (OSError, RuntimeError):  # a home that cannot be written to, or none at all
+        with tempfile.TemporaryDirectory(prefix="sima_hf-") as folder:
+            return _load(_compile(command, Path(folder) / name))
 
 
 def cache_folder() -> Path:
@@ -47,31 +66,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sima_hf"
 
 
-def compiler() -> str | None:
-    """The C++ compiler: `CXX`, else the first at hand of g++, clang++ and c++."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-    return next((path for name in names if (path := shutil.which(name))), None)
+def compiler() -> list[str] | None:
+    """The command of the C++ compiler: `CXX`, with its arguments, else the first at hand of g++, clang++ and c++."""
+    commands = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [[name] for name in COMPILERS]
+    return next(([path, *rest] for name, *rest in commands if (path := shutil.which(name))), None)
 
 
-def _built() -> Path:
-    found = compiler()
-    if sys.platform == "win32" or found is None:
-        raise NoLibrary("no C++ compiler was found: install g++ or clang++, or name one in CXX")
-    name = f"kernels-{_fingerprint(found)}.so"
-    ready = cache_folder() / name
-    if ready.is_file():
-        return ready
-    try:
-        ready.parent.mkdir(parents=True, exist_ok=True)
-        return _compile(found, ready)
-    except OSError:  # a home that cannot be written to: for this process alone
-        return _compile(found, Path(tempfile.mkdtemp(prefix="sima_hf-")) / name)
-
-
-def _fingerprint(found: str) -> str:
-    """Changes with the source, the compiler, and the processor: a cache may be shared by machines."""
-    status = os.stat(os.path.realpath(found))
-    parts = [SOURCE.read_bytes(), repr((found, status.st_size, status.st_mtime_ns, CHOICES, FLAGS)).encode()]
+def _fingerprint(command: list[str]) -> str:
+    """Changes with the sources, the compiler, and the processor: a cache may be shared by machines."""
+    status = os.stat(os.path.realpath(command[0]))
+    parts = [source.read_bytes() for source in SOURCES]
+    parts.append(repr((command, status.st_size, status.st_mtime_ns, CHOICES, FLAGS)).encode())
     parts.append(repr((platform.system(), platform.machine(), _processor())).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
@@ -85,7 +90,7 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
-def _compile(found: str, target: Path) -> Path:
+def _compile(command: list[str], target: Path) -> Path:
     """Compile to a name of its own and rename, so that processes that do this at the same time do not meet."""
     complaints = ""
     for choice in CHOICES:
@@ -93,7 +98,7 @@ def _compile(found: str, target: Path) -> Path:
         os.close(handle)
         try:
             done = subprocess.run(
-                [found, *FLAGS, *choice, "-o", temporary, str(SOURCE)],
+                [*command, *FLAGS, *choice, "-o", temporary, str(SOURCES[0])],
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,
@@ -108,7 +113,7 @@ def _compile(found: str, target: Path) -> Path:
         finally:
             Path(temporary).unlink(missing_ok=True)
     last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
-    raise NoLibrary(f"{found} could not build the kernels: {last[0][:300]}")
+    raise NoLibrary(f"{command[0]} could not build the kernels: {last[0][:300]}")
 
 
 def _load(path: Path) -> ctypes.CDLL:
