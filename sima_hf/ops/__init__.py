@@ -47,7 +47,8 @@ def sima_attention(
             - a float mask of either shape whose entries are all 0 or at most -100 (`-inf` too), meaning the same.
         gain: "none" (the paper's formula, whose result shrinks about as `N^-1.5`) or "tokens" (times the number of
             keys that the query may see, which keeps the scale when the number of tokens changes).
-        order: "linear" for `q (k^T v)`, "quadratic" for `(q k^T) v`, "auto" for the one with fewer operations.
+        order: "linear" for `q (k^T v)`, "quadratic" for `(q k^T) v`, "auto" for the one with fewer operations. The fused
+            backends take the linear one whatever it says.
         backend: "auto", or a name listed by `sima_hf.ops.backend_report()`.
         bias: position bias, floating point `(B or 1, H or 1, Nq, Nk)`, added to the product of the normalised query and key
             before the mask and the gain: `out = gain * (q^ k^T + bias) v`. Costs `N x N`.

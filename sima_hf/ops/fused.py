@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .eager import add_bias, eager_attention
 
@@ -84,16 +85,16 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
     def attend(query, key, value, *, keep, allow, bias=None, gain, order):
         """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`, on checked inputs.
 
-        Full masks, padding together with a position bias, values wider than `WIDEST`, empty inputs, forward-mode derivatives and
-        exported graphs are the eager backend's. `order` changes nothing here: N x N numbers are never written.
+        Full masks, padding together with a position bias, values wider than `WIDEST`, empty inputs, forward-mode derivatives,
+        exported and traced graphs, and tensors that wrap others (DTensor and its like) are the eager backend's. `order` changes
+        nothing here: N x N numbers are never written.
         """
         if (
-            torch.compiler.is_exporting()
+            _plain_operations_wanted(query, key, value)
             or allow is not None
             or (bias is not None and keep is not None)
             or value.shape[-1] > WIDEST
             or 0 in (*query.shape, *value.shape)
-            or _forward_mode()
         ):
             return eager_attention(query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order)
         groups = query.shape[1] // key.shape[1]
@@ -122,9 +123,12 @@ def _wants_gradient(*tensors: torch.Tensor) -> bool:
     return hidden or any(tensor.requires_grad for tensor in tensors)
 
 
-def _forward_mode() -> bool:
-    """Whether forward-mode derivatives are being taken, by torch.func.jvp too."""
-    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+def _plain_operations_wanted(*tensors: torch.Tensor) -> bool:
+    """Whether whoever looks on knows torch's own operations only: an exporter, torch.jit.trace, forward mode, a wrapper."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    forward_mode = forward_ad._current_level >= 0  # by torch.func.jvp too
+    return torch.jit.is_tracing() or forward_mode or any(is_traceable_wrapper_subclass(x) for x in tensors)
 
 
 def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable, Callable]:

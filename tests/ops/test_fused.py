@@ -6,6 +6,8 @@ import importlib.util
 import pytest
 import torch
 from tensors import DTYPES, definition, formula, inputs, relative_error
+from torch.autograd import forward_ad
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from sima_hf import sima_attention
 from sima_hf.errors import BackendError
@@ -231,6 +233,49 @@ def test_exported_graphs_hold_plain_operations(backend):
     program = torch.export.export(Attend(), tensors)
     assert not any("sima" in str(node.target) for node in program.graph.nodes)
     assert relative_error(program.module()(*tensors), formula(*tensors)) < 1e-5
+
+
+@both
+def test_traced_graphs_hold_plain_operations(backend):
+    """What torch.jit.trace and the exporters built on it write is to run without this package."""
+    tensors = inputs(1, 2, 33, channels=16, dtype=torch.float32)
+    traced = torch.jit.trace(lambda *qkv: sima_attention(*qkv, backend=backend), tensors, check_trace=False)
+    assert "sima" not in str(traced.graph)
+    assert relative_error(traced(*tensors), formula(*tensors)) < 1e-5
+
+
+@both
+def test_forward_mode(backend):
+    """By dual tensors and by torch.func.jvp, against the derivative along a line in float64."""
+    tensors = inputs(1, 2, 9, channels=16, dtype=torch.float32)
+    tangents = [torch.randn_like(x) for x in tensors]
+    doubles = [x.double() for x in tensors]
+    ahead, behind = (
+        formula(*(x + sign * 1e-6 * t.double() for x, t in zip(doubles, tangents, strict=True))) for sign in (1, -1)
+    )
+    expected = (ahead - behind) / 2e-6
+    attend = functools.partial(sima_attention, backend=backend)
+    _, found = torch.func.jvp(attend, tensors, tuple(tangents))
+    assert relative_error(found, expected) < 1e-4
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x, t) for x, t in zip(tensors, tangents, strict=True)]
+        assert relative_error(forward_ad.unpack_dual(attend(*duals)).tangent, expected) < 1e-4
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@both
+def test_distributed_tensors(backend, one_process):
+    """Their own dispatch knows torch's operations, not ours."""
+    tensors = inputs(1, 2, 9, channels=16, dtype=torch.float32)
+    sharded = [distribute_tensor(x, one_process, [Shard(1)]) for x in tensors]
+    found = sima_attention(*sharded, backend=backend)
+    assert relative_error(found.full_tensor(), formula(*tensors)) < 1e-5
 
 
 @both
