@@ -4,6 +4,8 @@ import json
 import statistics
 from pathlib import Path
 
+from sima_hf.figures import pyplot
+
 
 TITLES = {
     "vit_4": "ViT, 4 blocks",
@@ -46,11 +48,7 @@ def share(runs: list[dict], *keys: str) -> float:
 
 def draw_figure(path: Path) -> None:
     """`calibration_digits.png` beside the results: accuracy against images of calibration, and against epochs after it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     results = read(path)
     models = list(results["models"])
     figure, axes = plt.subplots(2, len(models), figsize=(3.4 * len(models), 6.4), layout="constrained", squeeze=False)

@@ -8,7 +8,7 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from sima_hf import SimAForImageClassification
-from sima_hf.errors import MissingDependencyError
+from sima_hf.figures import pyplot
 
 
 IMAGES_SHOWN = 10
@@ -21,13 +21,7 @@ def draw_report(folder: str | Path, images) -> Path:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError("The report needs matplotlib: pip install 'sima-hf[plot]'") from error
+    plt = pyplot()
     folder = Path(folder)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     shown = pick_images(results)

@@ -88,17 +88,26 @@ def strided_inputs(batch: int, tokens: int, dtype: torch.dtype, device: str) -> 
     return [torch.randn(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(3)]
 
 
-def check_agreement(tensors: list[torch.Tensor], calls: dict[str, Callable]) -> None:
-    """Raise RuntimeError unless every contestant that is SimA gives the literal formula's numbers, and softmax softmax's."""
-    doubles = [tensor.detach().double() for tensor in tensors]
-    expected = literal_formula(*doubles)
+def check_agreement(tensors: list[torch.Tensor], functions: dict[str, Callable], mode: str) -> None:
+    """Raise RuntimeError unless all that is SimA gives the literal formula's numbers in float64; in training, its gradients too."""
+    weights = torch.randn_like(tensors[0])
+
+    def results(function, given):
+        with torch.set_grad_enabled(mode == "train"):
+            leaves = [x.detach().requires_grad_(mode == "train") for x in given]
+            out = function(*leaves)
+            gradients = torch.autograd.grad(out, leaves, weights.to(out.dtype)) if mode == "train" else ()
+            return [x.detach().double() for x in (out, *gradients)]
+
+    expected = results(literal_formula, [x.double() for x in tensors])
     allowed = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}[tensors[0].dtype]
-    for name in (name for name in calls if name not in ("softmax", "literal")):
-        error = ((calls[name](*tensors).double() - expected).norm() / expected.norm()).item()
-        if not error <= allowed:
-            raise RuntimeError(
-                f"{name} differs from the literal formula by {error:.1e}; nothing is timed until that is mended."
-            )
+    for name in (name for name in functions if name not in ("softmax", "literal")):
+        for found, right in zip(results(functions[name], tensors), expected, strict=True):
+            error = ((found - right).norm() / right.norm()).item()
+            if not error <= allowed:
+                raise RuntimeError(
+                    f"{name} differs from the literal formula by {error:.1e}; nothing is timed until that is mended."
+                )
 
 
 def in_mode(function: Callable, tensors: list[torch.Tensor], mode: str) -> Callable[[], None]:
@@ -161,24 +170,16 @@ def measure(
         raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     ceiling = multiply_add_ceiling(dtype, device)
-    about = {
-        "mode": mode,
-        "ceiling_gflops": round(ceiling / 1e9, 1),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "sima_hf": __version__,
-        "revision": git_revision(),
-    }
+    about = {"mode": mode, "ceiling_gflops": round(ceiling / 1e9, 1), **conditions(device)}
     rows = []
-    for batch, tokens in tqdm(sizes, desc=f"attention, {about['mode']}, {dtype}", unit="size"):
+    for batch, tokens in tqdm(sizes, desc=f"attention, {mode}, {dtype}", unit="size"):
         torch.manual_seed(0)
         tensors = strided_inputs(batch, tokens, dtype, device)
         functions = dict(CONTESTANTS)
         if compiled:
             torch._dynamo.reset()
             functions |= {new: torch.compile(CONTESTANTS[name], dynamic=False) for new, name in COMPILED.items()}
-        check_agreement(tensors, functions)
+        check_agreement(tensors, functions, mode)
         calls = {name: in_mode(function, tensors, mode) for name, function in functions.items()}
         moved, additions = attention_work(tensors[0], mode)
         source = torch.empty(moved // 2, dtype=torch.uint8, device=device)
@@ -186,7 +187,6 @@ def measure(
         times = take_turns({**calls, "copy": lambda: target.copy_(source)}, seconds, wait)  # noqa: B023
         floor = max(statistics.median(times.pop("copy")), 2 * additions / ceiling)
         for name, own in times.items():
-            lower, median, upper = statistics.quantiles(own, n=4)
             rows.append(
                 Row(
                     contestant=name,
@@ -195,10 +195,7 @@ def measure(
                     heads=HEADS,
                     channels=CHANNELS,
                     dtype=str(dtype).removeprefix("torch."),
-                    turns=len(own),
-                    median_us=round(median * 1e6, 1),
-                    lower_quartile_us=round(lower * 1e6, 1),
-                    upper_quartile_us=round(upper * 1e6, 1),
+                    **spread(own, "us"),
                     ratio_to_softmax=paired_ratio(own, times["softmax"]),
                     ratio_to_literal=paired_ratio(own, times["literal"]),
                     floor_us=round(floor * 1e6, 1),
@@ -208,6 +205,29 @@ def measure(
                 )
             )
     return rows
+
+
+def spread(seconds: list[float], unit: str) -> dict:
+    """Number, median and quartiles of times, in "us" or "ms", under the names of the rows' fields."""
+    scale, digits = {"us": (1e6, 1), "ms": (1e3, 2)}[unit]
+    lower, median, upper = (round(time * scale, digits) for time in statistics.quantiles(seconds, n=4))
+    return {
+        "turns": len(seconds),
+        f"median_{unit}": median,
+        f"lower_quartile_{unit}": lower,
+        f"upper_quartile_{unit}": upper,
+    }
+
+
+def conditions(device: str) -> dict:
+    """What a figure depends on besides its settings: the machine, threads, versions, the checkout."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sima_hf": __version__,
+        "revision": git_revision(),
+    }
 
 
 def paired_ratio(own: list[float], other: list[float]) -> float:

@@ -3,14 +3,14 @@
     sima-hf bench model deit-small --against sdpa        # random weights; or any folder or Hub name
     sima-hf bench model sima_small_12_p16                # the paper's own model, against its formula taken literally
 
-All have the same parameters. Before anything is timed it is certified that the swapped one runs no softmax. A third contestant,
+All have the same parameters. Before anything is timed it is certified that the swapped one runs no softmax, and its answer compared
+with that of the reference. A third contestant,
 where the host allows it, has no attention at all (its output is q + k + v): what no attention can be quicker than.
 """
 
 import copy
 import functools
 import inspect
-import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,12 +21,11 @@ import torch._inductor.config
 import transformers
 from tqdm.auto import tqdm
 
-from .benchmark import device_name, git_revision, literal_formula, paired_ratio, take_turns
+from .benchmark import conditions, literal_formula, paired_ratio, spread, take_turns
 from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
 from .models.sima.modeling_sima import SimAForImageClassification
 from .patching import certify, patch_model
 from .patching.load import load_saved_class
-from .version import __version__
 
 
 # Names that need no download: sizes of published models, with random weights.
@@ -79,7 +78,7 @@ def build(
 
     Raises:
         UnsupportedModelError, OSError: the model cannot be swapped, or cannot be loaded.
-        RuntimeError: the swapped one still runs softmax where it was swapped.
+        RuntimeError: the swapped one still runs softmax where it was swapped, or gives other numbers than the reference.
     """
     torch.manual_seed(0)
     for attention, function in (("sima_literal", _literal), ("no_attention", _no_attention)):
@@ -88,9 +87,12 @@ def build(
         model = SimAForImageClassification(SimAConfig.from_variant(name)).to(device=device, dtype=dtype).eval()
         literal = copy.deepcopy(model)
         literal.set_attn_implementation("sima_literal")
+        check_model(literal, model, {"pixel_values": _images(1, 224, dtype, device)["pixel_values"]})
         return {"literal": literal, "sima": model}
     if name in MODELS:
         model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
+        # Untrained it is zero, and under SimA it stays zero through all layers: nothing to compare.
+        torch.nn.init.normal_(model.deit.embeddings.cls_token, std=0.02)
     else:
         model = load_saved_class(name)
     model = model.to(device=device, dtype=dtype).eval()
@@ -100,10 +102,30 @@ def build(
     report = certify(swapped, images)
     if report.in_swapped:
         raise RuntimeError(f"The swapped model still runs softmax, so nothing is timed:\n{report}")
+    check_model(patch_model(copy.deepcopy(swapped), backend="reference"), swapped, images)
     without.set_attn_implementation("no_attention")
     # A host with attention code of its own takes the name and computes softmax all the same.
     others = {"none": without} if certify(without, images).softmax_free else {}
     return {"softmax": model, "sima": swapped, **others}
+
+
+def check_model(reference: torch.nn.Module, model: torch.nn.Module, inputs: dict) -> None:
+    """Raise RuntimeError unless two models with the same weights give the same first output, in float32.
+
+    With the gain "tokens", for without it attention hardly shows in the output of an untrained model.
+    """
+    inputs = {name: x.float() if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
+    right, found = copy.deepcopy(reference).float(), copy.deepcopy(model).float()
+    with torch.no_grad():
+        for one in (right, found):
+            if hasattr(one.config, "attention_gain"):
+                one.config.attention_gain = "tokens"
+        right, found = right(**inputs)[0], found(**inputs)[0]
+    error = ((found - right).norm() / right.norm()).item()
+    if not error <= 1e-4:
+        raise RuntimeError(
+            f"{type(model).__name__} differs from its reference by {error:.1e}; nothing is timed until that is mended."
+        )
 
 
 def _literal(module, query, key, value, attention_mask, gain="none", **kwargs):
@@ -171,7 +193,7 @@ def measure_model(
     frozen = torch._inductor.config.patch(freezing=compiled and mode == "forward")
     baseline = next(iter(contestants))
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    rows = []
+    rows, about = [], conditions(device)
     for batch, pixels in tqdm(sizes, desc=f"{name}, {mode}", unit="size"):
         inputs = _taken(contestants[baseline], _images(batch, pixels, dtype, device))
         calls = {contestant: functools.partial(MODES[mode], model, inputs) for contestant, model in run.items()}
@@ -179,7 +201,6 @@ def measure_model(
         with frozen, torch._dynamo.config.patch(recompile_limit=64):
             times = take_turns(calls, seconds, wait)
         for contestant, own in times.items():
-            lower, median, upper = statistics.quantiles(own, n=4)
             rows.append(
                 ModelRow(
                     model=name,
@@ -190,18 +211,11 @@ def measure_model(
                     batch=batch,
                     pixels=pixels,
                     dtype=str(dtype).removeprefix("torch."),
-                    turns=len(own),
-                    median_ms=round(median * 1e3, 2),
-                    lower_quartile_ms=round(lower * 1e3, 2),
-                    upper_quartile_ms=round(upper * 1e3, 2),
+                    **spread(own, "ms"),
                     baseline=baseline,
                     ratio_to_baseline=paired_ratio(own, times[baseline]),
-                    device=device_name(device),
-                    threads=torch.get_num_threads(),
-                    torch=torch.__version__,
                     transformers=transformers.__version__,
-                    sima_hf=__version__,
-                    revision=git_revision(),
+                    **about,
                 )
             )
     return rows
@@ -239,6 +253,7 @@ class MemoryRow:
     dtype: str
     peak_resident_bytes: int
     device: str
+    threads: int
     torch: str
     transformers: str
     sima_hf: str
@@ -247,13 +262,7 @@ class MemoryRow:
 
 def measure_memory(name: str = "deit-small", against: str = "sdpa", pixels: int = 2048) -> list[MemoryRow]:
     """Peak memory of one image through softmax and through SimA, each in a process of its own (CPU, Linux)."""
-    about = {
-        "device": device_name("cpu"),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": __version__,
-        "revision": git_revision(),
-    }
+    about = {"transformers": transformers.__version__, **conditions("cpu")}
     contestants = tqdm(("softmax", "sima"), desc=f"memory of {name}, {pixels} px")
     return [
         MemoryRow(

@@ -4,12 +4,11 @@ python -m sima_hf.benchmark_model_report --results examples/results --readme REA
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 from .benchmark_model import ModelRow
 from .benchmark_report import read_csv, replace_between
-from .errors import MissingDependencyError
+from .figures import pyplot
 
 
 COLORS = {"softmax": "#8a8a8a", "literal": "#3465a4", "sima": "#e07b1a", "none": "#555555"}
@@ -21,14 +20,6 @@ SHOWN = {
 }
 MEMORY = "memory_deit-small_cpu_float32.csv"
 NATIVE = "model_sima_small_12_p16_forward_cpu_float32.csv"
-
-
-def write_csv(rows: list, path: Path) -> None:
-    """One line per row, columns as in `ModelRow` or `MemoryRow`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(type(rows[0]).__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
 
 
 def table(rows: list[ModelRow]) -> str:
@@ -47,22 +38,17 @@ def table(rows: list[ModelRow]) -> str:
 
 
 def draw(rows: list[ModelRow], png_path: Path) -> None:
-    """Time of one image against its size, log-log.
+    """Time against the size of the images, log-log; of one batch size, 1 if it was measured.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError("The picture needs matplotlib: pip install 'sima-hf[plot]'") from error
+    plt = pyplot()
+    batch = 1 if any(row.batch == 1 for row in rows) else rows[0].batch
     figure, axis = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
     for mode, style in (("forward", "-"), ("train", "--")):
         for contestant in dict.fromkeys(row.contestant for row in rows):
-            own = [row for row in rows if (row.mode, row.contestant, row.batch) == (mode, contestant, 1)]
+            own = [row for row in rows if (row.mode, row.contestant, row.batch) == (mode, contestant, batch)]
             if own:
                 attention = "no attention" if contestant == "none" else own[0].attention
                 label = f"{attention}, {'training step' if mode == 'train' else mode}"
@@ -78,7 +64,7 @@ def draw(rows: list[ModelRow], png_path: Path) -> None:
     axis.legend()
     one = rows[0]
     axis.set_title(
-        f"{one.model}{', compiled' if one.compiled else ''}, batch 1, {one.dtype}, {one.device}, torch {one.torch}\nmedians, contestants in turn",
+        f"{one.model}{', compiled' if one.compiled else ''}, batch {batch}, {one.dtype}, {one.device}, torch {one.torch}\nmedians, contestants in turn",
         fontsize=10,
     )
     figure.savefig(png_path, dpi=120)

@@ -3,8 +3,7 @@
 import csv
 from pathlib import Path
 
-from .benchmark import Row
-from .errors import MissingDependencyError
+from .figures import pyplot
 
 
 # Contestant -> label and colour in the picture.
@@ -18,10 +17,10 @@ SHOWN = {
 NAMES = ("softmax", "literal", "sima_eager", "sima_eager_compiled", "sima", "sima_compiled")
 
 
-def write_csv(rows: list[Row], path: Path) -> None:
-    """One line per row, columns as in `Row`."""
+def write_csv(rows: list, path: Path) -> None:
+    """One line per row, columns as in the rows' dataclass."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(type(rows[0]).__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(row) for row in rows)
 
@@ -33,19 +32,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def draw(csv_path: Path, png_path: Path) -> None:
-    """Time against tokens, log-log, from the CSV; batch 1 only.
+    """Time against tokens, log-log, from the CSV; of one batch size, 1 if it was measured.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError("The picture needs matplotlib: pip install 'sima-hf[plot]'") from error
-    rows = [row for row in read_csv(csv_path) if row["batch"] == "1"]
+    plt = pyplot()
+    rows = read_csv(csv_path)
+    batch = "1" if any(row["batch"] == "1" for row in rows) else rows[0]["batch"]
+    rows = [row for row in rows if row["batch"] == batch]
     figure, axis = plt.subplots(figsize=(8.2, 5), layout="constrained")
     for contestant, (label, color) in SHOWN.items():
         own = [row for row in rows if row["contestant"] == contestant]
@@ -81,7 +76,7 @@ def draw(csv_path: Path, png_path: Path) -> None:
     one = rows[0]
     mode = "forward and backward" if one["mode"] == "train" else "forward"
     axis.set_title(
-        f"Attention {mode}: batch 1, {one['heads']} heads of {one['channels']}, {one['dtype']}, {one['device']}, "
+        f"Attention {mode}: batch {batch}, {one['heads']} heads of {one['channels']}, {one['dtype']}, {one['device']}, "
         f"torch {one['torch']}\nmedians, contestants in turn; numbers: times faster than softmax",
         fontsize=10,
     )

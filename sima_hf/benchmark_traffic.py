@@ -7,18 +7,18 @@ has to move (benchmark_floor.py); what is loaded beyond it is read a second time
 """
 
 import argparse
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from .benchmark import CHANNELS, HEADS
+from .benchmark_report import write_csv
 from .ops.triton import launch
 from .version import __version__
 
 
-HEADS, CHANNELS = 6, 64  # DeiT-S
 SIZES = ((256, 197), (1, 4096), (1, 16384), (1, 65536))  # (batch, tokens)
 MULTIPROCESSORS = 132  # of an H100 or H200: it decides on how many programs tokens are split
 
@@ -97,11 +97,7 @@ def main() -> None:
     folder = parser.parse_args().output_dir
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "attention_cuda_counted.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Traffic.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        for mode in ("forward", "backward"):
-            writer.writerows(vars(traffic(mode, *size)) for size in SIZES)
+    write_csv([traffic(mode, *size) for mode in ("forward", "backward") for size in SIZES], path)
     print(path)
 
 

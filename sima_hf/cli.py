@@ -93,7 +93,7 @@ def certify(
 def bench_attention(
     output_dir: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
     tokens: Annotated[list[int] | None, typer.Option(help="Tokens; may be given several times.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once, with --tokens.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Images at once, with --tokens; 1 by default.")] = None,
     mode: Annotated[str, typer.Option(help="forward, or train for forward and backward.")] = "forward",
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Let torch.compile's SimA take part.")
@@ -106,8 +106,7 @@ def bench_attention(
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
     from . import benchmark, benchmark_report
 
-    _check_bench(device, tokens or [], "--tokens", 1)
-    sizes = tuple((batch, count) for count in tokens) if tokens else benchmark.SIZES
+    sizes = _bench_sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
     rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
     output_dir.mkdir(parents=True, exist_ok=True)
     parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
@@ -126,7 +125,7 @@ def bench_model(
     ] = "deit-small",
     against: Annotated[str, typer.Option(help="Softmax attention to compare with: sdpa or eager.")] = "sdpa",
     pixels: Annotated[list[int] | None, typer.Option(help="Side of the image; may be given several times.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Images at once, with --pixels; 1 by default.")] = None,
     mode: Annotated[str, typer.Option(help="forward or train.")] = "forward",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile both.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -135,17 +134,16 @@ def bench_model(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
 ) -> None:
     """A whole model with softmax against the same one with SimA, over image sizes."""
-    from . import benchmark_model, benchmark_model_report
+    from . import benchmark_model, benchmark_model_report, benchmark_report
 
-    _check_bench(device, pixels or [], "--pixels", 32)
-    sizes = tuple((batch, side) for side in pixels) if pixels else benchmark_model.SIZES
+    sizes = _bench_sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
     rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
     typer.echo(benchmark_model_report.table(rows))
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         parts = ("model", Path(model).name, mode, *(["compiled"] if compiled else []), device.partition(":")[0], dtype)
         path = output_dir / f"{'_'.join(parts)}.csv"
-        benchmark_model_report.write_csv(rows, path)
+        benchmark_report.write_csv(rows, path)
         benchmark_model_report.draw(rows, path.with_suffix(".png"))
         typer.echo(f"{path} and {path.with_suffix('.png')}")
 
@@ -158,7 +156,7 @@ def bench_memory(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV.")] = None,
 ) -> None:
     """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
-    from . import benchmark_model, benchmark_model_report
+    from . import benchmark_model, benchmark_report
 
     if model in benchmark_model.SIMA_VARIANTS:
         raise ValueError(
@@ -170,19 +168,25 @@ def bench_memory(
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / f"memory_{Path(model).name}_cpu_float32.csv"
-        benchmark_model_report.write_csv(rows, path)
+        benchmark_report.write_csv(rows, path)
         typer.echo(str(path))
 
 
-def _check_bench(device: str, sizes: list[int], option: str, least: int) -> None:
+def _bench_sizes(device: str, batch: int | None, sizes: list[int] | None, option: str, least: int) -> tuple:
+    """`(batch, size)` for each size asked for, none for the usual ones; ValueError for what cannot be measured."""
     import torch
 
-    if min(sizes, default=least) < least:
+    if batch is not None and (batch < 1 or not sizes):
+        raise ValueError(
+            f"--batch must be 1 or more and come with {option}: the usual sizes have batches of their own."
+        )
+    if sizes and min(sizes) < least:
         raise ValueError(f"{option} must be {least} or more, but {min(sizes)} came.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"--device {device} needs a CUDA device and a torch built for it; there is none here. Leave it out for the CPU."
         )
+    return tuple((batch or 1, size) for size in sizes or ())
 
 
 def _dtype(name: str):

@@ -96,6 +96,16 @@ def test_nothing_is_timed_when_results_disagree(monkeypatch):
         benchmark.measure(sizes=((1, 8),), seconds=0.0)
 
 
+def test_nothing_is_timed_when_gradients_disagree(monkeypatch):
+    def detached(query, key, value):
+        return benchmark.sima_attention(query, key.detach(), value) + 0 * key
+
+    monkeypatch.setitem(benchmark.CONTESTANTS, "sima", detached)
+    benchmark.measure(sizes=((1, 8),), seconds=0.0, compiled=False)
+    with pytest.raises(RuntimeError, match="sima differs from the literal formula"):
+        benchmark.measure(sizes=((1, 8),), seconds=0.0, mode="train", compiled=False)
+
+
 def test_literal_formula_is_the_papers():
     query, key, value = (tensor.double() for tensor in benchmark.strided_inputs(2, 70, torch.float32, "cpu"))
     weights = torch.einsum("bhic,bhjc->bhij", query / query.abs().sum(2, True), key / key.abs().sum(2, True))

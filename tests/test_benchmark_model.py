@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sima_hf import SimAConfig, benchmark_model, benchmark_model_report, certify, cli
+from sima_hf import SimAConfig, attention, benchmark_model, benchmark_model_report, benchmark_report, certify, cli
 from sima_hf.errors import UnsupportedModelError
 
 
@@ -65,6 +65,22 @@ def test_a_native_model_against_its_formula(monkeypatch):
     assert [(row.contestant, row.baseline) for row in rows] == [("literal", "literal"), ("sima", "literal")]
 
 
+@pytest.mark.parametrize("name", ["tiny", "sima_small_12_p16"])
+def test_nothing_is_timed_when_models_disagree(name, monkeypatch):
+    """A sima_attention that is wrong but for the reference."""
+    monkeypatch.setattr(benchmark_model.SimAConfig, "from_variant", lambda name: SimAConfig(**NATIVE))
+    right = attention.sima_attention
+    monkeypatch.setattr(
+        attention,
+        "sima_attention",
+        lambda *args, backend, **options: (
+            right(*args, backend=backend, **options) * (1 if backend == "reference" else 1.5)
+        ),
+    )
+    with pytest.raises(RuntimeError, match="differs from its reference"):
+        benchmark_model.build(name)
+
+
 def test_no_attention_is_none():
     without = benchmark_model.build("tiny")["none"]
     assert certify(without, benchmark_model._images(1, 32, torch.float32, "cpu")).softmax_free
@@ -83,7 +99,7 @@ def test_training_steps_train():
 
 
 def test_csv_table_and_picture(rows, tmp_path):
-    benchmark_model_report.write_csv(rows, tmp_path / "model.csv")
+    benchmark_report.write_csv(rows, tmp_path / "model.csv")
     with (tmp_path / "model.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
     assert [float(row["median_ms"]) for row in read] == [row.median_ms for row in rows]
@@ -111,6 +127,7 @@ def test_wrong_arguments(tmp_path):
 
 def test_at_the_command_line(tmp_path, monkeypatch):
     arguments = ["bench", "model", "tiny", "--pixels", "32", "--seconds", "0", "--output-dir", str(tmp_path)]
+    assert CliRunner().invoke(cli.app, [*arguments, "--batch", "2"]).exit_code == 0
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert "times faster" in result.stdout
@@ -124,7 +141,8 @@ def test_at_the_command_line(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "attention_cpu_float32.png").exists()
     assert "| 1 | 16 |" in (tmp_path / "README.md").read_text()
-    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--mode", "train"])
+    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--mode", "train", "--batch", "2"])
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "attention_train_cpu_float32.csv").exists()
     monkeypatch.setattr(benchmark_model, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
     result = CliRunner().invoke(cli.app, ["bench", "memory", "--pixels", "512", "--output-dir", str(tmp_path)])
@@ -178,6 +196,8 @@ def test_committed_memory_reaches_the_goal():
     [
         (["attention", "--tokens", "0"], "--tokens must be 1 or more, but 0 came"),
         (["model", "deit-tiny", "--pixels", "7"], "--pixels must be 32 or more, but 7 came"),
+        (["attention", "--batch", "8"], "--batch must be 1 or more and come with --tokens"),
+        (["model", "deit-tiny", "--batch", "0", "--pixels", "32"], "--batch must be 1 or more and come with --pixels"),
         (["memory", "sima_small_12_p16"], "has no softmax to compare with"),
     ],
     ids=str,

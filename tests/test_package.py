@@ -101,14 +101,16 @@ ALLOWED = {
     "models": {"sima_hf.registration", "sima_hf.models"},
     "benchmark.py": {"torch", "tqdm", "sima_hf.benchmark_floor", "sima_hf.ops", "sima_hf.version"},
     "benchmark_floor.py": {"torch"},
-    "benchmark_traffic.py": {"torch", "sima_hf.ops", "sima_hf.version"},
-    "benchmark_report.py": {"matplotlib", "sima_hf.benchmark", "sima_hf.errors"},
-    "benchmark_model_report.py": {
-        "matplotlib",
-        "sima_hf.benchmark_model",
+    "benchmark_traffic.py": {
+        "torch",
+        "sima_hf.benchmark",
         "sima_hf.benchmark_report",
-        "sima_hf.errors",
+        "sima_hf.ops",
+        "sima_hf.version",
     },
+    "figures.py": {"matplotlib", "sima_hf.errors"},
+    "benchmark_report.py": {"sima_hf.figures"},
+    "benchmark_model_report.py": {"sima_hf.benchmark_model", "sima_hf.benchmark_report", "sima_hf.figures"},
     "benchmark_model.py": {
         "torch",
         "tqdm",
