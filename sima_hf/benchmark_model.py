@@ -89,13 +89,7 @@ def build(
         literal.set_attn_implementation("sima_literal")
         check_model(literal, model, {"pixel_values": _images(1, 224, dtype, device)["pixel_values"]})
         return {"literal": literal, "sima": model}
-    if name in MODELS:
-        model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
-        # Untrained it is zero, and under SimA it stays zero through all layers: nothing to compare.
-        torch.nn.init.normal_(model.deit.embeddings.cls_token, std=0.02)
-    else:
-        model = load_saved_class(name)
-    model = model.to(device=device, dtype=dtype).eval()
+    model = load(name).to(device=device, dtype=dtype)
     swapped, without = patch_model(copy.deepcopy(model)), copy.deepcopy(model)
     model.set_attn_implementation(against)
     images = _images(1, 224, dtype, device)
@@ -107,6 +101,17 @@ def build(
     # A host with attention code of its own takes the name and computes softmax all the same.
     others = {"none": without} if certify(without, images).softmax_free else {}
     return {"softmax": model, "sima": swapped, **others}
+
+
+def load(name: str) -> torch.nn.Module:
+    """The model with softmax: one of `MODELS` with random weights, or a folder or Hub name; ready for inference."""
+    if name not in MODELS:
+        return load_saved_class(name).eval()
+    torch.manual_seed(0)
+    model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
+    # Untrained it is zero, and under SimA it stays zero through all layers: nothing to compare.
+    torch.nn.init.normal_(model.deit.embeddings.cls_token, std=0.02)
+    return model.eval()
 
 
 def check_model(reference: torch.nn.Module, model: torch.nn.Module, inputs: dict) -> None:
@@ -224,8 +229,9 @@ def measure_model(
 def peak_memory(name: str, contestant: str, pixels: int, against: str = "sdpa") -> int:
     """Bytes at most resident while one image of `pixels` squared goes through a contestant, in a process of its own (Linux)."""
     code = (
-        "import sys; from sima_hf.benchmark_model import _forward, _images, _taken, build; import torch; "
-        "name, contestant, pixels, against = sys.argv[1:]; model = build(name, against)[contestant]; "
+        "import sys, torch; from sima_hf.benchmark_model import _forward, _images, _taken, load, patch_model; "
+        "name, contestant, pixels, against = sys.argv[1:]; model = load(name); "
+        "patch_model(model) if contestant == 'sima' else model.set_attn_implementation(against); "
         "_forward(model, _taken(model, _images(1, int(pixels), torch.float32, 'cpu'))); "
         # Not getrusage: its maximum begins with what the parent process held.
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
