@@ -3,6 +3,7 @@
 import copy
 import importlib
 
+import cases_composite
 import cases_interface
 import cases_own
 import cases_plain
@@ -11,8 +12,8 @@ import transformers
 from transformers import CONFIG_MAPPING
 
 
-CASES = {**cases_plain.CASES, **cases_interface.CASES, **cases_own.CASES}
-INPUTS = {**cases_plain.INPUTS, **cases_interface.INPUTS, **cases_own.INPUTS}
+CASES = {**cases_plain.CASES, **cases_interface.CASES, **cases_own.CASES, **cases_composite.CASES}
+INPUTS = {**cases_plain.INPUTS, **cases_interface.INPUTS, **cases_own.INPUTS, **cases_composite.INPUTS}
 
 # Larger models that are not in the table, or whose towers their code would build anew with softmax: the tests see them refused.
 REFUSED = ("flava_multimodal_model", "conditional_detr", "table-transformer", "dab-detr")
@@ -93,3 +94,14 @@ def tensors(output):
     if hasattr(output, "to_tuple"):
         output = output.to_tuple()
     return [tensor for value in output for tensor in tensors(value)] if isinstance(output, (tuple, list)) else []
+
+
+def vit(**changes):
+    """The classifier that most tests of the swap take."""
+    return make("vit", "ViTForImageClassification", **changes)
+
+
+def logits(model):
+    """Its logits for the images at hand."""
+    with torch.no_grad():
+        return model(**given("vit", "")).logits
