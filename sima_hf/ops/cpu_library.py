@@ -1,7 +1,7 @@
 """Builds the CPU kernels, once for each machine, with the C++ compiler at hand, and loads them.
 
 The package stays one wheel for all platforms, and the kernels use whatever vector unit the machine has (`-march=native`), as
-torch.compile's own kernels do. Building takes about two seconds; the result lies in `~/.cache/sima_hf` (`XDG_CACHE_HOME` moves it).
+torch.compile's own kernels do. Building takes seconds; the result lies in `~/.cache/sima_hf` (`XDG_CACHE_HOME` moves it).
 """
 
 import ctypes
