@@ -22,7 +22,7 @@ test: $(VENV)/.installed  ## the whole suite, offline
 test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-bench: $(VENV)/.installed  ## measure the attention and whole models against softmax, here: longer than the tests
+bench: $(VENV)/.installed  ## measure the attention and whole models against softmax, here
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --readme README.md
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --dtype bfloat16
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --mode train
