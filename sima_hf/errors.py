@@ -13,12 +13,24 @@ class CalibrationError(SimAError, ValueError):
     """A calibration that cannot be carried out; the model is as it was, and the text says what to change."""
 
 
+class CheckpointError(SimAError, ValueError):
+    """A training checkpoint that is missing, damaged or of another run; the text names the last good one, if there is one."""
+
+
 class ConversionError(SimAError, ValueError):
     """A checkpoint that is not what it should be; the text names the keys or the object at fault."""
 
 
+class DataError(SimAError, ValueError):
+    """Data that nothing can be trained or measured on; the text names what is wrong and where."""
+
+
 class MissingDependencyError(SimAError, ImportError):
     """An optional package that is not installed; the text ends in the pip command that installs it."""
+
+
+class TrainingError(SimAError, RuntimeError):
+    """A training run that cannot go on; the text says why and which checkpoint is the last good one."""
 
 
 class UnsupportedModelError(SimAError, ValueError):

@@ -1,0 +1,298 @@
+"""The same training as run_image_classification.py, as a loop that one can read and change: Accelerate, no Trainer.
+
+    python examples/run_image_classification_no_trainer.py --variant sima_tiny_12_p16 --train_dir photos --output_dir mine
+    accelerate launch --config_file examples/configs/accelerate_8_gpus.yaml \
+        examples/run_image_classification_no_trainer.py examples/configs/sima_small_12_p16.json --output_dir mine
+
+Precision and devices are Accelerate's business (`accelerate launch --mixed_precision bf16`). After an interruption, the same
+command with --resume_from_checkpoint last.
+"""
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from sima_hf.training.images import collate
+from sima_hf.training.loading import Unreadable, training_loader
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments
+from sima_hf.training.augmentation import normalize
+from sima_hf.training.batch_norm import synchronize_batch_norm
+from sima_hf.training.checkpoints import keep_newest, last_good_sentence, writing
+from sima_hf.training.curves import draw_curves
+from sima_hf.training.ema import WeightAverage
+from sima_hf.training.interruption import StopRequest
+from sima_hf.training.losses import soft_cross_entropy
+from sima_hf.training.metrics import TopKAccuracy
+from sima_hf.training.optimization import parameter_groups
+from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
+from sima_hf.training.run import Task, failures_as_sentences, parse, prepare
+from sima_hf.training.sharded import full_state, shard_like
+
+
+PROGRESS, AVERAGE = "progress.json", "ema_state.pt"
+
+
+class Loop:
+    """A training run on Accelerate: what it is made of, and its steps."""
+
+    def __init__(self, task: Task, args: LoopArguments, max_unreadable: int):
+        trackers = None if args.report_to == "none" else args.report_to
+        self.task, self.args = task, args
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            log_with=trackers,
+            project_dir=args.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        if trackers:
+            settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
+            self.accelerator.init_trackers("sima_hf", settings)
+        if (
+            self.accelerator.state.deepspeed_plugin is not None
+        ):  # it would look for the size in a loader it shards itself
+            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+            config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+
+        mean, std = task.processor.image_mean, task.processor.image_std
+        self.augment = augmentation_of(args, mean, std, task.built.model.config.num_labels)
+        self.normalize = lambda pixels: normalize(pixels, mean, std)
+        self.unreadable = Unreadable(max_unreadable)
+        self.loader = training_loader(
+            task.train,
+            batch_size=args.per_device_train_batch_size,
+            num_workers=args.dataloader_num_workers,
+            seed=args.seed,
+            repeats=args.repeated_augmentation,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+            pin_memory=torch.cuda.is_available(),
+        )
+        self.validation = self.accelerator.prepare(
+            DataLoader(
+                task.validation,
+                batch_size=args.per_device_eval_batch_size,
+                collate_fn=collate,
+                num_workers=args.dataloader_num_workers,
+            )
+        )
+        self.steps_per_epoch = math.ceil(len(self.loader) / args.gradient_accumulation_steps)
+        self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
+
+        if args.sync_batch_norm and args.world_size > 1:
+            synchronize_batch_norm(task.built.model)
+        rate = rate_of(args, args.learning_rate, self.global_batch_size)
+        optimizer = torch.optim.AdamW(parameter_groups(task.built.model, args.weight_decay), lr=rate)
+        self.model, self.optimizer = self.accelerator.prepare(task.built.model, optimizer)
+        # Not prepared: Accelerate would step it once for each process.
+        self.schedule = schedule_of(args, optimizer, self.steps, self.steps_per_epoch, self.global_batch_size)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.plain = self.accelerator.unwrap_model(self.model)
+        self.ema = WeightAverage(self.plain, args.ema_decay, warmup=args.ema_warmup) if args.ema_decay else None
+        self.progress = {"step": 0, "global_batch_size": self.global_batch_size, "history": []}
+
+    def run(self, checkpoint: Path | None) -> bool:
+        """Train to the end, or until SIGTERM; returns whether the end was reached."""
+        if checkpoint is not None:
+            self.load(checkpoint)
+        start, first = time.perf_counter(), self.progress["step"]
+        bar = tqdm(total=self.steps, initial=first, desc="training", disable=not self.accelerator.is_main_process)
+        with StopRequest() as stop, bar:
+            while self.progress["step"] < self.steps:
+                if not self.epoch(stop, bar):
+                    return False
+        seconds = time.perf_counter() - start
+        self.results = {
+            "train_runtime": seconds,
+            "train_samples_per_second": (self.steps - first) * self.global_batch_size / seconds,
+        }
+        return True
+
+    def epoch(self, stop: StopRequest, bar: tqdm) -> bool:
+        """The rest of an epoch; returns False if the run is to stop."""
+        args, step = self.args, self.progress["step"]
+        epoch, done = divmod(step, self.steps_per_epoch)
+        accumulation = args.gradient_accumulation_steps
+        batches = self.loader.batches(epoch, start=done * accumulation)
+        total, count = torch.zeros((), device=self.accelerator.device), 0
+        for number, batch in enumerate(batches, start=done * accumulation):
+            begun = number - number % accumulation  # first micro-batch of this step
+            last = number + 1 == len(self.loader)
+            updates = last or (number + 1) % accumulation == 0
+            with contextlib.nullcontext() if updates else self.accelerator.no_sync(self.model):
+                loss = self.forward_and_backward(batch, parts=min(accumulation, len(self.loader) - begun))
+            total, count = total + loss, count + 1
+            if not updates:
+                continue
+            self.update()
+            step = self.progress["step"] = step + 1
+            bar.update()
+            saves = step == self.steps or (step % args.checkpointing_steps == 0 if args.checkpointing_steps else last)
+            stops = stop.agreed(step, self.accelerator.device)
+            if saves or stops or step % args.logging_steps == 0:
+                self.record({"loss": self.mean(total / count), "learning_rate": self.schedule.get_last_lr()[0]})
+                total, count = torch.zeros_like(total), 0
+            if last and not stops:
+                self.record(self.evaluate())
+            if saves or stops:
+                self.save()
+            if stops or step == self.steps:
+                return not stops
+        return True
+
+    def forward_and_backward(self, batch: dict, parts: int) -> torch.Tensor:
+        """Add the gradients of one micro-batch of `parts` in this step; returns its loss."""
+        self.model.train()
+        self.unreadable.note(batch.pop("unreadable"))
+        batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        pixels, targets = self.augment(batch["pixel_values"], batch["labels"], batch["seeds"])
+        with self.accelerator.autocast():
+            logits = self.model(pixel_values=pixels).logits
+        loss = soft_cross_entropy(logits, targets)
+        # Accelerate divides by the usual number of micro-batches; the last step of an epoch may have fewer.
+        self.accelerator.backward(loss * self.args.gradient_accumulation_steps / parts)
+        return loss.detach()
+
+    def update(self) -> None:
+        """One optimizer step."""
+        if self.args.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+            if self.ema is not None:
+                self.ema.update(self.plain)
+        self.optimizer.zero_grad()
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean over all processes; an error if it is not finite."""
+        found = self.accelerator.gather(value.reshape(1)).mean().item()
+        if not math.isfinite(found):
+            raise TrainingError(
+                f"The loss is {found} at step {self.progress['step']}: the run has diverged. Lower --learning_rate, lengthen "
+                f"--warmup_epochs, or clip with --max_grad_norm 1. {last_good_sentence(self.args.output_dir)}"
+            )
+        return found
+
+    def record(self, numbers: dict[str, float]) -> None:
+        """Keep numbers for the curves and send them to the trackers."""
+        step = self.progress["step"]
+        self.progress["history"].append({**numbers, "step": step, "epoch": step / self.steps_per_epoch})
+        self.accelerator.log(numbers, step=step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy and loss of the averaged weights, the raw ones, or both."""
+        found, kinds = {}, self.args.evaluated_weights
+        for weights in kinds:
+            prefix = "eval_raw_" if weights == "raw" and len(kinds) > 1 else "eval_"
+            average = self.ema.applied_to(self.plain) if weights == "ema" else contextlib.nullcontext()
+            with average, torch.random.fork_rng(devices=[]):
+                found.update({prefix + name: value for name, value in self.measure().items()})
+        return found
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """The model as it is, on the validation images; exact over all processes."""
+        self.model.eval()
+        metric, total = TopKAccuracy(), 0.0
+        for batch in tqdm(
+            self.validation, desc="evaluating", leave=False, disable=not self.accelerator.is_main_process
+        ):
+            logits = self.model(pixel_values=self.normalize(batch["pixel_values"])).logits
+            logits, labels = self.accelerator.gather_for_metrics((logits, batch["labels"]))
+            metric.add_batch(predictions=logits, references=labels)
+            total += soft_cross_entropy(logits, labels).item() * int((labels >= 0).sum())
+        found = metric.compute()
+        return {"loss": total / found.pop("num_images"), **found}
+
+    def save(self) -> None:
+        """A checkpoint, whole or not at all; the folder is also a model that `from_pretrained` loads."""
+        main = self.accelerator.is_main_process
+        wait = self.accelerator.wait_for_everyone
+        with writing(self.args.output_dir, self.progress["step"], seals=main, wait=wait) as folder:
+            self.accelerator.save_state(str(folder))
+            average = full_state(self.ema.state_dict()) if self.ema is not None else None
+            if self.ema is not None:
+                with self.ema.applied_to(self.plain):
+                    self.save_model(folder / "ema")
+            if main:
+                self.plain.config.save_pretrained(folder)
+                self.task.processor.save_pretrained(folder)
+                (folder / PROGRESS).write_text(json.dumps(self.progress) + "\n", encoding="utf-8")
+                if average is not None:
+                    torch.save(average, folder / AVERAGE)
+        if main:
+            keep_newest(self.args.output_dir, self.args.save_total_limit)
+
+    def save_model(self, folder: Path) -> None:
+        """The model as it is, and its image processor."""
+        state = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self.plain.save_pretrained(folder, state_dict=state)
+            self.task.processor.save_pretrained(folder)
+
+    def load(self, checkpoint: Path) -> None:
+        """Take up a run where a checkpoint left it."""
+        if not (checkpoint / PROGRESS).is_file():
+            raise CheckpointError(f"{checkpoint} was not made by this script: it has no {PROGRESS}.")
+        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        if progress["global_batch_size"] != self.global_batch_size:
+            raise CheckpointError(
+                f"{checkpoint} was made with {progress['global_batch_size']} images a step, but this run would have "
+                f"{self.global_batch_size}. Set --per_device_train_batch_size and --gradient_accumulation_steps accordingly."
+            )
+        self.accelerator.load_state(str(checkpoint))
+        self.progress = progress
+        if self.ema is not None:
+            saved = torch.load(checkpoint / AVERAGE, map_location="cpu", weights_only=True)
+            self.ema.load_state_dict(shard_like(saved, self.ema.state_dict()))
+
+    def finish(self) -> None:
+        """Leave the model, its results and the curves in the output folder."""
+        folder = Path(self.args.output_dir)
+        results = {**self.results, "train_loss": self.newest("loss"), **self.evaluate(), "step": self.progress["step"]}
+        average = self.ema is not None and self.args.save_weights == "ema"
+        with self.ema.applied_to(self.plain) if average else contextlib.nullcontext():
+            self.save_model(folder)
+        if self.accelerator.is_main_process:
+            (folder / "all_results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            name = type(self.plain).__name__.removesuffix("ForImageClassification")
+            title = (
+                f"{name} on {self.task.data.source}, {self.task.built.image_size} px: {self.steps} steps of "
+                f"{self.global_batch_size} images, seed {self.args.seed}"
+            )
+            draw_curves(self.progress["history"], folder / "curves.png", title)
+            print("\n".join(f"{key:<26} {value:.4g}" for key, value in results.items()))
+            if self.args.push_to_hub:
+                self.plain.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+                self.task.processor.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+
+    def newest(self, name: str) -> float:
+        """The last record of a number."""
+        return next((entry[name] for entry in reversed(self.progress["history"]) if name in entry), math.nan)
+
+
+def main() -> None:
+    with failures_as_sentences("run_image_classification_no_trainer"):
+        model_args, data_args, args = parse(ModelArguments, DataArguments, LoopArguments)
+    with failures_as_sentences("run_image_classification_no_trainer", args.output_dir):
+        task, checkpoint = prepare(model_args, data_args, args)
+        loop = Loop(task, args, data_args.max_unreadable_images)
+        if loop.run(checkpoint):
+            loop.finish()
+        elif loop.accelerator.is_main_process:
+            print(f"Stopped by SIGTERM after step {loop.progress['step']}. {last_good_sentence(args.output_dir)}")
+        loop.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

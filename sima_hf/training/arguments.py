@@ -1,0 +1,251 @@
+"""What a training run is told: which data, which model, and the recipe. Every field is an argument of the scripts.
+
+The defaults of the recipe are those of the original training script (UCDvision/sima, main.py) for ImageNet.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..errors import MissingDependencyError
+
+
+try:
+    from accelerate import PartialState
+except ImportError as error:
+    raise MissingDependencyError("Training needs accelerate: pip install 'sima-hf[train]'") from error
+
+
+WEIGHTS = ("ema", "raw")
+
+
+def _help(text: str, **metadata) -> dict:
+    return {"help": text, **metadata}
+
+
+@dataclass
+class DataArguments:
+    """Which images; without any of the first four, scikit-learn's digits."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata=_help("Data set on the Hub or a local folder that `datasets.load_dataset` takes; 'digits'."),
+    )
+    dataset_config_name: str | None = field(default=None, metadata=_help("Configuration of that data set."))
+    train_dir: str | None = field(default=None, metadata=_help("Folder with one sub-folder of images per class."))
+    validation_dir: str | None = field(default=None, metadata=_help("The same for validation."))
+    train_files: list[str] | None = field(
+        default=None, metadata=_help("Parquet files or WebDataset tar shards to train on; patterns are expanded.")
+    )
+    validation_files: list[str] | None = field(default=None, metadata=_help("The same for validation."))
+    image_column: str | None = field(
+        default=None, metadata=_help("Column of the images; by default the one there is.")
+    )
+    label_column: str | None = field(
+        default=None, metadata=_help("Column of the classes; by default the one there is.")
+    )
+    held_out: float = field(
+        default=0.2, metadata=_help("Share of the training images to validate on where there are no others.")
+    )
+    streaming: bool = field(default=False, metadata=_help("Read as one goes, for data larger than the disk."))
+    shuffle_buffer_size: int = field(default=10_000, metadata=_help("Images to draw from at random when streaming."))
+    num_train_images: int | None = field(
+        default=None, metadata=_help("Images in an epoch when streaming data that does not say how many it has.")
+    )
+    max_train_images: int | None = field(default=None, metadata=_help("Use this many training images at most."))
+    max_validation_images: int | None = field(default=None, metadata=_help("The same for validation."))
+    max_unreadable_images: int = field(
+        default=0, metadata=_help("Unreadable training images to pass over, by name, before the run gives up.")
+    )
+
+
+@dataclass
+class ModelArguments:
+    """Which model: exactly one of the first four."""
+
+    variant: str | None = field(
+        default=None, metadata=_help("An original SimA model with fresh weights, e.g. sima_small_12_p16.")
+    )
+    model_type: str | None = field(
+        default=None,
+        metadata=_help(
+            "Any Transformers model type with fresh weights: sima, sima_deit, sima_cvt, or deit for softmax."
+        ),
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata=_help("A trained SimA or swapped model, folder or Hub name, to go on with.")
+    )
+    patch: str | None = field(
+        default=None, metadata=_help("A trained softmax model, whose attention is swapped for SimA before training.")
+    )
+    config_overrides: str | None = field(
+        default=None, metadata=_help("Config fields to set, e.g. hidden_size=96,drop_path_rate=0.1.")
+    )
+    attention_gain: str | None = field(
+        default=None,
+        metadata=_help("'none' (the paper's formula) or 'tokens'; by default what the model has or the swap sets."),
+    )
+    calibrate: int = field(
+        default=0, metadata=_help("With --patch: training images for a closed-form calibration before training.")
+    )
+    image_size: int | None = field(default=None, metadata=_help("Resolution in pixels; by default the model's own."))
+    eval_crop_pct: float = field(
+        default=0.875,
+        metadata=_help("Side of the central crop in evaluation over the resized side; 1.0: the full crop."),
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=True, metadata=_help("Start a new classification head where the number of classes differs.")
+    )
+    revision: str | None = field(default=None, metadata=_help("Branch, tag or commit on the Hub."))
+    token: str | None = field(default=None, metadata=_help("Access token of the Hub."))
+    trust_remote_code: bool = field(default=False, metadata=_help("Run code that comes with a model from the Hub."))
+
+
+@dataclass
+class RecipeArguments:
+    """How to train; shared by the Trainer and the Accelerate script."""
+
+    output_dir: str | None = field(default=None, metadata=_help("Folder for checkpoints, the model and its results."))
+    overwrite_output_dir: bool = field(default=False, metadata=_help("Start over where a run left checkpoints."))
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata=_help("A checkpoint folder; 'last'; or 'auto', the last one if there is one.")
+    )
+    per_device_train_batch_size: int = field(default=128, metadata=_help("Images per device and micro-batch."))
+    per_device_eval_batch_size: int = field(default=128, metadata=_help("Images per device in evaluation."))
+    gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches in one optimizer step."))
+    num_train_epochs: float = field(default=400, metadata=_help("Epochs in all, warm-up and cooldown included."))
+    max_steps: int = field(default=-1, metadata=_help("Optimizer steps in all, in place of the epochs."))
+    learning_rate: float = field(default=5e-4, metadata=_help("Highest rate, for a global batch of 512."))
+    scale_learning_rate: bool = field(
+        default=True, metadata=_help("Multiply the rates by global batch / 512 (5e-4 is 1e-3 at 1024).")
+    )
+    warmup_epochs: float = field(default=5, metadata=_help("Epochs of linear warm-up."))
+    cooldown_epochs: float = field(default=10, metadata=_help("Epochs at the lowest rate in the end."))
+    warmup_learning_rate: float = field(default=1e-6, metadata=_help("Rate at which the warm-up starts."))
+    min_learning_rate: float = field(default=1e-5, metadata=_help("Rate at which the cosine ends."))
+    weight_decay: float = field(
+        default=0.05, metadata=_help("Weight decay; not for biases, norms, class tokens and position embeddings.")
+    )
+    max_grad_norm: float = field(default=0.0, metadata=_help("Longest gradient; 0 does not clip."))
+    drop_path: float | None = field(
+        default=None, metadata=_help("Probability of skipping a residual branch (config.drop_path_rate).")
+    )
+    rand_augment: str | None = field(
+        default="rand-m9-mstd0.5-inc1", metadata=_help("RandAugment's magnitude in timm's words, or 'none'.")
+    )
+    color_jitter: float = field(default=0.4, metadata=_help("Jitter of colours, used where RandAugment is not."))
+    color_jitter_with_rand_augment: bool = field(default=False, metadata=_help("Use it besides RandAugment."))
+    random_erasing: float = field(default=0.25, metadata=_help("Probability of erasing a rectangle by noise."))
+    mixup: float = field(default=0.8, metadata=_help("Alpha of mixup; 0 is off."))
+    cutmix: float = field(default=1.0, metadata=_help("Alpha of cutmix; 0 is off."))
+    mixup_switch_prob: float = field(default=0.5, metadata=_help("Probability of cutmix where both are on."))
+    label_smoothing_factor: float = field(default=0.1, metadata=_help("Label smoothing."))
+    repeated_augmentation: int = field(default=3, metadata=_help("Views of each image drawn in an epoch; 1 is off."))
+    train_view: str = field(
+        default="crop",
+        metadata=_help("'crop' (random resized crop and flip), or 'shift' for small symbols: resized, moved."),
+    )
+    min_crop_area: float = field(default=0.08, metadata=_help("Smallest share of the image that a crop takes."))
+    horizontal_flip: float = field(default=0.5, metadata=_help("Probability of a flip, with --train_view crop."))
+    max_shift: float = field(default=0.125, metadata=_help("With --train_view shift: largest move, of the side."))
+    ema_decay: float = field(default=0.99996, metadata=_help("Decay of the weights' moving average; 0 keeps none."))
+    ema_warmup: bool = field(
+        default=False, metadata=_help("Average over fewer steps in the beginning; short runs need it.")
+    )
+    eval_weights: str = field(
+        default="ema", metadata=_help("Weights to evaluate in training: 'ema', 'raw' or 'both'.")
+    )
+    save_weights: str = field(default="ema", metadata=_help("Weights of the model saved in the end: 'ema' or 'raw'."))
+    sync_batch_norm: bool = field(
+        default=True, metadata=_help("Batch norm over all processes where there are several.")
+    )
+    save_total_limit: int | None = field(default=3, metadata=_help("Checkpoints kept."))
+    logging_steps: float = field(default=50, metadata=_help("Steps between two records of the loss."))
+    dataloader_num_workers: int = field(default=8, metadata=_help("Processes that decode images, per device."))
+    seed: int = field(default=42, metadata=_help("Seed of weights, order, views and dropout."))
+
+    def check(self) -> None:
+        """Raise ValueError, with the argument and what came, for what no run can be made of."""
+        if self.output_dir is None:
+            raise ValueError("Say where the run goes: --output_dir FOLDER.")
+        if self.rand_augment and self.rand_augment.lower() == "none":
+            self.rand_augment = None
+        choices = {"train_view": ("crop", "shift"), "eval_weights": (*WEIGHTS, "both"), "save_weights": WEIGHTS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} must be one of {', '.join(known)}, but {getattr(self, name)!r} came.")
+        for name in ("random_erasing", "mixup_switch_prob", "horizontal_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} must be from 0 to 1, but {getattr(self, name)} came.")
+        for name in ("ema_decay", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 0 and less than 1, but {getattr(self, name)} came.")
+        for name in ("mixup", "cutmix", "warmup_epochs", "cooldown_epochs", "min_learning_rate", "color_jitter"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must not be negative, but {getattr(self, name)} came.")
+        for name in ("repeated_augmentation", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be 1 or more, but {getattr(self, name)} came.")
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"--min_crop_area must be above 0 and at most 1, but {self.min_crop_area} came.")
+
+    @property
+    def evaluated_weights(self) -> tuple[str, ...]:
+        """The weights to evaluate, "ema" first; without an average, the raw ones."""
+        if not self.ema_decay:
+            return ("raw",)
+        return WEIGHTS if self.eval_weights == "both" else (self.eval_weights,)
+
+
+@dataclass
+class SimATrainingArguments(RecipeArguments, TrainingArguments):
+    """`transformers.TrainingArguments` with SimA's recipe: its defaults, and what it has besides."""
+
+    eval_strategy: str = field(default="epoch", metadata=_help("When to evaluate: no, steps, epoch."))
+    save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
+    # Trainer's filter would replace a NaN by an average; here it ends the run.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata=_help("Not used: a loss that is not finite ends the run.")
+    )
+
+    def __post_init__(self):
+        self.check()
+        super().__post_init__()
+
+
+@dataclass
+class LoopArguments(RecipeArguments):
+    """The recipe for a training loop on Accelerate, which has its own launcher for devices and precision."""
+
+    checkpointing_steps: int | None = field(
+        default=None, metadata=_help("Steps between checkpoints; by default one after each epoch.")
+    )
+    report_to: str = field(
+        default="none", metadata=_help("Trackers of Accelerate: trackio, tensorboard, wandb, all, none.")
+    )
+    push_to_hub: bool = field(default=False, metadata=_help("Upload the finished folder."))
+    hub_model_id: str | None = field(
+        default=None, metadata=_help("Repository to upload to; by default the folder's name.")
+    )
+
+    def __post_init__(self):
+        self.check()
+
+    @property
+    def process_index(self) -> int:
+        """Number of this process among all."""
+        return PartialState().process_index
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return PartialState().num_processes
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes what is written once."""
+        return PartialState().is_main_process
+
+    def main_process_first(self, desc: str = ""):
+        """A context that the main process passes before the others."""
+        return PartialState().main_process_first()

@@ -1,0 +1,226 @@
+"""Training checkpoints that are whole or not there: written aside, sealed by a manifest, moved into place in one step."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import CheckpointError, TrainingError
+
+
+PREFIX = "checkpoint-"
+MANIFEST = "checkpoint_manifest.json"
+# A folder of either kind is what a killed process left behind: a checkpoint half written, or one half removed.
+_INCOMPLETE, _REMOVED = ".incomplete-", ".removed-"
+
+
+def checkpoints(run_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run that were finished, oldest first, by the step in their name; none if there is no folder."""
+    run_dir = Path(run_dir)
+    found = [path for path in run_dir.glob(f"{PREFIX}*") if path.is_dir() and step_of(path) is not None]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: str | Path) -> int | None:
+    """The optimizer step of `checkpoint-<step>`, or None for another name."""
+    text = Path(folder).name.removeprefix(PREFIX)
+    return int(text) if text.isdigit() else None
+
+
+@contextlib.contextmanager
+def writing(
+    run_dir: str | Path, step: int, seals: bool = True, wait: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """A folder to write a checkpoint into, which becomes `checkpoint-<step>` when the block has ended without an error.
+
+    The folder gets a manifest of sizes and SHA-256 sums, everything in it is flushed to the disk, and one rename puts it in
+    its place; a process killed before that leaves the earlier checkpoints as they were.
+
+    Args:
+        run_dir: folder of the run, made if need be.
+        step: optimizer steps done.
+        seals: whether this process writes the manifest and moves the folder; one does on each file system.
+        wait: called where all processes must meet (a barrier).
+
+    Raises:
+        TrainingError: it could not be written, with the cause and the last good checkpoint.
+    """
+    run_dir = Path(run_dir)
+    place, aside = run_dir / f"{PREFIX}{step}", run_dir / f"{_INCOMPLETE}{PREFIX}{step}"
+    try:
+        if seals:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(run_dir)
+            aside.mkdir()
+        wait()
+        aside.mkdir(exist_ok=True)  # a node that does not share the file system
+        yield aside
+        wait()
+        if seals:
+            seal(aside, step)
+            if place.exists():
+                remove(place)
+            aside.rename(place)
+            _flush(run_dir)
+        wait()
+    except Exception as error:
+        if seals:
+            shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(
+            f"The checkpoint of step {step} could not be written to {run_dir}: {_cause(error)}. {last_good_sentence(run_dir)}"
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    full = "No space left" in text or getattr(error, "errno", None) == 28
+    return "the disk is full; free some space, or keep fewer checkpoints with --save_total_limit" if full else text
+
+
+def seal(folder: Path, step: int) -> None:
+    """Write the manifest of a folder and flush all of it to the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    entries = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files
+    }
+    path = folder / MANIFEST
+    path.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
+    for one in [*files, path, *{file.parent for file in files}, folder]:
+        _flush(one)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def damage(folder: str | Path) -> str | None:
+    """What is wrong with a checkpoint, as the rest of a sentence, or None if every file is as it was written."""
+    folder = Path(folder)
+    try:
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"has no {MANIFEST}, so it is not a complete checkpoint of sima_hf"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"has a {MANIFEST} that cannot be read"
+    for name, wanted in entries.items():
+        path = folder / name
+        if not path.is_file():
+            return f"lacks the file {name}"
+        if path.stat().st_size != wanted["bytes"]:
+            return f"is damaged: {name} has {path.stat().st_size:,} bytes instead of {wanted['bytes']:,}"
+        if _digest(path) != wanted["sha256"]:
+            return f"is damaged: {name} is not what was written"
+    return None
+
+
+def last_good(run_dir: str | Path, before: int | None = None) -> Path | None:
+    """The newest undamaged checkpoint of a run, of a step below `before` if that is given."""
+    for path in reversed(checkpoints(run_dir)):
+        if (before is None or step_of(path) < before) and damage(path) is None:
+            return path
+    return None
+
+
+def last_good_sentence(run_dir: str | Path) -> str:
+    """Where to go on from after a failure."""
+    path = last_good(run_dir)
+    if path is None:
+        return "There is no earlier checkpoint to go on from."
+    return f"The last good checkpoint is {path}; go on with --resume_from_checkpoint last."
+
+
+def checkpoint_to_resume(run_dir: str | Path, wanted: str | None) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means, checked file by file.
+
+    Args:
+        run_dir: folder of the run.
+        wanted: "last" (or "true"), "auto" (the last one, or none if there is none yet), a folder, or None.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; the text names the one before it.
+    """
+    if not wanted or wanted.lower() == "false":
+        return None
+    if wanted.lower() in ("last", "auto", "true"):
+        found = checkpoints(run_dir)
+        if not found:
+            if wanted.lower() == "auto":
+                return None
+            raise CheckpointError(f"{run_dir} has no checkpoint to go on from; leave out --resume_from_checkpoint.")
+        path = found[-1]
+    else:
+        path = Path(wanted)
+        if not path.is_dir():
+            raise CheckpointError(f"There is no checkpoint {path}.")
+    trouble = damage(path)
+    if trouble:
+        earlier = last_good(path.parent, before=step_of(path))
+        remedy = f"The one before it is good: --resume_from_checkpoint {earlier}" if earlier else "None is before it."
+        raise CheckpointError(f"{path} {trouble}. {remedy}")
+    return path
+
+
+def keep_newest(run_dir: str | Path, most: int | None, protected: str | Path | None = None) -> None:
+    """Remove all but the newest `most` checkpoints, never a `protected` one; None or 0 keeps them all."""
+    if not most:
+        return
+    for path in checkpoints(run_dir)[:-most]:
+        if protected is None or path.resolve() != Path(protected).resolve():
+            remove(path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint so that a kill in the middle leaves none that looks whole."""
+    aside = folder.with_name(f"{_REMOVED}{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def remove_leftovers(run_dir: str | Path) -> None:
+    """Remove what killed processes left half written or half removed."""
+    for kind in (_INCOMPLETE, _REMOVED):
+        for path in Path(run_dir).glob(f"{kind}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_output_dir(run_dir: str | Path, resumes: bool, overwrite: bool) -> None:
+    """Make sure that a run does not mix with what is in its folder already.
+
+    Args:
+        run_dir: folder of the run.
+        resumes: whether the run goes on from a checkpoint, which may be in it.
+        overwrite: remove the checkpoints of an earlier run; other files are replaced as they are written.
+
+    Raises:
+        CheckpointError: the folder holds a run, and neither was asked for.
+    """
+    run_dir = Path(run_dir)
+    earlier = checkpoints(run_dir)
+    if resumes or not (earlier or (run_dir / "all_results.json").exists()):
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"{run_dir} holds a run already ({earlier[-1].name if earlier else 'all_results.json'}). Go on with "
+            "--resume_from_checkpoint last, start over with --overwrite_output_dir, or name another --output_dir."
+        )
+    for path in earlier:
+        remove(path)
+    (run_dir / "all_results.json").unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""A polite request to stop (SIGTERM, as schedulers send it before they kill): remembered, answered after the step."""
+
+import os
+import signal
+import threading
+
+import torch
+
+
+# How often processes agree on whether one of them was asked to stop: an exchange costs a synchronisation on a GPU.
+STEPS_BETWEEN_QUESTIONS = 10
+
+
+class StopRequest:
+    """While entered, SIGTERM sets `requested` instead of ending the process; a second one ends it at once.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._before = None
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _handle(self, number: int, frame) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+
+    def agreed(self, step: int, device: torch.device | str = "cpu") -> bool:
+        """Whether any process was asked to stop; every process gets the same answer for the same step.
+
+        Args:
+            step: optimizer steps done; with several processes they ask each other at every tenth.
+            device: where the exchange between the processes takes place.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.requested
+        if torch.distributed.get_world_size() == 1:
+            return self.requested
+        if step % STEPS_BETWEEN_QUESTIONS:
+            return False
+        asked = torch.tensor(int(self.requested), device=device)
+        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        return bool(asked)

@@ -1,0 +1,194 @@
+"""The model that a run trains: fresh, loaded, or swapped from a softmax model and calibrated."""
+
+import ast
+import copy
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+
+from ..models.sima.configuration_sima import SimAConfig
+from ..patching import calibrate, patch_model
+from .arguments import ModelArguments
+from .resolution import resize
+
+
+SOURCES = ("variant", "model_type", "model_name_or_path", "patch")
+
+
+@dataclass
+class BuiltModel:
+    """A model to be trained.
+
+    Attributes:
+        model: the image classifier, in float32.
+        processor: where its image processor comes from: a folder or Hub name, or None for the usual one of SimA.
+        image_size: resolution to train at, in pixels.
+        original: the softmax model that a swapped one was made from, in evaluation mode; else None.
+    """
+
+    model: PreTrainedModel
+    processor: str | None
+    image_size: int
+    original: PreTrainedModel | None = None
+
+
+def build_model(arguments: ModelArguments, labels: list[str], drop_path: float | None = None) -> BuiltModel:
+    """Build what the arguments ask for, with one output for each label.
+
+    Args:
+        arguments: `ModelArguments`.
+        labels: names of the classes, in order; they go into the config.
+        drop_path: `config.drop_path_rate`, where given.
+
+    Raises:
+        ValueError: not exactly one source, an unknown variant, type or config field, a model that cannot take an option.
+        UnsupportedModelError (a ValueError): `patch` names a model that cannot be swapped.
+        OSError: there is no such folder or Hub model.
+    """
+    given = [name for name in SOURCES if getattr(arguments, name)]
+    if len(given) != 1:
+        raise ValueError(
+            f"Give exactly one of {', '.join('--' + name for name in SOURCES)}, but "
+            f"{' and '.join('--' + name for name in given) or 'none'} came."
+        )
+    if arguments.calibrate and not arguments.patch:
+        raise ValueError("--calibrate follows a softmax model that is being swapped: it needs --patch.")
+    if arguments.patch or arguments.model_name_or_path:
+        return _trained(arguments, labels, drop_path)
+    return _fresh(arguments, labels, drop_path)
+
+
+def _classes(labels: list[str]) -> dict:
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
+
+
+def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> BuiltModel:
+    if arguments.variant:
+        make = functools.partial(SimAConfig.from_variant, arguments.variant)
+    else:
+        make = functools.partial(AutoConfig.for_model, arguments.model_type)
+    try:
+        config = make()
+    except ValueError:
+        if arguments.variant:
+            raise
+        raise ValueError(
+            f"There is no model type {arguments.model_type!r}; `sima-hf models` lists those that can be swapped, and each of "
+            "them is a type with 'sima_' before its name: sima_deit, sima_cvt."
+        ) from None
+    changes = parse_overrides(arguments.config_overrides, config)
+    if arguments.image_size and hasattr(config, "image_size"):
+        changes["image_size"] = arguments.image_size
+    if arguments.attention_gain:
+        changes["attention_gain"] = _for_sima(config, arguments.attention_gain)
+    if drop_path is not None:
+        changes["drop_path_rate"] = _drop_path(config, drop_path)
+    config = make(**changes, **_classes(labels))
+    cls = classifier_class(config)
+    image_size = arguments.image_size or _side(config) or 224
+    return BuiltModel(cls._from_config(config, dtype=torch.float32), None, image_size)
+
+
+def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> BuiltModel:
+    name = arguments.patch or arguments.model_name_or_path
+    hub = {
+        "revision": arguments.revision or "main",
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+    config = AutoConfig.from_pretrained(name, **hub)
+    before = _side(config)
+    changes = parse_overrides(arguments.config_overrides, config)
+    if drop_path is not None:
+        changes["drop_path_rate"] = _drop_path(config, drop_path)
+    if arguments.attention_gain and not arguments.patch:
+        changes["attention_gain"] = _for_sima(config, arguments.attention_gain)
+    for field, value in {**changes, **_classes(labels)}.items():
+        setattr(config, field, value)
+    model = AutoModelForImageClassification.from_pretrained(
+        name, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes, dtype=torch.float32, **hub
+    )
+    image_size = arguments.image_size or before or 224
+    model = resize(model, image_size)
+    if not arguments.patch:
+        return BuiltModel(model, name, image_size)
+    original = copy.deepcopy(model).eval()
+    patch_model(model, gain=arguments.attention_gain or "tokens")
+    return BuiltModel(model, name, image_size, original)
+
+
+def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:
+    """Calibrate a swapped model on batches of normalised pixels `(B,3,H,W)`, in place."""
+    calibrate(built.model, built.original, list(batches), progress=progress)
+
+
+def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The image classifier of a config; where there are several (DeiT with and without teacher head), the plain one.
+
+    Raises:
+        ValueError: the model type has none.
+    """
+    mapping = AutoModelForImageClassification._model_mapping
+    if type(config) not in mapping:
+        raise ValueError(
+            f"{config.model_type!r} has no image classifier in Transformers; give the type of one, such as deit."
+        )
+    classes = mapping[type(config)]
+    return classes[0] if isinstance(classes, tuple) else classes
+
+
+def parse_overrides(text: str | None, config: PreTrainedConfig) -> dict:
+    """The fields that `--config_overrides name=value,name=value` sets; values in Python's notation, else text.
+
+    Raises:
+        ValueError: no pair, or no field of the config.
+    """
+    known = (
+        {entry.name for entry in fields(config)} if hasattr(config, "__dataclass_fields__") else set(config.to_dict())
+    )
+    found = {}
+    for item in _split(text or ""):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or name not in known:
+            raise ValueError(
+                f"--config_overrides takes field=value pairs, but {item!r} came. The fields are {', '.join(sorted(known))}."
+            )
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+    return [part for part in [*parts, text[start:]] if part.strip()]
+
+
+def _side(config: PreTrainedConfig) -> int | None:
+    size = getattr(config, "image_size", None)
+    return max(size) if isinstance(size, (list, tuple)) else size
+
+
+def _for_sima(config: PreTrainedConfig, gain: str) -> str:
+    if not hasattr(config, "attention_gain"):
+        raise ValueError(f"--attention_gain is a choice of SimA models; {config.model_type!r} has softmax attention.")
+    return gain
+
+
+def _drop_path(config: PreTrainedConfig, rate: float):
+    if not hasattr(config, "drop_path_rate"):
+        raise ValueError(
+            f"--drop_path needs a model that can skip branches; Transformers' {config.model_type!r} has no drop_path_rate. Leave it out."
+        )
+    own = config.drop_path_rate
+    return type(own)([0.0] * (len(own) - 1) + [rate]) if isinstance(own, (list, tuple)) else rate

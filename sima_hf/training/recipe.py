@@ -1,0 +1,63 @@
+"""The recipe's parts, made from its arguments for one run: augmentation, learning rates, schedule."""
+
+import torch
+from transformers.utils import logging
+
+from .arguments import RecipeArguments
+from .augmentation import BatchAugmentation
+from .optimization import cosine_schedule, scaled_learning_rate
+
+
+logger = logging.get_logger(__name__)
+
+
+def augmentation_of(
+    args: RecipeArguments, image_mean: list[float], image_std: list[float], num_labels: int
+) -> BatchAugmentation:
+    """What is done to a training batch on the device."""
+    return BatchAugmentation(
+        image_mean,
+        image_std,
+        num_labels=num_labels,
+        rand_augment=args.rand_augment,
+        color_jitter=args.color_jitter,
+        color_jitter_with_rand_augment=args.color_jitter_with_rand_augment,
+        random_erasing=args.random_erasing,
+        mixup=args.mixup,
+        cutmix=args.cutmix,
+        mixup_switch_prob=args.mixup_switch_prob,
+        label_smoothing=args.label_smoothing_factor,
+    )
+
+
+def rate_of(args: RecipeArguments, learning_rate: float, global_batch_size: int) -> float:
+    """A learning rate of the recipe for steps of `global_batch_size` images."""
+    return scaled_learning_rate(learning_rate, global_batch_size) if args.scale_learning_rate else learning_rate
+
+
+def schedule_of(
+    args: RecipeArguments, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int, global_batch_size: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm-up, cosine and cooldown over a run of `steps` optimizer steps."""
+    warmup, cooldown = warmup_and_cooldown(args, steps, steps_per_epoch)
+    return cosine_schedule(
+        optimizer,
+        steps,
+        warmup_steps=warmup,
+        cooldown_steps=cooldown,
+        warmup_lr=rate_of(args, args.warmup_learning_rate, global_batch_size),
+        min_lr=rate_of(args, args.min_learning_rate, global_batch_size),
+    )
+
+
+def warmup_and_cooldown(args: RecipeArguments, steps: int, steps_per_epoch: int) -> tuple[int, int]:
+    """Optimizer steps of each; of a run too short for both they take half at most, which is said."""
+    wanted = [round(epochs * steps_per_epoch) for epochs in (args.warmup_epochs, args.cooldown_epochs)]
+    if sum(wanted) <= steps // 2:
+        return wanted[0], wanted[1]
+    shorter = [part * (steps // 2) // sum(wanted) for part in wanted]
+    logger.warning(
+        f"The run has {steps} steps, too few for {wanted[0]} of warm-up and {wanted[1]} of cooldown; it takes "
+        f"{shorter[0]} and {shorter[1]}."
+    )
+    return shorter[0], shorter[1]

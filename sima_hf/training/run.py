@@ -1,0 +1,187 @@
+"""What the example scripts share: from arguments to data and model, from a trainer to results on the disk, from failures to sentences."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser, set_seed
+from transformers.utils import logging
+
+from ..errors import SimAError
+from .arguments import DataArguments, ModelArguments, SimATrainingArguments
+from .augmentation import normalize
+from .checkpoints import check_output_dir, checkpoint_to_resume, last_good_sentence
+from .curves import draw_curves
+from .data import ImageData, load_image_data
+from .evaluation import processor_for
+from .images import EvalImages, TrainImages
+from .models import BuiltModel, build_model, calibrated
+from .streaming import StreamedImages
+from .trainer import SimATrainer
+from .views import EvalView, TrainView
+
+
+logger = logging.get_logger(__name__)
+
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass
+class Task:
+    """What is to be trained on what.
+
+    Attributes:
+        data: the splits and the names of the classes.
+        built: the model, and where it comes from.
+        processor: the image processor that is saved with the model.
+        train: images for `SimATrainer`.
+        validation: the same for evaluation.
+    """
+
+    data: ImageData
+    built: BuiltModel
+    processor: Any
+    train: TrainImages | StreamedImages
+    validation: EvalImages
+
+
+def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
+    """Read the command line into dataclasses: `[CONFIG.json] [--name value ...]`, the command line having the last word.
+
+    Raises:
+        ValueError: the JSON file has a field that no dataclass has.
+        SystemExit: as argparse, for a wrong command line.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = HfArgumentParser(kinds)
+    if arguments and arguments[0].endswith(".json"):
+        path = Path(arguments[0])
+        if not path.is_file():
+            raise ValueError(f"There is no file {path} of arguments.")
+        try:
+            defaults = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from error
+        known = {field.name for kind in kinds for field in fields(kind)}
+        foreign = sorted(set(defaults) - known)
+        if foreign:
+            raise ValueError(f"{path} sets {', '.join(foreign)}, which this script does not know.")
+        parser.set_defaults(**defaults)
+        arguments = arguments[1:]
+    return parser.parse_args_into_dataclasses(args=arguments)
+
+
+@contextlib.contextmanager
+def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1; Ctrl-C into where to go on, and 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = f" {last_good_sentence(output_dir)}" if output_dir else ""
+        print(f"\n{script}: interrupted.{where}", file=sys.stderr)
+        sys.exit(130)
+    except (SimAError, ValueError, OSError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def prepare(
+    model_args: ModelArguments, data_args: DataArguments, args: SimATrainingArguments
+) -> tuple[Task, Path | None]:
+    """Load the data, build the model, and find the checkpoint to go on from, before anything is changed.
+
+    Returns:
+        The task, and the checkpoint or None.
+
+    Raises:
+        DataError, CheckpointError, UnsupportedModelError, ValueError, OSError: as the parts.
+    """
+    checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
+    with args.main_process_first(desc="loading the data"):
+        data = load_image_data(data_args, seed=args.seed)
+    set_seed(args.seed)
+    built = build_model(model_args, data.labels, args.drop_path)
+    processor = processor_for(built.processor, built.image_size, model_args.eval_crop_pct)
+    if args.should_save:
+        check_output_dir(args.output_dir, checkpoint is not None, args.overwrite_output_dir)
+    train, validation = images_of(data, data_args, args, processor, built.image_size)
+    if model_args.calibrate and checkpoint is None:
+        shown = EvalImages(data.train.select(range(min(model_args.calibrate, len(data.train)))), EvalView(processor))
+        calibrated(built, _batches(shown, processor), progress=args.should_log and not args.disable_tqdm)
+    return Task(data, built, processor, train, validation), checkpoint
+
+
+def images_of(
+    data: ImageData, data_args: DataArguments, args: SimATrainingArguments, processor, image_size: int
+) -> tuple[TrainImages | StreamedImages, EvalImages]:
+    """The images as a trainer takes them: random views for training, the processor's for evaluation."""
+    interpolation = _RESAMPLING.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
+    view = TrainView(
+        image_size,
+        interpolation=interpolation,
+        scale=(args.min_crop_area, 1.0) if args.train_view == "crop" else None,
+        flip=args.horizontal_flip if args.train_view == "crop" else 0.0,
+        shift=args.max_shift,
+    )
+    if data_args.streaming:
+        train = StreamedImages(
+            data.train,
+            view,
+            batch_size=args.per_device_train_batch_size,
+            seed=args.seed,
+            buffer_size=data_args.shuffle_buffer_size,
+            num_images=data.num_train,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+            repeats=args.repeated_augmentation,
+        )
+    else:
+        train = TrainImages(data.train, view)
+    return train, EvalImages(data.validation, EvalView(processor))
+
+
+def _batches(images: EvalImages, processor, size: int = 64) -> Iterator[torch.Tensor]:
+    for start in range(0, len(images), size):
+        pixels = torch.stack([images[index]["pixel_values"] for index in range(start, min(start + size, len(images)))])
+        yield normalize(pixels, processor.image_mean, processor.image_std)
+
+
+def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None) -> dict[str, float]:
+    """Train, evaluate, and leave in the output folder: the model, its image processor, results, state, and a picture of the curves.
+
+    Returns:
+        What `all_results.json` holds; {} if SIGTERM ended the training before its end.
+    """
+    args = trainer.args
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.stopped_by_signal:
+        if args.should_save:
+            print(f"Stopped by SIGTERM after step {trainer.state.global_step}. {last_good_sentence(args.output_dir)}")
+        return {}
+    metrics = trainer.evaluate()
+    with trainer.weights_to_save():
+        trainer.save_model()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    if args.should_save:
+        name = type(trainer.model).__name__.removesuffix("ForImageClassification")
+        draw_curves(
+            trainer.state.log_history,
+            Path(args.output_dir) / "curves.png",
+            f"{name} on {task.data.source}, {task.built.image_size} px: {trainer.state.num_train_epochs} epochs, "
+            f"{trainer.global_batch_size} images a step, seed {args.seed}",
+        )
+        card = {"tasks": "image-classification", "dataset": task.data.source, "tags": ["image-classification", "sima"]}
+        if args.push_to_hub:
+            trainer.push_to_hub(**card)
+        else:
+            trainer.create_model_card(**card)
+    return {**result.metrics, **metrics}

@@ -1,0 +1,329 @@
+"""`SimATrainer`: Transformers' Trainer with SimA's recipe, an average of the weights, and checkpoints that are whole."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import SchedulerType
+from transformers.utils import logging
+
+from ..errors import CheckpointError, TrainingError
+from .arguments import SimATrainingArguments
+from .augmentation import normalize
+from .batch_norm import synchronize_batch_norm
+from .checkpoints import PREFIX, keep_newest, last_good_sentence, remove_leftovers, writing
+from .ema import WeightAverage
+from .images import collate
+from .interruption import StopRequest
+from .loading import Unreadable, training_loader
+from .losses import soft_cross_entropy
+from .optimization import parameter_groups
+from .recipe import augmentation_of, rate_of, schedule_of
+from .sharded import full_state, shard_like
+
+
+logger = logging.get_logger(__name__)
+
+POSITION = "position.json"
+AVERAGE = "ema_state.pt"
+AVERAGE_MODEL = "ema"
+
+
+class SimATrainer(Trainer):
+    """Trains image classifiers on batches of bytes, which are augmented and normalised on the device.
+
+    Whatever `transformers.Trainer` does works; in addition, or instead:
+
+    - Augmentation, mixup, cutmix, soft targets: `BatchAugmentation` on each training batch; normalisation alone in evaluation.
+    - The average of the weights is updated after each step, evaluated (`--eval_weights`) and saved in every checkpoint, as a
+      model folder `ema/` beside the raw weights.
+    - A checkpoint is complete or absent (`checkpoints.writing`), and resuming from it is exact on one process.
+    - A loss or weight that is not finite, a full disk, a lost worker end the run with a `TrainingError`.
+    - SIGTERM saves a checkpoint and ends the run; `stopped_by_signal` then is True.
+
+    Args:
+        model: an image classifier, native, swapped or with softmax.
+        args: `SimATrainingArguments`.
+        image_mean, image_std: normalisation, one number for each channel.
+        train_dataset: `TrainImages` or `StreamedImages`.
+        eval_dataset: `EvalImages`.
+        max_unreadable: unreadable training images to pass over before `DataError`.
+        kwargs: further arguments of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SimATrainingArguments,
+        image_mean: list[float],
+        image_std: list[float],
+        max_unreadable: int = 0,
+        **kwargs,
+    ):
+        self.image_mean, self.image_std = image_mean, image_std
+        if args.sync_batch_norm and args.world_size > 1:
+            synchronize_batch_norm(model)
+        super().__init__(model, args, data_collator=collate, **kwargs)
+        # The loss is a mean over the micro-batch; Trainer then divides by their number.
+        self.model_accepts_loss_kwargs = False
+        self.augmentation = augmentation_of(args, image_mean, image_std, model.config.num_labels)
+        self.unreadable = Unreadable(max_unreadable)
+        self.ema: WeightAverage | None = None
+        self.stop_request = StopRequest()
+        self.stopped_by_signal = False
+        self._resumes_from: Path | None = None
+        self._updates_per_epoch: int | None = None
+        self.add_callback(_AfterEachStep(self))  # behind the flow callback, whose decisions it adds to
+
+    # Data
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """This process's own batches: the same global batches whatever the number of processes."""
+        args = self.args
+        loader = training_loader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            num_workers=args.dataloader_num_workers,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            repeats=args.repeated_augmentation,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+        self._updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        if self._resumes_from is not None and hasattr(self.train_dataset, "start_at"):
+            step = json.loads((self._resumes_from / POSITION).read_text(encoding="utf-8"))["step"]
+            epoch, update = divmod(step, self._updates_per_epoch)
+            self.train_dataset.start_at(epoch, update * args.gradient_accumulation_steps)
+        return loader
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        names, seeds = inputs.pop("unreadable", ()), inputs.pop("seeds", None)
+        self.unreadable.note(names)
+        inputs = super()._prepare_inputs(inputs)
+        pixels = inputs["pixel_values"]
+        if pixels.dtype == torch.uint8:
+            if self.model.training and seeds is not None:
+                inputs["pixel_values"], inputs["labels"] = self.augmentation(pixels, inputs["labels"], seeds)
+            else:
+                inputs["pixel_values"] = normalize(pixels, self.image_mean, self.image_std)
+        return inputs
+
+    # Loss and optimisation
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross-entropy with soft targets `(B,K)` in training, with classes `(B,)` in evaluation; float32."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = soft_cross_entropy(outputs["logits"], labels)
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images in one optimizer step, over all processes and micro-batches."""
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer that `--optim` names, at the scaled rate, without decay where the recipe has none."""
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            groups = parameter_groups(model or self.model, self.args.weight_decay)
+            self.optimizer = cls(
+                groups, **{**kwargs, "lr": rate_of(self.args, self.args.learning_rate, self.global_batch_size)}
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Warm-up, cosine and cooldown, per step; another `--lr_scheduler_type` is Transformers' own."""
+        if self.args.lr_scheduler_type != SchedulerType.COSINE:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule_of(
+                self.args,
+                optimizer or self.optimizer,
+                num_training_steps,
+                self._updates_per_epoch,
+                self.global_batch_size,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """As `Trainer.train`; `resume_from_checkpoint` is a checkpoint that `checkpoint_to_resume` has checked."""
+        self._resumes_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumes_from is not None:
+            self._check_position(self._resumes_from)
+        if self.args.should_save:
+            remove_leftovers(self.args.output_dir)
+        try:
+            with self.stop_request:
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise TrainingError(
+                    f"A process that loads images died at step {self.state.global_step} ({str(error).splitlines()[0]}); it may "
+                    "have run out of memory: lower --dataloader_num_workers or --dataloader_prefetch_factor. "
+                    f"{last_good_sentence(self.args.output_dir)}"
+                ) from error
+            raise
+
+    def _check_position(self, checkpoint: Path) -> None:
+        try:
+            before = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{checkpoint} has no {POSITION}: it was not made by SimATrainer.") from None
+        if before["global_batch_size"] != self.global_batch_size:
+            raise CheckpointError(
+                f"{checkpoint} was made with {before['global_batch_size']} images a step, but this run would have "
+                f"{self.global_batch_size}. Set --per_device_train_batch_size and --gradient_accumulation_steps so that, times "
+                "the number of processes, they give the same."
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer.log`; a loss that is not finite ends the run."""
+        if "loss" in logs and not math.isfinite(logs["loss"]):
+            raise self._diverged(f"The loss is {logs['loss']}")
+        super().log(logs, start_time)
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} at step {self.state.global_step}: the run has diverged. Lower --learning_rate, lengthen --warmup_epochs, "
+            f"clip with --max_grad_norm 1, or use --bf16 in place of --fp16. {last_good_sentence(self.args.output_dir)}"
+        )
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """As `Trainer.evaluate`, with the averaged weights, the raw ones, or both (the raw ones as `eval_raw_...`).
+
+        No random number is drawn from the generators of the training, so that it goes on as if there had been no evaluation.
+        """
+        metrics = {}
+        evaluated = self.args.evaluated_weights if self.ema is not None else ("raw",)
+        for weights in evaluated:
+            prefix = f"{metric_key_prefix}_raw" if weights == "raw" and len(evaluated) > 1 else metric_key_prefix
+            average = self.ema.applied_to(self.model) if weights == "ema" else contextlib.nullcontext()
+            with torch.random.fork_rng(devices=[]), average:
+                metrics.update(super().evaluate(eval_dataset, ignore_keys, prefix))
+        return metrics
+
+    @contextlib.contextmanager
+    def weights_to_save(self) -> Iterator[None]:
+        """Within it, the model has the weights that `--save_weights` names."""
+        average = self.ema is not None and self.args.save_weights == "ema"
+        with self.ema.applied_to(self.model) if average else contextlib.nullcontext():
+            yield
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """A checkpoint with all that going on needs, whole or not at all."""
+        self._check_finite()
+        run_dir, step = Path(self._get_output_dir(trial)), self.state.global_step
+        self.store_flos()
+        seals = self.args.should_save
+        with writing(run_dir, step, seals=seals, wait=self.accelerator.wait_for_everyone) as folder:
+            self.save_model(str(folder), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(folder))
+                self._save_scaler(str(folder))
+                self._save_rng_state(str(folder))
+            self._save_average(folder)
+            best = self.state.best_global_step
+            if best and (best == step or (run_dir / f"{PREFIX}{best}").exists()):
+                self.state.best_model_checkpoint = str(run_dir / f"{PREFIX}{best}")
+            if seals:
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+                (folder / POSITION).write_text(json.dumps(self._position(), indent=1) + "\n", encoding="utf-8")
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / f"{PREFIX}{step}"))
+        if seals:
+            keep_newest(run_dir, self.args.save_total_limit, protected=self.state.best_model_checkpoint)
+
+    def _position(self) -> dict:
+        return {
+            "step": self.state.global_step,
+            "epoch": self.state.epoch,
+            "global_batch_size": self.global_batch_size,
+            "images_seen": self.state.global_step * self.global_batch_size,
+            "num_processes": self.args.world_size,
+            "dataloader_num_workers": self.args.dataloader_num_workers,
+            "seed": self.args.seed,
+        }
+
+    def _check_finite(self) -> None:
+        finite = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
+        finite = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in finite]
+        flag = (torch.stack(finite).all() & self._tr_loss.isfinite()).reshape(1).int()
+        if not bool(self.accelerator.gather(flag).min()):
+            raise self._diverged("The loss or a weight is not finite")
+
+    def _save_average(self, folder: Path) -> None:
+        if self.ema is None:
+            return
+        state = full_state(self.ema.state_dict())
+        with self.ema.applied_to(self.model):
+            self.save_model(str(folder / AVERAGE_MODEL), _internal_call=True)
+        if self.args.should_save:
+            torch.save(state, folder / AVERAGE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        """As Trainer's, but through `from_pretrained`, which knows the names under which Transformers saves a model."""
+        own = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if not own:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        try:
+            self.model.load_state_dict(loaded.state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} holds another model than the one to be trained: {str(error).splitlines()[1].strip()}"
+            ) from error
+
+    def begin_average(self) -> None:
+        """Start the average of the weights, or take it up where the checkpoint left it."""
+        if not self.args.ema_decay:
+            return
+        self.ema = WeightAverage(self.model, self.args.ema_decay, warmup=self.args.ema_warmup)
+        if self._resumes_from is not None:
+            path = self._resumes_from / AVERAGE
+            if not path.is_file():
+                raise CheckpointError(f"{self._resumes_from} has no average of the weights; go on with --ema_decay 0.")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            self.ema.load_state_dict(shard_like(saved, self.ema.state_dict()))
+
+
+class _AfterEachStep(TrainerCallback):
+    """What SimATrainer does between the optimizer's step and the record of it: average the weights, heed SIGTERM."""
+
+    def __init__(self, trainer: SimATrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_average()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if trainer.ema is not None and not trainer.accelerator.optimizer_step_was_skipped:
+            trainer.ema.update(trainer.model)
+        if trainer.stop_request.agreed(state.global_step, args.device):
+            trainer.stopped_by_signal = control.should_save = control.should_training_stop = True
+        self._settle(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._settle(control)
+
+    def _settle(self, control) -> None:
+        if control.should_save:
+            control.should_log = True  # the record of the loss starts anew where a resumed run starts
+        if self.trainer.stopped_by_signal:
+            control.should_evaluate = False  # there may be little time left

@@ -1,0 +1,203 @@
+"""Checkpoints are whole or not there, damage is recognised, and the good one before is named."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.training import checkpoints as module
+
+
+def write(run_dir, step, text="weights"):
+    with module.writing(run_dir, step) as folder:
+        (folder / "model.bin").write_text(text * 100)
+        (folder / "ema").mkdir()
+        (folder / "ema" / "model.bin").write_text("average")
+    return run_dir / f"checkpoint-{step}"
+
+
+def test_a_checkpoint_appears_whole(tmp_path):
+    with module.writing(tmp_path, 5) as folder:
+        (folder / "model.bin").write_text("half")
+        assert module.checkpoints(tmp_path) == []
+    assert [path.name for path in module.checkpoints(tmp_path)] == ["checkpoint-5"]
+    assert module.damage(tmp_path / "checkpoint-5") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
+
+
+def test_order_is_by_step_and_other_names_are_no_checkpoints(tmp_path):
+    for step in (9, 10, 100):
+        write(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file")
+    assert [module.step_of(path) for path in module.checkpoints(tmp_path)] == [9, 10, 100]
+
+
+def fail(run_dir, step, error):
+    with module.writing(run_dir, step) as folder:
+        (folder / "model.bin").write_text("half")
+        raise error
+
+
+def test_an_error_while_writing_leaves_the_earlier_one_and_names_it(tmp_path):
+    write(tmp_path, 1)
+    words = r"step 2 could not be written .*: broken\. The last good checkpoint is .*checkpoint-1;"
+    with pytest.raises(TrainingError, match=words):
+        fail(tmp_path, 2, ValueError("broken"))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[Errno 28] No space left on device", "I/O error: No space left on device (os error 28)"]
+)
+def test_a_full_disk_is_called_that(tmp_path, text):
+    with pytest.raises(TrainingError, match=r"the disk is full; free some space.*There is no earlier checkpoint"):
+        fail(tmp_path, 2, RuntimeError(text))
+
+
+def test_a_limit_on_file_sizes_stands_for_a_full_disk(tmp_path):
+    """The real thing: the operating system refuses to write more, in the middle of a file."""
+    code = f"""
+import resource, signal
+from sima_hf.training.checkpoints import writing
+for step, size in ((1, 1000), (2, 100_000)):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    with writing({str(tmp_path)!r}, step) as folder:
+        (folder / "model.bin").write_bytes(b"x" * size)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "checkpoint-1; go on with --resume_from_checkpoint last" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_writing_a_step_again_replaces_it(tmp_path):
+    write(tmp_path, 3, "old")
+    folder = write(tmp_path, 3, "new")
+    assert (folder / "model.bin").read_text().startswith("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def cut(folder):
+    (folder / "model.bin").write_text("wei")
+
+
+def change(folder):
+    text = (folder / "model.bin").read_text()
+    (folder / "model.bin").write_text("X" + text[1:])
+
+
+def lose(folder):
+    (folder / "ema" / "model.bin").unlink()
+
+
+def unseal(folder):
+    (folder / module.MANIFEST).unlink()
+
+
+def scramble(folder):
+    (folder / module.MANIFEST).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (cut, r"model\.bin has 3 bytes instead of 700"),
+        (change, r"model\.bin is not what was written"),
+        (lose, r"lacks the file ema/model\.bin"),
+        (unseal, r"not a complete checkpoint"),
+        (scramble, r"cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("wanted", ["last", "auto", "path"])
+def test_damage_is_recognised_and_the_one_before_offered(tmp_path, harm, words, wanted):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    newest = write(tmp_path, 3)
+    cut(tmp_path / "checkpoint-2")
+    harm(newest)
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint-3 .*{words}.*--resume_from_checkpoint .*checkpoint-1"
+    ) as caught:
+        module.checkpoint_to_resume(tmp_path, str(newest) if wanted == "path" else wanted)
+    offered = re.search(r"--resume_from_checkpoint (\S+)", str(caught.value)).group(1)
+    assert module.checkpoint_to_resume(tmp_path, offered) == tmp_path / "checkpoint-1"
+
+
+def test_what_resuming_means(tmp_path):
+    assert module.checkpoint_to_resume(tmp_path, None) is None
+    assert module.checkpoint_to_resume(tmp_path / "none", "auto") is None
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from"):
+        module.checkpoint_to_resume(tmp_path, "last")
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        module.checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-9"))
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    for wanted in ("last", "auto", "True", str(tmp_path / "checkpoint-2")):
+        assert module.checkpoint_to_resume(tmp_path, wanted) == tmp_path / "checkpoint-2"
+
+
+def test_the_newest_are_kept_and_one_protected(tmp_path):
+    for step in range(1, 7):
+        write(tmp_path, step)
+    module.keep_newest(tmp_path, 2, protected=tmp_path / "checkpoint-1")
+    assert [module.step_of(path) for path in module.checkpoints(tmp_path)] == [1, 5, 6]
+    module.keep_newest(tmp_path, None)
+    assert len(module.checkpoints(tmp_path)) == 3
+
+
+def test_leftovers_of_killed_processes_go(tmp_path):
+    write(tmp_path, 1)
+    for name in (".incomplete-checkpoint-2", ".removed-checkpoint-0"):
+        shutil.copytree(tmp_path / "checkpoint-1", tmp_path / name)
+    write(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_a_folder_with_a_run_is_not_mixed_with_another(tmp_path):
+    module.check_output_dir(tmp_path / "new", resumes=False, overwrite=False)
+    write(tmp_path, 4)
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match=r"holds a run already \(checkpoint-4\)"):
+        module.check_output_dir(tmp_path, resumes=False, overwrite=False)
+    module.check_output_dir(tmp_path, resumes=True, overwrite=False)
+    assert module.checkpoints(tmp_path)
+    module.check_output_dir(tmp_path, resumes=False, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_killed_at_any_moment_the_newest_whole_one_is_found(tmp_path):
+    """A process that writes and removes without pause, killed ten times: what is called a checkpoint is always whole."""
+    code = f"""
+from itertools import count
+from sima_hf.training.checkpoints import checkpoints, keep_newest, step_of, writing
+found = checkpoints({str(tmp_path)!r})
+for step in count(step_of(found[-1]) + 1 if found else 1):
+    with writing({str(tmp_path)!r}, step) as folder:
+        for name in range(6):
+            (folder / str(name)).write_bytes(bytes([step % 256]) * 300_000)
+    keep_newest({str(tmp_path)!r}, 2)
+"""
+    steps = []
+    for attempt in range(10):
+        process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        before = steps[-1] if steps else 0
+        deadline = time.monotonic() + 30
+        while not (found := module.checkpoints(tmp_path)) or module.step_of(found[-1]) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(0.003 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for folder in module.checkpoints(tmp_path):
+            assert module.damage(folder) is None
+        steps.append(module.step_of(module.last_good(tmp_path)))
+    assert steps == sorted(steps)
+    assert steps[-1] >= 10

@@ -1,0 +1,46 @@
+"""SIGTERM is remembered, a second one ends the process, and the handler of before comes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from sima_hf.training.interruption import StopRequest
+
+
+def test_a_request_is_remembered_and_the_handler_restored():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.agreed(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed(1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with StopRequest() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.agreed(3)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
+
+
+def test_a_second_request_ends_the_process():
+    code = """
+import os, signal
+from sima_hf.training.interruption import StopRequest
+with StopRequest():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not here", flush=True)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert run.stdout == "still here\n"

@@ -1,0 +1,143 @@
+"""The model of a run: fresh, loaded, swapped; and what cannot be built."""
+
+import pytest
+import torch
+from transformers import DeiTConfig, DeiTForImageClassification, SwinConfig
+
+from sima_hf import SimAForImageClassification, certify
+from sima_hf.training.arguments import ModelArguments
+from sima_hf.training.models import build_model, calibrated, parse_overrides
+
+
+LABELS = ["ant", "bee", "cat"]
+SMALL_DEIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def deit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deit")
+    torch.manual_seed(0)
+    DeiTForImageClassification(DeiTConfig(**SMALL_DEIT, num_labels=5, initializer_range=0.2)).save_pretrained(folder)
+    return str(folder)
+
+
+def build(drop_path=None, **arguments):
+    return build_model(ModelArguments(**arguments), LABELS, drop_path)
+
+
+def test_a_variant_gets_labels_size_gain_and_drop_path():
+    built = build(
+        variant="sima_nano_12_p16", config_overrides="num_hidden_layers=1,hidden_size=32", attention_gain="tokens",
+        image_size=64, drop_path=0.05,
+    )  # fmt: skip
+    config = built.model.config
+    assert type(built.model) is SimAForImageClassification
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (1, 32, 4)
+    assert (config.attention_gain, config.image_size, config.drop_path_rate) == ("tokens", 64, 0.05)
+    assert config.id2label == {0: "ant", 1: "bee", 2: "cat"}
+    assert built.image_size == 64
+    assert built.original is None
+
+
+def test_a_swapped_type_starts_fresh_without_softmax():
+    overrides = ",".join(f"{name}={value}" for name, value in SMALL_DEIT.items())
+    built = build(model_type="sima_deit", config_overrides=overrides)
+    assert type(built.model).__name__ == "SimADeiTForImageClassification"
+    assert built.model.config.attention_gain == "tokens"
+    assert built.image_size == 32
+    assert certify(built.model, torch.randn(1, 3, 32, 32)).softmax_free
+    assert (
+        build(model_type="sima_deit", config_overrides=overrides, attention_gain="none").model.config.attention_gain
+        == "none"
+    )
+
+
+def test_drop_path_of_stages_is_that_of_the_last():
+    tiny = "embed_dim=[8,8,8],depth=[1,2,3],num_heads=[1,1,2]"
+    built = build(model_type="sima_cvt", config_overrides=tiny, drop_path=0.3)
+    assert list(built.model.config.drop_path_rate) == [0.0, 0.0, 0.3]
+
+
+def test_a_trained_softmax_model_is_swapped_with_its_weights_and_kept(deit):
+    built = build(patch=deit)
+    assert type(built.model).__name__ == "SimADeiTForImageClassification"
+    assert type(built.original) is DeiTForImageClassification
+    assert not built.original.training
+    trained = DeiTForImageClassification.from_pretrained(deit).state_dict()
+    for name, value in built.model.state_dict().items():
+        assert torch.equal(value, built.original.state_dict()[name])
+        if not name.startswith("classifier"):
+            assert torch.equal(value, trained[name])
+    assert built.model.classifier.out_features == 3
+    assert built.processor == deit
+
+
+def test_calibration_brings_the_swapped_model_nearer_to_the_original(deit):
+    built = build(patch=deit)
+    pixels = torch.randn(64, 3, 32, 32)
+
+    def apart():
+        with torch.no_grad():
+            streams = [
+                model.eval()(pixels, output_hidden_states=True).hidden_states[-1]
+                for model in (built.model, built.original)
+            ]
+        return (streams[0] - streams[1]).square().mean().item()
+
+    before = apart()
+    calibrated(built, pixels.split(32), progress=False)
+    assert apart() < 0.7 * before
+
+
+def test_a_saved_sima_model_goes_on(deit, tmp_path):
+    first = build(patch=deit).model
+    first.save_pretrained(tmp_path)
+    built = build(model_name_or_path=str(tmp_path))
+    assert type(built.model) is type(first)
+    assert torch.equal(built.model.classifier.weight, first.classifier.weight)
+
+
+def test_another_resolution_stretches_the_positions(deit):
+    built = build(patch=deit, image_size=48)
+    assert built.image_size == 48
+    assert built.model.config.image_size == 48
+    assert built.model(torch.randn(1, 3, 48, 48)).logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, r"exactly one of --variant.* but none came"),
+        ({"variant": "sima_nano_12_p16", "patch": "x"}, r"but --variant and --patch came"),
+        ({"variant": "sima_nano_12_p16", "calibrate": 5}, r"needs --patch"),
+        ({"variant": "sima_nano_12_p32"}, r"There is no variant 'sima_nano_12_p32'"),
+        ({"model_type": "sima_nothing"}, r"There is no model type 'sima_nothing'"),
+        ({"model_type": "bert"}, r"'bert' has no image classifier"),
+        (
+            {"variant": "sima_nano_12_p16", "config_overrides": "width=3"},
+            r"'width=3' came. The fields are .*hidden_size",
+        ),
+        ({"model_type": "vit", "attention_gain": "tokens"}, r"'vit' has softmax attention"),
+        ({"variant": "sima_nano_12_p16", "attention_gain": "many"}, r"must be 'none' or 'tokens'"),
+    ],
+)
+def test_what_cannot_be_built_is_said(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        build(**arguments)
+
+
+def test_models_without_drop_path_refuse_it():
+    with pytest.raises(ValueError, match="'sima_deit' has no drop_path_rate"):
+        build(model_type="sima_deit", drop_path=0.1)
+
+
+def test_overrides_are_values_in_pythons_notation():
+    found = parse_overrides("depths=[1, 2],hidden_act=relu,qkv_bias=False,mlp_ratio=2.5", SwinConfig())
+    assert found == {"depths": [1, 2], "hidden_act": "relu", "qkv_bias": False, "mlp_ratio": 2.5}
