@@ -5,6 +5,7 @@ The defaults of the recipe are those of the original training script (UCDvision/
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import MissingDependencyError
@@ -203,6 +204,11 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
 
     eval_strategy: str = field(default="epoch", metadata=_help("When to evaluate: no, steps, epoch."))
     save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
+    # Batches carry the views' seeds and the names of unreadable images, which no model's forward takes.
+    remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is."))
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata=_help("Put batches where a GPU fetches them quickly.")
+    )
     # Trainer's filter would replace a NaN by an average; here it ends the run.
     logging_nan_inf_filter: bool = field(
         default=False, metadata=_help("Not used: a loss that is not finite ends the run.")

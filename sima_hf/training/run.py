@@ -18,9 +18,9 @@ from .augmentation import normalize
 from .checkpoints import check_output_dir, checkpoint_to_resume, last_good_sentence
 from .curves import draw_curves
 from .data import ImageData, load_image_data
-from .evaluation import processor_for
 from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
+from .processors import processor_for
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
@@ -40,14 +40,14 @@ class Task:
         built: the model, and where it comes from.
         processor: the image processor that is saved with the model.
         train: images for `SimATrainer`.
-        validation: the same for evaluation.
+        validation: the same for evaluation; None where nothing is held out.
     """
 
     data: ImageData
     built: BuiltModel
     processor: Any
     train: TrainImages | StreamedImages
-    validation: EvalImages
+    validation: EvalImages | None
 
 
 def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
@@ -101,9 +101,10 @@ def prepare(
     Raises:
         DataError, CheckpointError, UnsupportedModelError, ValueError, OSError: as the parts.
     """
+    logging.disable_progress_bar()  # of saving and loading weights; training keeps its own
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
     with args.main_process_first(desc="loading the data"):
-        data = load_image_data(data_args, seed=args.seed)
+        data = load_data(data_args)
     set_seed(args.seed)
     built = build_model(model_args, data.labels, args.drop_path)
     processor = processor_for(built.processor, built.image_size, model_args.eval_crop_pct)
@@ -116,9 +117,45 @@ def prepare(
     return Task(data, built, processor, train, validation), checkpoint
 
 
+def load_data(data_args: DataArguments) -> ImageData:
+    """The splits that the arguments name, cut down to what they allow.
+
+    Raises:
+        DataError: as `load_image_data`.
+    """
+    files = {"train": data_args.train_files, "validation": data_args.validation_files}
+    files = {split: patterns for split, patterns in files.items() if patterns}
+    data = load_image_data(
+        dataset=data_args.dataset_name,
+        train_dir=data_args.train_dir,
+        validation_dir=data_args.validation_dir,
+        data_files=files or None,
+        config_name=data_args.dataset_config_name,
+        streaming=data_args.streaming,
+        held_out=data_args.held_out,
+        max_unreadable=data_args.max_unreadable_images,
+        image_column=data_args.image_column,
+        label_column=data_args.label_column,
+        num_images=data_args.num_train_images,
+    )
+    if data_args.max_train_images and data_args.streaming:
+        data.num_train = min(data.num_train or data_args.max_train_images, data_args.max_train_images)
+    elif data_args.max_train_images:
+        data.train = _some(data.train, data_args.max_train_images)
+        data.num_train = len(data.train)
+    if data_args.max_validation_images and data.validation is not None:
+        data.validation = _some(data.validation, data_args.max_validation_images)
+    return data
+
+
+def _some(images, most: int):
+    """At most so many of them; at random, as folders come in the order of their classes."""
+    return images if len(images) <= most else images.shuffle(seed=0).select(range(most))
+
+
 def images_of(
     data: ImageData, data_args: DataArguments, args: SimATrainingArguments, processor, image_size: int
-) -> tuple[TrainImages | StreamedImages, EvalImages]:
+) -> tuple[TrainImages | StreamedImages, EvalImages | None]:
     """The images as a trainer takes them: random views for training, the processor's for evaluation."""
     interpolation = _RESAMPLING.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
     view = TrainView(
@@ -139,10 +176,12 @@ def images_of(
             process_index=args.process_index,
             num_processes=args.world_size,
             repeats=args.repeated_augmentation,
+            max_unreadable=data.max_unreadable,
         )
     else:
-        train = TrainImages(data.train, view)
-    return train, EvalImages(data.validation, EvalView(processor))
+        train = TrainImages(data.train, view, max_unreadable=data.max_unreadable)
+    validation = None if data.validation is None else EvalImages(data.validation, EvalView(processor))
+    return train, validation
 
 
 def _batches(images: EvalImages, processor, size: int = 64) -> Iterator[torch.Tensor]:

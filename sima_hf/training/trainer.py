@@ -88,7 +88,7 @@ class SimATrainer(Trainer):
             self.train_dataset,
             batch_size=self._train_batch_size,
             num_workers=args.dataloader_num_workers,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
+            seed=args.seed,
             repeats=args.repeated_augmentation,
             process_index=args.process_index,
             num_processes=args.world_size,

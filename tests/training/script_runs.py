@@ -1,0 +1,138 @@
+"""The training scripts as processes of their own, which can be killed, without paying for their imports each time.
+
+A server process imports everything once and forks for each run, so a run starts in a moment and a test can kill many.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+PRELOADED = [
+    "sima_hf.training.run",
+    "sima_hf.training.trainer",
+    "sima_hf.training.distillation",
+    "sima_hf.patching.swap",
+]
+
+# A native model of 64 tokens, deep enough to have dropout, drop path and batch norm.
+TINY = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,num_class_attention_layers=1,patch_size=8,hidden_dropout_prob=0.1"
+TINY_ARGUMENTS = {
+    "variant": "sima_nano_12_p16",
+    "config_overrides": TINY,
+    "attention_gain": "tokens",
+    "image_size": 32,
+    "drop_path": 0.1,
+    "max_train_images": 192,
+    "max_validation_images": 40,
+    "per_device_train_batch_size": 32,
+    "num_train_epochs": 2,
+    "warmup_epochs": 0,
+    "cooldown_epochs": 0,
+    "scale_learning_rate": False,
+    "learning_rate": 2e-3,
+    "train_view": "shift",
+    "ema_decay": 0.9,
+    "logging_steps": 1,
+    "dataloader_num_workers": 0,
+    "save_total_limit": 2,
+}
+
+
+def command(**arguments) -> list[str]:
+    """Arguments as a command line: lists take several words, False the `--no_` form."""
+    words = []
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            words += [f"--{name}", str(value)]
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _run(script: str, words: list[str], log: str, environment: dict[str, str]) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.update(environment)
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # as in a script of its own; a child of the server inherits "forkserver"
+    import torch
+
+    torch.set_num_threads(1)
+    sys.argv = [script, *words]
+    sys.path.insert(0, str(EXAMPLES))
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+class Run:
+    """A started script."""
+
+    def __init__(self, script: str, words: list[str], log: Path, environment: dict[str, str] | None = None):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self.log = log
+        self.process = context.Process(target=_run, args=(script, words, str(log), environment or {}))
+        self.process.start()
+
+    @property
+    def text(self) -> str:
+        """What it has printed."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait(self, seconds: float = 240) -> int:
+        """Its exit code; negative for a signal."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"Still running after {seconds} s:\n{self.text[-3000:]}")
+        return self.process.exitcode
+
+    def wait_for(self, condition, seconds: float = 120) -> None:
+        """Until `condition()` holds or the process has ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.exitcode is None and not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.text[-3000:])
+            time.sleep(0.005)
+
+    def send(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+
+def run(script: str, folder: Path, environment: dict[str, str] | None = None, **arguments) -> dict:
+    """Run a script to its end; its results. AssertionError, with what it printed, if it fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started = Run(script, command(output_dir=folder, **arguments), folder.with_suffix(".log"), environment)
+    code = started.wait()
+    assert code == 0, started.text[-4000:]
+    path = folder / "all_results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Training loss by step, as the newest checkpoint of either script has it."""
+    from sima_hf.training.checkpoints import checkpoints
+
+    newest = checkpoints(folder)[-1]
+    name = "trainer_state.json" if (newest / "trainer_state.json").exists() else "progress.json"
+    state = json.loads((newest / name).read_text())
+    history = state["log_history"] if "log_history" in state else state["history"]
+    return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
