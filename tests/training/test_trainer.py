@@ -1,0 +1,317 @@
+"""SimATrainer: one step by hand, the average of the weights, checkpoints, and ends of a run that are not its end."""
+
+import copy
+import json
+import os
+import signal
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+import sima_hf
+from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.training.arguments import SimATrainingArguments
+from sima_hf.training.checkpoints import checkpoints, damage
+from sima_hf.training.data import load_image_data
+from sima_hf.training.images import EvalImages, TrainImages
+from sima_hf.training.metrics import compute_metrics, top_classes
+from sima_hf.training.trainer import SimATrainer
+from sima_hf.training.views import EvalView, TrainView
+
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+PLAIN = {
+    "rand_augment": "none",
+    "color_jitter": 0,
+    "random_erasing": 0,
+    "mixup": 0,
+    "cutmix": 0,
+    "repeated_augmentation": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = load_image_data()
+    processor = sima_hf.SimAImageProcessor.for_image_size(32, crop_pct=1.0)
+    train = TrainImages(data.train.select(range(96)), TrainView(32, scale=None, flip=0))
+    return train, EvalImages(data.validation.select(range(50)), EvalView(processor))
+
+
+def native(**changes):
+    fields = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_class_attention_layers": 1}
+    config = sima_hf.SimAConfig(**{**fields, "patch_size": 8, "attention_gain": "tokens", "num_labels": 10, **changes})
+    torch.manual_seed(1)
+    return sima_hf.SimAForImageClassification(config)
+
+
+def softmax_vit():
+    torch.manual_seed(1)
+    fields = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(**fields, image_size=32, patch_size=8, num_labels=10))
+
+
+def trainer_of(folder, images, model=None, **changes):
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 16,
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "scale_learning_rate": False,
+        "warmup_epochs": 0,
+        "cooldown_epochs": 0,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "no",
+        "logging_steps": 1,
+        "dataloader_num_workers": 0,
+        "ema_decay": 0.9,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    return SimATrainer(
+        native() if model is None else model,
+        SimATrainingArguments(**{**settings, **changes}),
+        image_mean=MEAN,
+        image_std=STD,
+        train_dataset=images[0],
+        eval_dataset=images[1],
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=top_classes,
+    )
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def same(one, two):
+    return all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_steps_by_hand(images, tmp_path):
+    """The data order, normalisation, smoothed targets, decay and rates of two steps, written out in float64."""
+    model = native()
+    by_hand = copy.deepcopy(model).double().train()
+    trainer = trainer_of(
+        tmp_path, images, model, **PLAIN, max_steps=2, save_strategy="no", lr_scheduler_type="constant"
+    )
+    batches = [batch for _, batch in zip(range(2), trainer.get_train_dataloader(), strict=False)]
+    trainer.train()
+    decayed = [p for name, p in by_hand.named_parameters() if p.ndim > 1 and name != "sima.cls_token"]
+    others = [p for name, p in by_hand.named_parameters() if not any(p is one for one in decayed)]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0}], lr=1e-2
+    )
+    mean, std = (torch.tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in (MEAN, STD))
+    for batch, found in zip(batches, losses(trainer), strict=True):
+        targets = torch.full((16, 10), 0.01, dtype=torch.float64)
+        targets[torch.arange(16), batch["labels"]] = 0.91
+        logits = by_hand((batch["pixel_values"].double() / 255 - mean) / std).logits
+        loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+        assert found == pytest.approx(loss.item(), rel=2e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch(images, tmp_path):
+    """Without batch norm, two micro-batches of 8 are one batch of 16."""
+    found = []
+    for name, size, parts in (("whole", 16, 1), ("parts", 8, 2)):
+        trainer = trainer_of(
+            tmp_path / name, images, softmax_vit(), **PLAIN,
+            per_device_train_batch_size=size, gradient_accumulation_steps=parts,
+        )  # fmt: skip
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_the_average_is_evaluated_and_comes_back_from_the_checkpoint(images, tmp_path):
+    trainer = trainer_of(tmp_path, images, eval_weights="both")
+    trainer.train()
+    raw = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    metrics = trainer.evaluate()
+    assert same(raw, trainer.model.state_dict())
+    saved = sima_hf.SimAForImageClassification.from_pretrained(tmp_path / "checkpoint-6" / "ema")
+    with trainer.ema.applied_to(trainer.model):
+        assert same(saved.state_dict(), trainer.model.state_dict())
+    assert not same(raw, saved.state_dict())
+    assert same(raw, sima_hf.SimAForImageClassification.from_pretrained(tmp_path / "checkpoint-6").state_dict())
+    for prefix, weights in (("eval", saved), ("eval_raw", trainer.model)):
+        alone = trainer_of(tmp_path / prefix, images, copy.deepcopy(weights), ema_decay=0).evaluate()
+        assert metrics[f"{prefix}_loss"] == pytest.approx(alone["eval_loss"], abs=1e-6)
+        assert metrics[f"{prefix}_accuracy"] == alone["eval_accuracy"]
+
+
+def test_the_average_is_the_formula(images, tmp_path):
+    trainer = trainer_of(tmp_path, images)
+    seen = [{name: p.detach().double().clone() for name, p in trainer.model.named_parameters()}]
+    update = trainer.create_optimizer().step
+
+    def step(*args, **kwargs):
+        update(*args, **kwargs)
+        seen.append({name: p.detach().double().clone() for name, p in trainer.model.named_parameters()})
+
+    trainer.optimizer.step = step
+    trainer.train()
+    assert len(seen) == 7
+    average = seen[0]
+    for weights in seen[1:]:
+        average = {name: 0.9 * value + 0.1 * weights[name] for name, value in average.items()}
+    with trainer.ema.applied_to(trainer.model):
+        for name, value in trainer.model.named_parameters():
+            torch.testing.assert_close(value.double(), average[name], atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_saved_in_the_end_is_chosen(images, tmp_path):
+    for weights in ("ema", "raw"):
+        trainer = trainer_of(tmp_path / weights, images, save_weights=weights)
+        trainer.train()
+        with trainer.weights_to_save():
+            trainer.save_model()
+        found = sima_hf.SimAForImageClassification.from_pretrained(tmp_path / weights).state_dict()
+        assert same(found, trainer.model.state_dict()) == (weights == "raw")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: native(hidden_dropout_prob=0.1, drop_path_rate=0.2),
+        softmax_vit,
+        lambda: sima_hf.patch_model(softmax_vit()),
+    ],
+    ids=["native", "softmax", "swapped"],
+)
+def test_resuming_is_exact(make, images, tmp_path):
+    """Also for a softmax model, which Transformers saves under other names than its own."""
+    whole = trainer_of(tmp_path / "whole", images, make(), eval_strategy="steps", eval_steps=2)
+    whole.train()
+    again = trainer_of(tmp_path / "again", images, make(), eval_strategy="steps", eval_steps=2)
+    again.train(str(tmp_path / "whole" / "checkpoint-3"))
+    assert losses(again) == losses(whole)
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    with whole.ema.applied_to(whole.model), again.ema.applied_to(again.model):
+        assert same(whole.model.state_dict(), again.model.state_dict())
+    evaluated = [
+        [entry["eval_loss"] for entry in one.state.log_history if "eval_loss" in entry] for one in (whole, again)
+    ]
+    assert evaluated[0] == evaluated[1]
+
+
+def test_evaluation_does_not_disturb_training(images, tmp_path):
+    found = []
+    for settings in ({"eval_strategy": "steps", "eval_steps": 1}, {}):
+        trainer = trainer_of(tmp_path / str(len(found)), images, native(hidden_dropout_prob=0.2), **settings)
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == found[1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(images, tmp_path):
+    trainer = trainer_of(tmp_path, images, logging_steps=100)
+
+    def spoil(*args):
+        if trainer.state.global_step == 4:
+            with torch.no_grad():
+                trainer.model.classifier.bias.fill_(float("nan"))
+
+    trainer.model.register_forward_pre_hook(spoil)
+    words = r"at step 6: the run has diverged\. .*The last good checkpoint is .*checkpoint-3; go on with"
+    with pytest.raises(TrainingError, match=words):
+        trainer.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3"]
+
+
+def test_a_logged_loss_that_is_not_finite_ends_the_run(images, tmp_path):
+    trainer = trainer_of(tmp_path, images, learning_rate=1e30, save_strategy="no")
+    with pytest.raises(
+        TrainingError, match=r"The loss is (nan|inf) at step \d: the run has diverged.*no earlier checkpoint"
+    ):
+        trainer.train()
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint(images, tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, images)
+    save = torch.save
+
+    def full(content, path, *args, **kwargs):
+        if "checkpoint-6" in str(path):
+            raise OSError(28, "No space left on device")
+        return save(content, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        TrainingError, match=r"step 6 could not be written .*the disk is full.*checkpoint-3; go on with"
+    ):
+        trainer.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+    assert damage(tmp_path / "checkpoint-3") is None
+
+
+class Deadly(TrainImages):
+    """Kills the process that loads it, once the run is under way."""
+
+    def __getitems__(self, draws):
+        if draws[0].seed in self.deadly and os.getpid() != self.main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitems__(draws)
+
+
+def test_a_worker_that_dies_is_said_to_have(images, tmp_path):
+    deadly = Deadly(images[0].data, images[0].view)
+    trainer = trainer_of(tmp_path, (deadly, images[1]), dataloader_num_workers=1, dataloader_prefetch_factor=1)
+    deadly.main = os.getpid()
+    deadly.deadly = {draws[0].seed for draws in list(trainer.get_train_dataloader().batch_sampler)[5:]}
+    with pytest.raises(
+        TrainingError, match=r"A process that loads images died at step \d .*--dataloader_num_workers.*checkpoint-3"
+    ):
+        trainer.train()
+
+
+def test_a_run_of_another_batch_size_does_not_go_on(images, tmp_path):
+    trainer_of(tmp_path, images).train()
+    other = trainer_of(tmp_path, images, per_device_train_batch_size=8)
+    with pytest.raises(CheckpointError, match="16 images a step, but this run would have 8"):
+        other.train(str(tmp_path / "checkpoint-3"))
+    trainer_of(tmp_path, images, per_device_train_batch_size=8, gradient_accumulation_steps=2).train(
+        str(tmp_path / "checkpoint-3")
+    )
+
+
+def test_a_checkpoint_of_another_model_does_not_go_on(images, tmp_path):
+    trainer_of(tmp_path, images).train()
+    with pytest.raises(CheckpointError, match=r"holds another model than the one to be trained"):
+        trainer_of(tmp_path, images, native(hidden_size=48, num_attention_heads=3)).train(
+            str(tmp_path / "checkpoint-6")
+        )
+
+
+def test_a_checkpoint_without_average_says_how_to_go_on(images, tmp_path):
+    trainer_of(tmp_path, images, ema_decay=0).train()
+    with pytest.raises(CheckpointError, match="has no average of the weights; go on with --ema_decay 0"):
+        trainer_of(tmp_path, images).train(str(tmp_path / "checkpoint-3"))
+    trainer_of(tmp_path, images, ema_decay=0).train(str(tmp_path / "checkpoint-3"))
+
+
+def test_the_position_is_written_down(images, tmp_path):
+    trainer_of(tmp_path, images).train()
+    position = json.loads((tmp_path / "checkpoint-3" / "position.json").read_text())
+    assert (position["step"], position["images_seen"], position["num_processes"]) == (3, 48, 1)
+    assert position["epoch"] == pytest.approx(0.5)
+
+
+def test_unused_fields_of_trainer_do_what_they_did(images, tmp_path):
+    """A scheduler of Transformers' own, clipping, and keeping the best checkpoint."""
+    trainer = trainer_of(
+        tmp_path, images, lr_scheduler_type="linear", max_grad_norm=1e-3, eval_strategy="steps", eval_steps=3,
+        metric_for_best_model="accuracy", save_total_limit=1,
+    )  # fmt: skip
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([1e-2 * (6 - step) / 6 for step in range(6)], rel=1e-6)
+    best = trainer.state.best_model_checkpoint
+    assert best in {str(path) for path in checkpoints(tmp_path)}
