@@ -1,0 +1,125 @@
+"""What the optimizer is given: which parameters decay, which learning rate, and how it changes from step to step."""
+
+import functools
+import math
+import re
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+# Parameters that stand for a token, a position or a scale, by the names that Transformers' vision models have for them.
+TOKEN = re.compile(r"(^|\.)(\w+_tokens?|class_embedding)$")
+POSITION = re.compile(r"position_embedding|positional_embedding|pos_embed|position_bias|attention_bias|rel_pos_[hw]$")
+SCALE = re.compile(r"logit_scale$")
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def decays(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
+    """Whether weight decay is for this parameter: matrices and convolutions yes; biases, norms, scales, tokens, positions no.
+
+    Args:
+        name: as `named_parameters` gives it.
+        parameter: it.
+        owner: the module that holds it directly.
+    """
+    if parameter.ndim <= 1 or name.endswith("bias") or isinstance(owner, NORMS):
+        return False
+    return not any(pattern.search(name) for pattern in (TOKEN, POSITION, SCALE))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The trainable parameters in two groups for an optimizer, with and without weight decay; an empty one is left out.
+
+    As in the recipes of DeiT and SimA, biases, norms, LayerScale, class, mask and register tokens, position embeddings and
+    relative position bias tables do not decay. Frozen parameters are in no group, tied ones in one, once.
+
+    Args:
+        model: any.
+        weight_decay: for the group that decays.
+
+    Returns:
+        Dicts with `params` and `weight_decay`, the decaying group first.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            owner = model.get_submodule(name.rpartition(".")[0])
+            groups[decays(name, parameter, owner)].append(parameter)
+    if not any(groups.values()):
+        raise ValueError(
+            f"This {type(model).__name__} has no trainable parameter: set requires_grad to True on what is to be trained."
+        )
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decay else 0.0}
+        for decay, parameters in groups.items()
+        if parameters
+    ]
+
+
+def scaled_learning_rate(lr: float, global_batch: int) -> float:
+    """Linear scaling of the learning rate, `lr x global_batch / 512` (Goyal et al., arXiv 1706.02677; base batch of DeiT).
+
+    Args:
+        lr: for a batch of 512 images.
+        global_batch: images of one optimizer step, all processes and accumulated batches together.
+    """
+    return lr * global_batch / 512
+
+
+def cosine_schedule(
+    optimizer: Optimizer,
+    steps: int,
+    warmup_steps: int = 0,
+    cooldown_steps: int = 0,
+    warmup_lr: float = 1e-6,
+    min_lr: float = 1e-5,
+) -> LambdaLR:
+    """Linear warm-up, half a cosine, and a cooldown at the smallest rate; a new rate at each step, for each group its own.
+
+    From `warmup_lr` at step 0 to the group's rate at step `warmup_steps`, along a cosine to `min_lr` at step
+    `steps - cooldown_steps`, then `min_lr`. A scheduler that loads the state of another goes on from its step with the
+    numbers given here.
+
+    Args:
+        optimizer: its groups hold the rate that each rises to.
+        steps: optimizer steps of the whole run.
+        warmup_steps, cooldown_steps: how many of them.
+        warmup_lr, min_lr: rates.
+
+    Returns:
+        A scheduler without functions in its state, to be stepped after each optimizer step.
+
+    Raises:
+        ValueError: warm-up and cooldown leave no step in between, a number is negative, or a group's rate is below `min_lr`.
+    """
+    if min(warmup_steps, cooldown_steps, warmup_lr, min_lr) < 0 or steps <= warmup_steps + cooldown_steps:
+        raise ValueError(
+            f"A schedule of {steps} steps with {warmup_steps} steps of warm-up from {warmup_lr} and {cooldown_steps} steps "
+            f"of cooldown at {min_lr} is none: steps and rates must not be negative, and there must be more steps than warm-up "
+            "and cooldown take together. Train for longer, or shorten these two."
+        )
+    peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    if any(0 < peak < min_lr for peak in peaks):
+        raise ValueError(
+            f"The learning rate is to fall to {min_lr}, but it is {min(peak for peak in peaks if peak > 0)} at its highest: "
+            "give a smaller smallest rate or a larger learning rate."
+        )
+    shape = {"steps": steps - cooldown_steps, "warmup_steps": warmup_steps, "warmup_lr": warmup_lr, "min_lr": min_lr}
+    # functools.partial of a module's function can be pickled, and LambdaLR leaves it out of its state.
+    return LambdaLR(optimizer, [functools.partial(_factor, peak=peak, **shape) for peak in peaks])
+
+
+def _factor(step: int, peak: float, steps: int, warmup_steps: int, warmup_lr: float, min_lr: float) -> float:
+    """The rate at a step, relative to the group's own."""
+    if not peak:
+        return 0.0
+    if step < warmup_steps:
+        return (warmup_lr + (peak - warmup_lr) * step / warmup_steps) / peak
+    progress = min((step - warmup_steps) / (steps - warmup_steps), 1.0)
+    return (min_lr + 0.5 * (peak - min_lr) * (1 + math.cos(math.pi * progress))) / peak
