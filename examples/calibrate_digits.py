@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 from calibration_figure import draw_figure, update_readme
-from sklearn.datasets import load_digits
+from digits_training import Digits, accuracy, batches_of_epoch, begin_process, shifted, train
 from tqdm.auto import tqdm
 from transformers import (
     Dinov2Config,
@@ -36,7 +36,6 @@ import sima_hf
 from sima_hf.benchmark import device_name, git_revision
 
 
-TEST_IMAGES, HELD_OUT_IMAGES = 500, 250
 CALIBRATION_IMAGES = (32, 128, 512, 2048)
 EPOCHS = (1, 3, 10, 30)
 
@@ -87,66 +86,6 @@ ADAPTED = {
 }
 
 
-class Digits:
-    """Images `(B, 1, 8, 8)` in -1..1, labels, and which of them are for training and for measuring."""
-
-    def __init__(self, choose: bool):
-        bunch = load_digits()
-        images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 8 - 1
-        labels = torch.tensor(bunch.target)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        images, labels = images[order], labels[order]
-        last = len(images) - TEST_IMAGES
-        first = last - HELD_OUT_IMAGES if choose else last
-        self.train, self.train_labels = images[:first], labels[:first]
-        self.test, self.test_labels = images[first:], labels[first:]
-        if choose:
-            generator = torch.Generator().manual_seed(2)
-            self.test = torch.cat([images[first:last], *(shifted(images[first:last], generator) for _ in range(4))])
-            self.test_labels = labels[first:last].repeat(5)
-
-
-def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Every image moved by at most one pixel each way."""
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)
-    rows, columns = torch.randint(0, 3, (2, len(images), 1), generator=generator)
-    window = torch.arange(images.shape[-1])
-    index = torch.arange(len(images))[:, None, None]
-    return padded[index, 0, (rows + window)[:, :, None], (columns + window)[:, None]][:, None]
-
-
-def accuracy(model: PreTrainedModel, data: Digits) -> float:
-    """Share of right answers on the images to be measured."""
-    model.eval()
-    with torch.no_grad():
-        return (model(data.test).logits.argmax(-1) == data.test_labels).double().mean().item()
-
-
-def batches_of_epoch(data: Digits, size: int, generator: torch.Generator):
-    """All training images once, in random order, shifted at random."""
-    order = torch.randperm(len(data.train), generator=generator)
-    images = shifted(data.train[order], generator)
-    return list(zip(images.split(size), data.train_labels[order].split(size), strict=True))
-
-
-def train_original(model: PreTrainedModel, data: Digits, seed: int, recipe: dict) -> PreTrainedModel:
-    """The softmax model that all comparisons are with."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), recipe["learning_rate"], weight_decay=recipe["weight_decay"])
-    steps = recipe["epochs"] * -(-len(data.train) // recipe["batch_size"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["learning_rate"], steps, pct_start=0.1)
-    entropy = torch.nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
-    for _ in range(recipe["epochs"]):
-        model.train()
-        for images, labels in batches_of_epoch(data, recipe["batch_size"], generator):
-            entropy(model(images).logits, labels).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-    return model.eval()
-
-
 def adapt(model: PreTrainedModel, data: Digits, seed: int, teacher: PreTrainedModel | None) -> dict[str, float]:
     """Accuracy by epochs of fine-tuning with labels or, with a teacher, of distillation without them.
 
@@ -194,7 +133,7 @@ def measure(name: str, seed: int, data: Digits) -> dict:
     cls, config_cls, fields = MODELS[name]
     torch.manual_seed(seed)
     start = time.perf_counter()
-    teacher = train_original(cls(config_cls(**fields)), data, seed, {**ORIGINAL, **ORIGINAL_OF.get(name, {})})
+    teacher = train(cls(config_cls(**fields)), data, seed, {**ORIGINAL, **ORIGINAL_OF.get(name, {})})
     result = {"model": name, "seed": seed, "original": accuracy(teacher, data)}
     result["original_seconds"] = time.perf_counter() - start
     raw = sima_hf.patch_model(copy.deepcopy(teacher))
@@ -215,12 +154,6 @@ def measure(name: str, seed: int, data: Digits) -> dict:
     return result
 
 
-def _begin() -> None:
-    """One thread for each process: on models this small more only wait for each other."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
@@ -235,7 +168,7 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     data, start = Digits(arguments.choose), time.perf_counter()
     tasks = [(name, seed) for seed in arguments.seeds for name in arguments.models]
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), initializer=_begin) as pool:
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), initializer=begin_process) as pool:
         waiting = [pool.submit(measure, name, seed, data) for name, seed in tasks]
         for task in tqdm(as_completed(waiting), total=len(waiting), unit="model"):
             found = task.result()

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from image_data import DataError, load_images, stratified_split
 from model_card import write_model_card
 from report import draw_report
 from transformers import HfArgumentParser, Trainer, TrainingArguments, pipeline, set_seed
@@ -29,6 +28,7 @@ from transformers.trainer_callback import ProgressCallback
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf.training.data import load_images, stratified_split
 
 
 # 64 tokens at 64 px. "tokens" keeps the attention's scale, which small data sets need (see attention_gain).
@@ -154,7 +154,7 @@ def main() -> None:
     arguments, training_arguments = parser.parse_args_into_dataclasses()
     try:
         run(arguments, training_arguments)
-    except (DataError, sima_hf.errors.SimAError, ValueError, OSError) as error:
+    except (sima_hf.errors.SimAError, ValueError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     except KeyboardInterrupt:
         sys.exit(

@@ -9,6 +9,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from sima_hf import SimAForImageClassification
 from sima_hf.figures import pyplot
+from sima_hf.training.confusion import count_confusions, draw_confusion
 
 
 IMAGES_SHOWN = 10
@@ -31,7 +32,9 @@ def draw_report(folder: str | Path, images) -> Path:
     grid = figure.add_gridspec(3, 1, height_ratios=[3.2, 1, 1])
     top = grid[0].subgridspec(1, 2, width_ratios=[1.5, 1])
     draw_curves(figure.add_subplot(top[0]), results)
-    draw_confusion(figure.add_subplot(top[1]), results)
+    confusion = count_confusions(results["true"], results["predicted"], len(results["labels"]))
+    title = "Held-out images (mistakes in red)"
+    draw_confusion(figure.add_subplot(top[1]), confusion, results["labels"], title)
     axes = [grid[row].subgridspec(1, IMAGES_SHOWN).subplots(squeeze=False)[0] for row in (1, 2)]
     for axis in [*axes[0], *axes[1]]:
         axis.set_axis_off()
@@ -107,24 +110,6 @@ def draw_curves(axis, results: dict) -> None:
     axis.set_title("Training", fontsize=11)
     axis.grid(alpha=0.3)
     axis.legend(handles=lines, loc="center right")
-
-
-def draw_confusion(axis, results: dict) -> None:
-    """Counts of true against predicted classes; only mistakes are coloured, so that they can be seen."""
-    count = len(results["labels"])
-    confusion = np.zeros((count, count), dtype=int)
-    np.add.at(confusion, (results["true"], results["predicted"]), 1)
-    mistakes = confusion * (1 - np.eye(count, dtype=int))
-    axis.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1, mistakes.max()))
-    if count <= 20:
-        axis.set_xticks(range(count), results["labels"], rotation=0 if count <= 10 else 90)
-        axis.set_yticks(range(count), results["labels"])
-        for true, predicted in zip(*np.nonzero(confusion), strict=True):
-            color = "white" if mistakes[true, predicted] > mistakes.max() / 2 else "black"
-            axis.text(predicted, true, confusion[true, predicted], ha="center", va="center", fontsize=8, color=color)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    axis.set_title("Held-out images (mistakes in red)", fontsize=11)
 
 
 def label_row(axis, text: str) -> None:

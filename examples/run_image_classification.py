@@ -11,7 +11,6 @@ After an interruption, the same command with --resume_from_checkpoint last. Ever
 """
 
 from sima_hf.training.arguments import DataArguments, ModelArguments, SimATrainingArguments
-from sima_hf.training.metrics import compute_metrics, top_classes
 from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate
 from sima_hf.training.trainer import SimATrainer
 
@@ -30,8 +29,6 @@ def main() -> None:
             eval_dataset=task.validation,
             processing_class=task.processor,
             max_unreadable=data_args.max_unreadable_images,
-            compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=top_classes,
         )
         train_and_evaluate(trainer, task, checkpoint)
 

@@ -17,8 +17,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from sima_hf.training.images import collate
-from sima_hf.training.loading import Unreadable, training_loader
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -29,7 +27,9 @@ from sima_hf.training.batch_norm import synchronize_batch_norm
 from sima_hf.training.checkpoints import keep_newest, last_good_sentence, writing
 from sima_hf.training.curves import draw_curves
 from sima_hf.training.ema import WeightAverage
+from sima_hf.training.images import collate
 from sima_hf.training.interruption import StopRequest
+from sima_hf.training.loading import Unreadable, training_loader
 from sima_hf.training.losses import soft_cross_entropy
 from sima_hf.training.metrics import TopKAccuracy
 from sima_hf.training.optimization import parameter_groups

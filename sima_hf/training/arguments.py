@@ -209,6 +209,9 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata=_help("Put batches where a GPU fetches them quickly.")
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata=_help("Look for parameters without gradients in each step; needed by few models.")
+    )
     # Trainer's filter would replace a NaN by an average; here it ends the run.
     logging_nan_inf_filter: bool = field(
         default=False, metadata=_help("Not used: a loss that is not finite ends the run.")

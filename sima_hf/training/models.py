@@ -56,9 +56,12 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
         )
     if arguments.calibrate and not arguments.patch:
         raise ValueError("--calibrate follows a softmax model that is being swapped: it needs --patch.")
-    if arguments.patch or arguments.model_name_or_path:
-        return _trained(arguments, labels, drop_path)
-    return _fresh(arguments, labels, drop_path)
+    trained = arguments.patch or arguments.model_name_or_path
+    built = _trained(arguments, labels, drop_path) if trained else _fresh(arguments, labels, drop_path)
+    for name, parameter in built.model.named_parameters():
+        if name.endswith("mask_token"):  # of the pre-training: no classifier uses it, and DDP waits for all gradients
+            parameter.requires_grad_(False)
+    return built
 
 
 def _classes(labels: list[str]) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 from transformers.utils import logging
 
@@ -21,6 +21,7 @@ from .images import collate
 from .interruption import StopRequest
 from .loading import Unreadable, training_loader
 from .losses import soft_cross_entropy
+from .metrics import compute_metrics, top_classes
 from .optimization import parameter_groups
 from .recipe import augmentation_of, rate_of, schedule_of
 from .sharded import full_state, shard_like
@@ -31,6 +32,7 @@ logger = logging.get_logger(__name__)
 POSITION = "position.json"
 AVERAGE = "ema_state.pt"
 AVERAGE_MODEL = "ema"
+_EXACT_LOSS = "loss_of_each_image"
 
 
 class SimATrainer(Trainer):
@@ -52,7 +54,7 @@ class SimATrainer(Trainer):
         train_dataset: `TrainImages` or `StreamedImages`.
         eval_dataset: `EvalImages`.
         max_unreadable: unreadable training images to pass over before `DataError`.
-        kwargs: further arguments of `transformers.Trainer`.
+        kwargs: further arguments of `transformers.Trainer`; without `compute_metrics` it measures top-1 and top-5 accuracy.
     """
 
     def __init__(
@@ -67,6 +69,11 @@ class SimATrainer(Trainer):
         self.image_mean, self.image_std = image_mean, image_std
         if args.sync_batch_norm and args.world_size > 1:
             synchronize_batch_norm(model)
+        kwargs = {
+            "compute_metrics": _accuracies_and_loss,
+            "preprocess_logits_for_metrics": _ranks_and_losses,
+            **kwargs,
+        }
         super().__init__(model, args, data_collator=collate, **kwargs)
         # The loss is a mean over the micro-batch; Trainer then divides by their number.
         self.model_accepts_loss_kwargs = False
@@ -215,6 +222,14 @@ class SimATrainer(Trainer):
                 metrics.update(super().evaluate(eval_dataset, ignore_keys, prefix))
         return metrics
 
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As Trainer's, with the loss of each image counted once; Trainer's own mean knows batches and their padding."""
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        exact = output.metrics.pop(f"{metric_key_prefix}_{_EXACT_LOSS}", None)
+        if exact is not None:
+            output.metrics[f"{metric_key_prefix}_loss"] = exact
+        return output
+
     @contextlib.contextmanager
     def weights_to_save(self) -> Iterator[None]:
         """Within it, the model has the weights that `--save_weights` names."""
@@ -300,6 +315,19 @@ class SimATrainer(Trainer):
                 raise CheckpointError(f"{self._resumes_from} has no average of the weights; go on with --ema_decay 0.")
             saved = torch.load(path, map_location="cpu", weights_only=True)
             self.ema.load_state_dict(shard_like(saved, self.ema.state_dict()))
+
+
+def _ranks_and_losses(logits, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is kept of each image's logits: its five best classes `(B,5)` and its cross-entropy `(B,)`."""
+    own = logits[0] if isinstance(logits, (tuple, list)) else logits
+    return top_classes(logits, labels), torch.nn.functional.cross_entropy(own.float(), labels, reduction="none")
+
+
+def _accuracies_and_loss(prediction: EvalPrediction) -> dict[str, float]:
+    ranked, losses = prediction.predictions
+    labelled = prediction.label_ids >= 0
+    loss = float(losses[labelled].mean(dtype="float64")) if labelled.any() else math.nan
+    return {**compute_metrics(EvalPrediction(ranked, prediction.label_ids)), _EXACT_LOSS: loss}
 
 
 class _AfterEachStep(TrainerCallback):

@@ -15,7 +15,6 @@ from sima_hf.training.arguments import SimATrainingArguments
 from sima_hf.training.checkpoints import checkpoints, damage
 from sima_hf.training.data import load_image_data
 from sima_hf.training.images import EvalImages, TrainImages
-from sima_hf.training.metrics import compute_metrics, top_classes
 from sima_hf.training.trainer import SimATrainer
 from sima_hf.training.views import EvalView, TrainView
 
@@ -78,8 +77,6 @@ def trainer_of(folder, images, model=None, **changes):
         image_std=STD,
         train_dataset=images[0],
         eval_dataset=images[1],
-        compute_metrics=compute_metrics,
-        preprocess_logits_for_metrics=top_classes,
     )
 
 
