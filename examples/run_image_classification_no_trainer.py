@@ -33,6 +33,7 @@ from sima_hf.training.loading import Unreadable, training_loader
 from sima_hf.training.losses import soft_cross_entropy
 from sima_hf.training.metrics import TopKAccuracy
 from sima_hf.training.optimization import parameter_groups
+from sima_hf.training.processors import normalization
 from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
 from sima_hf.training.run import Task, failures_as_sentences, parse, prepare
 from sima_hf.training.sharded import full_state, shard_like
@@ -41,28 +42,31 @@ from sima_hf.training.sharded import full_state, shard_like
 PROGRESS, AVERAGE = "progress.json", "ema_state.pt"
 
 
+def make_accelerator(args: LoopArguments) -> Accelerator:
+    """Devices, processes, precision and trackers, as the launcher and the arguments say; to be made before anything else."""
+    trackers = None if args.report_to == "none" else args.report_to
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else Accelerate leaves processes without a GPU apart
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=trackers,
+        project_dir=args.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if trackers:
+        settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
+        accelerator.init_trackers("sima_hf", settings)
+    if accelerator.state.deepspeed_plugin is not None:  # it would look for the size in a loader that it shards itself
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+    return accelerator
+
+
 class Loop:
     """A training run on Accelerate: what it is made of, and its steps."""
 
-    def __init__(self, task: Task, args: LoopArguments, max_unreadable: int):
-        trackers = None if args.report_to == "none" else args.report_to
-        self.task, self.args = task, args
-        self.accelerator = Accelerator(
-            gradient_accumulation_steps=args.gradient_accumulation_steps,
-            log_with=trackers,
-            project_dir=args.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-        if trackers:
-            settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
-            self.accelerator.init_trackers("sima_hf", settings)
-        if (
-            self.accelerator.state.deepspeed_plugin is not None
-        ):  # it would look for the size in a loader it shards itself
-            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
-
-        mean, std = task.processor.image_mean, task.processor.image_std
+    def __init__(self, task: Task, args: LoopArguments, accelerator: Accelerator, max_unreadable: int):
+        self.task, self.args, self.accelerator = task, args, accelerator
+        mean, std = normalization(task.processor)
         self.augment = augmentation_of(args, mean, std, task.built.model.config.num_labels)
         self.normalize = lambda pixels: normalize(pixels, mean, std)
         self.unreadable = Unreadable(max_unreadable)
@@ -285,13 +289,14 @@ def main() -> None:
     with failures_as_sentences("run_image_classification_no_trainer"):
         model_args, data_args, args = parse(ModelArguments, DataArguments, LoopArguments)
     with failures_as_sentences("run_image_classification_no_trainer", args.output_dir):
+        accelerator = make_accelerator(args)
         task, checkpoint = prepare(model_args, data_args, args)
-        loop = Loop(task, args, data_args.max_unreadable_images)
+        loop = Loop(task, args, accelerator, data_args.max_unreadable_images)
         if loop.run(checkpoint):
             loop.finish()
-        elif loop.accelerator.is_main_process:
+        elif accelerator.is_main_process:
             print(f"Stopped by SIGTERM after step {loop.progress['step']}. {last_good_sentence(args.output_dir)}")
-        loop.accelerator.end_training()
+        accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ ALLOWED = {
         "kornia",
         "numpy",
         "PIL",
+        "pyarrow",
         "safetensors",
         "sklearn",
         "torch",

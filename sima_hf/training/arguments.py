@@ -209,6 +209,9 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata=_help("Put batches where a GPU fetches them quickly.")
     )
+    use_cpu: bool = field(
+        default_factory=lambda: not torch.accelerator.is_available(), metadata=_help("Train on the CPU.")
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata=_help("Look for parameters without gradients in each step; needed by few models.")
     )

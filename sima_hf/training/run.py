@@ -20,7 +20,7 @@ from .curves import draw_curves
 from .data import ImageData, load_image_data
 from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
-from .processors import processor_for
+from .processors import normalization, processor_for
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
@@ -187,7 +187,7 @@ def images_of(
 def _batches(images: EvalImages, processor, size: int = 64) -> Iterator[torch.Tensor]:
     for start in range(0, len(images), size):
         pixels = torch.stack([images[index]["pixel_values"] for index in range(start, min(start + size, len(images)))])
-        yield normalize(pixels, processor.image_mean, processor.image_std)
+        yield normalize(pixels, *normalization(processor))
 
 
 def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None) -> dict[str, float]:

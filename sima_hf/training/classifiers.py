@@ -1,0 +1,184 @@
+"""A trained image classifier from a folder or the Hub, with the weights asked for, and its classes for the data's labels."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+
+from ..errors import CheckpointError, DataError
+from .checkpoints import MANIFEST, checkpoints, damage, last_good, step_of
+
+
+WEIGHTS = ("ema", "raw")
+AVERAGE = "ema"  # folder of the averaged model inside a training checkpoint, as SimATrainer writes it
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def load_classifier(
+    name: str, weights: str | None = None, dtype: torch.dtype = torch.float32, **hub
+) -> tuple[PreTrainedModel, str]:
+    """An image classifier in evaluation mode: native SimA, swapped, or with softmax.
+
+    Args:
+        name: folder or Hub name. A training checkpoint holds the raw weights itself and, if they were averaged, the average
+            in its folder `ema`; the folder that a run leaves in the end holds what it was told to save.
+        weights: "ema" for that average; "raw" or None for what is in the folder itself.
+        dtype: of the parameters.
+        hub: revision, token, trust_remote_code, as `from_pretrained`.
+
+    Returns:
+        The model, and the folder or Hub name that its weights came from.
+
+    Raises:
+        CheckpointError: no such folder, no averaged weights in it, a checkpoint that was not finished or is damaged, or a
+            model that is no image classifier.
+        ValueError: another word for the weights.
+    """
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"The weights must be 'ema' or 'raw', but {weights!r} came.")
+    folder = Path(name)
+    if folder.is_dir():
+        place = str(_checked(folder, weights))
+    elif folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or folder.exists():
+        raise CheckpointError(f"There is no folder {name} with a model in it.")
+    elif weights == "ema":
+        raise CheckpointError(
+            f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
+        )
+    else:
+        place = name
+    try:
+        config = AutoConfig.from_pretrained(place, **hub)
+        if type(
+            config
+        ) not in AutoModelForImageClassification._model_mapping and "AutoModelForImageClassification" not in (
+            getattr(config, "auto_map", None) or {}
+        ):
+            raise CheckpointError(f"{name} is of type {config.model_type!r}, which has no image classifier.")
+        model, info = AutoModelForImageClassification.from_pretrained(
+            place, config=config, dtype=dtype, output_loading_info=True, **hub
+        )
+    except OSError as error:
+        where = "" if folder.is_dir() else f"There is no folder {name}, and no model of that name on the Hub: "
+        raise CheckpointError(f"{where}{_first_line(error)}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if not folder.is_dir() or type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(
+            f"The weights in {place} cannot be read, perhaps half-written: {_first_line(error)}."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise CheckpointError(
+            f"{name} does not hold a whole {type(model).__name__}: it has no weights for {shown}. Evaluate a model that was "
+            "trained for image classification."
+        )
+    return model.eval(), place
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _checked(folder: Path, weights: str | None) -> Path:
+    """The folder that holds the weights asked for, all files present.
+
+    Raises:
+        CheckpointError: it is not complete, with what is missing and what could be used instead.
+    """
+    if (folder / MANIFEST).is_file():
+        trouble = damage(folder)
+        if trouble:
+            earlier = last_good(folder.parent, before=step_of(folder))
+            raise CheckpointError(f"{folder} {trouble}.{f' The one before it is good: {earlier}.' if earlier else ''}")
+    place = folder / AVERAGE if weights == "ema" else folder
+    if not place.is_dir():
+        raise CheckpointError(
+            f"{folder} has no folder {AVERAGE} with averaged weights. Training checkpoints have one unless --ema_decay was 0; "
+            "of another folder, evaluate what is in it: leave the weights out."
+        )
+    missing = [] if (place / "config.json").is_file() else ["config.json"]
+    if not any((place / file).is_file() for file in WEIGHT_FILES):
+        missing.append(WEIGHT_FILES[0])
+    if missing:
+        inside = checkpoints(folder)
+        remedy = (
+            f"It holds checkpoints: name one of them, such as {inside[-1]}."
+            if inside
+            else ("If a training run was writing it, it was not finished: take the checkpoint before it.")
+        )
+        raise CheckpointError(f"{place} is not a complete model: it has no {' and no '.join(missing)}. {remedy}")
+    return place
+
+
+def match_labels(
+    model_labels: Mapping[int, str] | Sequence[str], data_labels: Sequence[str], by_index: bool = False
+) -> list[int]:
+    """The model's class of each label of the data.
+
+    They are matched by name, letter case and `_` for a space aside; the data may have some of the model's classes, in any
+    order. A model without names of its own (LABEL_0, LABEL_1, ...) is matched by index if it has as many classes.
+
+    Args:
+        model_labels: `config.id2label`.
+        data_labels: names of the data's classes, in the order of their indices.
+        by_index: go by index, whatever the names are.
+
+    Returns:
+        A list as long as `data_labels`.
+
+    Raises:
+        DataError: the classes do not agree; it says how they differ.
+    """
+    names = [str(model_labels[index]) for index in range(len(model_labels))]
+    labels = [str(label) for label in data_labels]
+    unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    if labels == names or ((by_index or unnamed) and len(labels) == len(names)):
+        return list(range(len(labels)))
+    if by_index or unnamed:
+        raise DataError(
+            f"The model has {len(names)} classes{' without names' if unnamed else ''}, but the data has {len(labels)}, so they "
+            "cannot be matched by index."
+        )
+    exact = {name: index for index, name in enumerate(names)}
+    plain = {_plain(name): index for index, name in enumerate(names)}
+    found = [exact.get(label, plain.get(_plain(label))) for label in labels]
+    unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
+    remedy = "If they are in the same order, match them by index (--labels_by_index)."
+    if len(unknown) == len(labels):
+        raise DataError(
+            f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "
+            f"{_some(names)}, the data {_some(labels)}. {remedy}"
+        )
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} of the data's {len(labels)} classes are not among the model's {len(names)}: {_some(unknown)}. "
+            "Evaluate on data of the classes that the model was trained for."
+        )
+    several = {name for name, count in Counter(names).items() if count > 1}
+    several |= {label for label, index in zip(labels, found, strict=True) if found.count(index) > 1}
+    unclear = [label for label in labels if label in several]
+    if unclear:
+        raise DataError(
+            f"Several classes have the same name, so it is not clear which is meant by {_some(unclear)}. {remedy}"
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,178 @@
+"""The training loader: batches that are a function of (seed, epoch, number), however they are loaded."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+
+import torch
+from transformers.utils import logging
+
+from ..errors import DataError
+from .images import TrainImages, collate
+from .sampling import EpochBatches
+from .streaming import StreamedImages
+
+
+logger = logging.get_logger(__name__)
+
+# After SIGTERM, which schedulers send to every process, workers serve for so long, so that the main process can finish its
+# step and save.
+GRACE_SECONDS = 10
+
+
+class TrainingLoader(torch.utils.data.DataLoader):
+    """A `DataLoader` of training batches with `set_epoch`; see `training_loader`.
+
+    It draws nothing from torch's global generator. With `accelerate.skip_first_batches` it goes on in the middle of an epoch;
+    a stream wants `StreamedImages.start_at` besides, or decodes what is thrown away.
+    """
+
+    def __iter__(self) -> Iterator[dict]:
+        # Started at once, not with the first `next`: the workers get the epoch that is set now.
+        return _with_plain_errors(super().__iter__())
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iteration; workers hear of it too."""
+        (self.dataset if self.streams else self.batch_sampler).set_epoch(epoch)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the images come from a stream."""
+        return isinstance(self.dataset, torch.utils.data.IterableDataset)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[dict]:
+        """The batches of an epoch from number `start` on, as they are in the whole epoch; what is before is not decoded."""
+        self.set_epoch(epoch)
+        if self.streams:
+            self.dataset.start_at(epoch, start)
+            iterator = iter(self)
+            self.dataset.start_at(epoch, 0)
+            for _ in range(start):
+                next(iterator, None)
+        else:
+            self.batch_sampler.first = start
+            iterator = iter(self)
+            self.batch_sampler.first = 0
+        yield from iterator
+
+
+def training_loader(
+    images: TrainImages | StreamedImages,
+    batch_size: int,
+    num_workers: int = 0,
+    seed: int = 0,
+    repeats: int = 1,
+    process_index: int = 0,
+    num_processes: int = 1,
+    pin_memory: bool = False,
+    prefetch_factor: int | None = None,
+    persistent_workers: bool = False,
+    num_images: int | None = None,
+) -> TrainingLoader:
+    """The batches of one process, as `collate` makes them.
+
+    Args:
+        images: `TrainImages`, or `StreamedImages`, whose own settings must then be the same as those given here.
+        batch_size: images of this process in each batch.
+        num_workers: processes that decode; 0: this one does.
+        seed: of the run.
+        repeats: views of each image that is drawn (repeated augmentation).
+        process_index, num_processes: which of how many processes this is; each gets its own part of the same global batches.
+        pin_memory: put batches where a GPU fetches them quickly.
+        prefetch_factor: batches that each worker prepares ahead; by default 2.
+        persistent_workers: keep the workers from one epoch to the next; not for streams.
+        num_images: images of an epoch, where not all of the data set, from its beginning.
+
+    Raises:
+        DataError: too few images for one global batch, or a stream of other settings.
+    """
+    settings = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "repeats": repeats,
+        "process_index": process_index,
+        "num_processes": num_processes,
+    }
+    options = {
+        "num_workers": num_workers,
+        "pin_memory": pin_memory,
+        "prefetch_factor": prefetch_factor if num_workers else None,
+        "persistent_workers": persistent_workers and num_workers > 0,
+        "collate_fn": collate,
+        "worker_init_fn": begin_worker,
+        "generator": torch.Generator(),  # else every epoch draws from the global one
+    }
+    if isinstance(images, StreamedImages):
+        settings["num_images"] = images.num_images if num_images is None else num_images
+        other = {name: value for name, value in settings.items() if getattr(images, name) != value}
+        if other:
+            raise DataError(
+                "The stream was made with "
+                + ", ".join(f"{name}={getattr(images, name)}" for name in other)
+                + ", but the loader is to have "
+                + ", ".join(f"{name}={value}" for name, value in other.items())
+                + "; give both the same."
+            )
+        if options["persistent_workers"]:
+            raise DataError("Workers of a stream start anew with each epoch; leave out `persistent_workers`.")
+        return TrainingLoader(images, batch_size=batch_size, drop_last=True, **options)
+    sampler = EpochBatches(len(images) if num_images is None else min(num_images, len(images)), **settings)
+    return TrainingLoader(images, batch_sampler=sampler, **options)
+
+
+def _with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
+    """The batches; a DataError from a worker comes as the sentence it is, without the traceback that DataLoader puts into it."""
+    try:
+        yield from batches
+    except DataError as error:
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+class Unreadable:
+    """Counts the images that could not be read, each once, and ends the run where they are too many.
+
+    Every process counts those that it met.
+
+    Args:
+        most: how many the run passes over.
+    """
+
+    def __init__(self, most: int = 0):
+        self.most, self.names = most, []
+
+    def note(self, names: Iterable[str]) -> None:
+        """Log a warning for each name that is new.
+
+        Raises:
+            DataError: there are more than `most` now; it names them.
+        """
+        for name in names:
+            if name not in self.names:
+                self.names.append(name)
+                if len(self.names) <= self.most:
+                    logger.warning(f"Left out: {name} cannot be read ({len(self.names)} of at most {self.most}).")
+        if len(self.names) > self.most:
+            raise DataError(
+                f"{len(self.names)} images cannot be read, but at most {self.most} may be left out: {listed(self.names)}. Mend "
+                "or remove them, or allow more (--max_unreadable_images in the scripts)."
+            )
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    """Names for a message, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def begin_worker(worker: int) -> None:
+    """Start of a process that decodes images: one thread; the main process alone answers Ctrl-C and a scheduler's SIGTERM."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, _serve_a_little_longer)
+
+
+def _serve_a_little_longer(number: int, frame) -> None:
+    if signal.alarm(GRACE_SECONDS):  # seconds left since an earlier one: whoever asks twice means it
+        os._exit(0)
