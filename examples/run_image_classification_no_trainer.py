@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -36,7 +36,7 @@ from sima_hf.training.optimization import parameter_groups
 from sima_hf.training.processors import normalization
 from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
 from sima_hf.training.run import Task, failures_as_sentences, parse, prepare
-from sima_hf.training.sharded import full_state, shard_like
+from sima_hf.training.sharded import full_state, shard_like, share_out_layers
 
 
 PROGRESS, AVERAGE = "progress.json", "ema_state.pt"
@@ -96,6 +96,7 @@ class Loop:
             synchronize_batch_norm(task.built.model)
         rate = rate_of(args, args.learning_rate, self.global_batch_size)
         optimizer = torch.optim.AdamW(parameter_groups(task.built.model, args.weight_decay), lr=rate)
+        share_out_layers(accelerator, task.built.model)
         self.model, self.optimizer = self.accelerator.prepare(task.built.model, optimizer)
         # Not prepared: Accelerate would step it once for each process.
         self.schedule = schedule_of(args, optimizer, self.steps, self.steps_per_epoch, self.global_batch_size)
@@ -137,13 +138,14 @@ class Loop:
             total, count = total + loss, count + 1
             if not updates:
                 continue
+            rate = self.schedule.get_last_lr()[0]
             self.update()
             step = self.progress["step"] = step + 1
             bar.update()
             saves = step == self.steps or (step % args.checkpointing_steps == 0 if args.checkpointing_steps else last)
             stops = stop.agreed(step, self.accelerator.device)
             if saves or stops or step % args.logging_steps == 0:
-                self.record({"loss": self.mean(total / count), "learning_rate": self.schedule.get_last_lr()[0]})
+                self.record({"loss": self.mean(total / count), "learning_rate": rate})
                 total, count = torch.zeros_like(total), 0
             if last and not stops:
                 self.record(self.evaluate())
@@ -224,6 +226,10 @@ class Loop:
         wait = self.accelerator.wait_for_everyone
         with writing(self.args.output_dir, self.progress["step"], seals=main, wait=wait) as folder:
             self.accelerator.save_state(str(folder))
+            if (
+                self.accelerator.distributed_type == DistributedType.FSDP
+            ):  # its own files are no model for from_pretrained
+                self.save_model(folder)
             average = full_state(self.ema.state_dict()) if self.ema is not None else None
             if self.ema is not None:
                 with self.ema.applied_to(self.plain):
@@ -239,7 +245,7 @@ class Loop:
 
     def save_model(self, folder: Path) -> None:
         """The model as it is, and its image processor."""
-        state = self.accelerator.get_state_dict(self.model)
+        state = full_state(self.plain.state_dict())
         if self.accelerator.is_main_process:
             self.plain.save_pretrained(folder, state_dict=state)
             self.task.processor.save_pretrained(folder)

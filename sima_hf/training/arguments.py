@@ -202,16 +202,14 @@ class RecipeArguments:
 class SimATrainingArguments(RecipeArguments, TrainingArguments):
     """`transformers.TrainingArguments` with SimA's recipe: its defaults, and what it has besides."""
 
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata=_help("'cosine' has the recipe's warm-up and cooldown; others are Transformers' own."),
+    )
     eval_strategy: str = field(default="epoch", metadata=_help("When to evaluate: no, steps, epoch."))
     save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
     # Batches carry the views' seeds and the names of unreadable images, which no model's forward takes.
     remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is."))
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata=_help("Put batches where a GPU fetches them quickly.")
-    )
-    use_cpu: bool = field(
-        default_factory=lambda: not torch.accelerator.is_available(), metadata=_help("Train on the CPU.")
-    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata=_help("Look for parameters without gradients in each step; needed by few models.")
     )
@@ -222,6 +220,8 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
 
     def __post_init__(self):
         self.check()
+        # Without an accelerator, processes are only joined, and nothing is pinned, if one says so.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
 
 

@@ -1,5 +1,7 @@
 """The training loader: batches that are a function of (seed, epoch, number), however they are loaded."""
 
+import functools
+import multiprocessing.util
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -99,7 +101,7 @@ def training_loader(
         "prefetch_factor": prefetch_factor if num_workers else None,
         "persistent_workers": persistent_workers and num_workers > 0,
         "collate_fn": collate,
-        "worker_init_fn": begin_worker,
+        "worker_init_fn": functools.partial(begin_worker, leaving_flag()),
         "generator": torch.Generator(),  # else every epoch draws from the global one
     }
     if isinstance(images, StreamedImages):
@@ -124,8 +126,12 @@ def _with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
     """The batches; a DataError from a worker comes as the sentence it is, without the traceback that DataLoader puts into it."""
     try:
         yield from batches
+        return
     except DataError as error:
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+        sentence = str(error).rpartition("DataError: ")[2].strip()
+    # Raised here, it does not hold on to the frames that hold the workers: these end now, and not when garbage is collected.
+    del batches
+    raise DataError(sentence)
 
 
 class Unreadable:
@@ -164,15 +170,35 @@ def listed(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def begin_worker(worker: int) -> None:
-    """Start of a process that decodes images: one thread; the main process alone answers Ctrl-C and a scheduler's SIGTERM."""
+def begin_worker(leaving, worker: int) -> None:
+    """Start of a process that decodes images: one thread; the main process alone answers Ctrl-C and a scheduler's SIGTERM.
+
+    Args:
+        leaving: shared number, not 0 when the main process is at its end; then SIGTERM, which it sends, is obeyed.
+        worker: number of the worker.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-        signal.signal(signal.SIGTERM, _serve_a_little_longer)
+    if not hasattr(signal, "SIGALRM"):
+        return
+
+    def serve_a_little_longer(number: int, frame) -> None:
+        # `alarm` returns the seconds left since an earlier SIGTERM: whoever asks twice means it.
+        if leaving.value or signal.alarm(GRACE_SECONDS):
+            os._exit(0)
+
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, serve_a_little_longer)
 
 
-def _serve_a_little_longer(number: int, frame) -> None:
-    if signal.alarm(GRACE_SECONDS):  # seconds left since an earlier one: whoever asks twice means it
-        os._exit(0)
+def leaving_flag():
+    """The shared number by which this process tells its workers that it is at its end."""
+    return _leaving_flag_of(os.getpid())
+
+
+@functools.cache
+def _leaving_flag_of(process: int):
+    flag = multiprocessing.RawValue("b", 0)
+    # Run before multiprocessing ends the workers that are left over.
+    multiprocessing.util.Finalize(None, setattr, args=(flag, "value", 1), exitpriority=100)
+    return flag

@@ -1,6 +1,23 @@
-"""States whose tensors may be shared out among processes (FSDP2's DTensor), to and from whole tensors."""
+"""Models shared out among processes (FSDP2): which layers by themselves, and states to and from whole tensors."""
 
 import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+
+def share_out_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
+    """Have Accelerate's FSDP2 share out the model's layers one by one, where the user has not said what.
+
+    By itself it takes `_no_split_modules`, in which most vision models of Transformers name their embeddings too; their
+    patch embedding is then shared out twice, which torch refuses (accelerate 1.15).
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or plugin.transformer_cls_names_to_wrap:
+        return
+    present = {type(module).__name__ for module in model.modules()}
+    layers = [name for name in model._no_split_modules or () if name in present and not name.endswith("Embeddings")]
+    if layers:
+        plugin.transformer_cls_names_to_wrap = layers
 
 
 def full_state(state: dict) -> dict:
@@ -11,7 +28,8 @@ def full_state(state: dict) -> dict:
 def _full(value):
     if isinstance(value, dict):
         return full_state(value)
-    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+    # On the CPU, what full_tensor returns may still be on its way; a copy waits for it.
+    return value.full_tensor().detach().cpu().clone() if hasattr(value, "full_tensor") else value
 
 
 def shard_like(state: dict, pattern: dict) -> dict:

@@ -24,7 +24,7 @@ from .losses import soft_cross_entropy
 from .metrics import compute_metrics, top_classes
 from .optimization import parameter_groups
 from .recipe import augmentation_of, rate_of, schedule_of
-from .sharded import full_state, shard_like
+from .sharded import full_state, shard_like, share_out_layers
 
 
 logger = logging.get_logger(__name__)
@@ -75,6 +75,7 @@ class SimATrainer(Trainer):
             **kwargs,
         }
         super().__init__(model, args, data_collator=collate, **kwargs)
+        share_out_layers(self.accelerator, model)
         # The loss is a mean over the micro-batch; Trainer then divides by their number.
         self.model_accepts_loss_kwargs = False
         self.augmentation = augmentation_of(args, image_mean, image_std, model.config.num_labels)
@@ -262,6 +263,15 @@ class SimATrainer(Trainer):
             self._push_from_checkpoint(str(run_dir / f"{PREFIX}{step}"))
         if seals:
             keep_newest(run_dir, self.args.save_total_limit, protected=self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; of a model that is shared out (FSDP2), the whole."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=full_state(self.model.state_dict()))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _position(self) -> dict:
         return {

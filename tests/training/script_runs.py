@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -74,9 +75,27 @@ def _run(script: str, words: list[str], log: str, environment: dict[str, str]) -
     import torch
 
     torch.set_num_threads(1)
+    if environment.get("ACCELERATE_USE_FSDP"):
+        _let_cpus_share_parameters()
     sys.argv = [script, *words]
     sys.path.insert(0, str(EXAMPLES))
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+def _let_cpus_share_parameters() -> None:
+    """Accelerate leaves FSDP out where the processes are on CPUs; torch's fully_shard works there, so say that it is FSDP."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    begin = AcceleratorState.__init__
+
+    def begin_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = begin_with_fsdp
 
 
 class Run:
@@ -125,6 +144,41 @@ def run(script: str, folder: Path, environment: dict[str, str] | None = None, **
     assert code == 0, started.text[-4000:]
     path = folder / "all_results.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def start_together(
+    script: str, folder: Path, processes: int = 2, environment: dict | None = None, **arguments
+) -> list[Run]:
+    """Several processes that train together, on the CPU over gloo."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place = {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(environment or {})}
+        log = folder.with_suffix(f".{rank}.log")
+        words = command(output_dir=folder, **arguments)
+        started.append(Run(script, words, log, {name: str(value) for name, value in place.items()}))
+    return started
+
+
+def run_together(script: str, folder: Path, **arguments) -> dict:
+    """As `run`, in several processes."""
+    for one in start_together(script, folder, **arguments):
+        assert one.wait() == 0, one.text[-4000:]
+    return json.loads((folder / "all_results.json").read_text())
 
 
 def losses(folder: Path) -> dict[int, float]:

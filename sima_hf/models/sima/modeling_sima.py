@@ -318,6 +318,10 @@ class SimAModel(SimAPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The stem, which makes patch tokens from pixels; FSDP shares it out by itself."""
+        return self.embeddings.patch_embeddings
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
