@@ -36,7 +36,7 @@ from sima_hf.training.optimization import parameter_groups
 from sima_hf.training.processors import normalization
 from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
 from sima_hf.training.run import Task, failures_as_sentences, parse, prepare
-from sima_hf.training.sharded import full_state, shard_like, share_out_layers
+from sima_hf.training.sharded import all_finite, full_state, shard_like, share_out_layers
 
 
 PROGRESS, AVERAGE = "progress.json", "ema_state.pt"
@@ -183,11 +183,15 @@ class Loop:
         """The mean over all processes; an error if it is not finite."""
         found = self.accelerator.gather(value.reshape(1)).mean().item()
         if not math.isfinite(found):
-            raise TrainingError(
-                f"The loss is {found} at step {self.progress['step']}: the run has diverged. Lower --learning_rate, lengthen "
-                f"--warmup_epochs, or clip with --max_grad_norm 1. {last_good_sentence(self.args.output_dir)}"
-            )
+            raise self.diverged(f"The loss is {found}")
         return found
+
+    def diverged(self, what: str) -> TrainingError:
+        """How a run ends whose numbers are lost."""
+        return TrainingError(
+            f"{what} at step {self.progress['step']}: the run has diverged. Lower --learning_rate, lengthen --warmup_epochs, or "
+            f"clip with --max_grad_norm 1. {last_good_sentence(self.args.output_dir)}"
+        )
 
     def record(self, numbers: dict[str, float]) -> None:
         """Keep numbers for the curves and send them to the trackers."""
@@ -222,6 +226,8 @@ class Loop:
 
     def save(self) -> None:
         """A checkpoint, whole or not at all; the folder is also a model that `from_pretrained` loads."""
+        if not all_finite(self.plain):
+            raise self.diverged("A weight is not finite")
         main = self.accelerator.is_main_process
         wait = self.accelerator.wait_for_everyone
         with writing(self.args.output_dir, self.progress["step"], seals=main, wait=wait) as folder:

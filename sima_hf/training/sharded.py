@@ -20,6 +20,12 @@ def share_out_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
         plugin.transformer_cls_names_to_wrap = layers
 
 
+def all_finite(model: torch.nn.Module) -> torch.Tensor:
+    """Whether no weight of a model is infinite or NaN: a boolean scalar, on the model's device; all processes ask together."""
+    found = [parameter.detach().isfinite().all() for parameter in model.parameters()]
+    return torch.stack([one.full_tensor() if hasattr(one, "full_tensor") else one for one in found]).all()
+
+
 def full_state(state: dict) -> dict:
     """The same nested state with every shared-out tensor whole; all processes must call it together."""
     return {name: _full(value) for name, value in state.items()}

@@ -24,7 +24,7 @@ from .losses import soft_cross_entropy
 from .metrics import compute_metrics, top_classes
 from .optimization import parameter_groups
 from .recipe import augmentation_of, rate_of, schedule_of
-from .sharded import full_state, shard_like, share_out_layers
+from .sharded import all_finite, full_state, shard_like, share_out_layers
 
 
 logger = logging.get_logger(__name__)
@@ -285,9 +285,7 @@ class SimATrainer(Trainer):
         }
 
     def _check_finite(self) -> None:
-        finite = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
-        finite = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in finite]
-        flag = (torch.stack(finite).all() & self._tr_loss.isfinite()).reshape(1).int()
+        flag = (all_finite(self.model) & self._tr_loss.isfinite()).reshape(1).int()
         if not bool(self.accelerator.gather(flag).min()):
             raise self._diverged("The loss or a weight is not finite")
 

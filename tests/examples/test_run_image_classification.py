@@ -1,0 +1,256 @@
+"""Both training scripts end to end on small real data, from every kind of source, and what they say about bad input."""
+
+import functools
+import io
+import json
+import runpy
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, run
+
+from sima_hf.training.data import digits
+from sima_hf.training.images import decode
+
+
+TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"
+QUIET = {TRAINER: {"disable_tqdm": True, "report_to": "none"}, LOOP: {}}
+SHORT = {**TINY_ARGUMENTS, "max_train_images": None, "max_validation_images": None}
+# Enough to be far above chance in seconds.
+LEARNS = {
+    **SHORT,
+    "config_overrides": "hidden_size=48,num_hidden_layers=2,num_attention_heads=4,num_class_attention_layers=1,patch_size=8",
+    "drop_path": 0.0,
+    "rand_augment": "none",
+    "color_jitter": 0.0,
+    "random_erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "repeated_augmentation": 1,
+    "num_train_epochs": 5,
+    "learning_rate": 4e-3,
+    "save_total_limit": 1,
+}
+
+
+def pictures(count, start=0):
+    """Real digits and their labels."""
+    data = digits().select(range(start, start + count))
+    return [(decode(row["image"]), row["label"]) for row in data]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """1,200 digits to train on and 200 to validate on, as `train/<class>/<number>.png` and `val/...`."""
+    root = tmp_path_factory.mktemp("folder")
+    for split, images in (("train", pictures(1200)), ("val", pictures(200, 1200))):
+        for number, (image, label) in enumerate(images):
+            place = root / split / f"digit {label}"
+            place.mkdir(parents=True, exist_ok=True)
+            image.save(place / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(folder, tmp_path_factory):
+    """The same as parquet and as tar shards of the WebDataset kind."""
+    root = tmp_path_factory.mktemp("shards")
+    for split in ("train", "val"):
+        data = load_dataset("imagefolder", data_dir=str(folder / split), split="train").shuffle(seed=0)
+        parts = 4 if split == "train" else 1
+        for part in range(parts):
+            shard = data.shard(parts, part)
+            shard.to_parquet(root / f"{split}-{part}.parquet")
+            with tarfile.open(root / f"{split}-{part}.tar", "w") as tar:
+                for number, row in enumerate(shard):
+                    for kind, content in (("png", png(row["image"])), ("cls", str(row["label"]).encode())):
+                        entry = tarfile.TarInfo(f"{part:02}{number:05}.{kind}")
+                        entry.size = len(content)
+                        tar.addfile(entry, io.BytesIO(content))
+    return root
+
+
+def png(image):
+    stream = io.BytesIO()
+    image.save(stream, format="png")
+    return stream.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_it_learns_from_a_folder_and_leaves_all_that_was_promised(script, folder, tmp_path):
+    out = tmp_path / "out"
+    results = run(script, out, train_dir=folder, **LEARNS, **QUIET[script])
+    assert results["eval_accuracy"] > 0.6  # chance is 0.1
+    assert results["eval_top_5_accuracy"] > 0.9
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "all_results.json", "curves.png"):
+        assert (out / name).stat().st_size > 0, name
+    if script == TRAINER:
+        assert json.loads((out / "train_results.json").read_text())["train_loss"] == results["train_loss"]
+        assert json.loads((out / "eval_results.json").read_text())["eval_accuracy"] == results["eval_accuracy"]
+        assert (out / "trainer_state.json").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "sima"
+    assert config["id2label"]["7"] == "digit 7"
+    assert accuracy_through_pipeline(out, folder / "val") == pytest.approx(results["eval_accuracy"], abs=1e-9)
+    log = out.with_suffix(".log").read_text()
+    assert "Traceback" not in log
+
+
+def accuracy_through_pipeline(model, validation):
+    """What someone finds who only has the folder."""
+    from transformers import pipeline
+
+    import sima_hf  # noqa: F401
+
+    classifier = pipeline("image-classification", model=str(model))
+    files = sorted(validation.glob("*/*.png"))
+    answers = classifier([str(path) for path in files], top_k=1, batch_size=50)
+    return np.mean([answer[0]["label"] == path.parent.name for answer, path in zip(answers, files, strict=True)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_streams_of_shards_teach_too(script, kind, shards, tmp_path):
+    results = run(
+        script,
+        tmp_path / "out",
+        train_files=[shards / f"train-*.{kind}"],
+        validation_files=[shards / f"val-*.{kind}"],
+        streaming=True,
+        shuffle_buffer_size=300,
+        num_train_images=1200,
+        dataloader_num_workers=2 if kind == "tar" else 0,
+        **{
+            **{name: value for name, value in LEARNS.items() if name != "dataloader_num_workers"},
+            "num_train_epochs": 4,
+        },
+        **QUIET[script],
+    )
+    assert results["eval_accuracy"] > 0.4
+
+
+@pytest.fixture(scope="module")
+def softmax_vit(folder, tmp_path_factory):
+    """A ViT with softmax, trained by the script itself."""
+    out = tmp_path_factory.mktemp("softmax") / "vit"
+    overrides = "hidden_size=48,num_hidden_layers=2,num_attention_heads=4,intermediate_size=96,patch_size=8,initializer_range=0.1"
+    changes = {
+        "variant": None,
+        "model_type": "vit",
+        "config_overrides": overrides,
+        "attention_gain": None,
+        "drop_path": None,
+    }
+    settings = {**LEARNS, **QUIET[TRAINER], **changes, "learning_rate": 5e-3, "num_train_epochs": 10}
+    return out, run(TRAINER, out, train_dir=folder, **settings)["eval_accuracy"]
+
+
+@pytest.mark.slow
+def test_a_softmax_model_is_swapped_calibrated_and_trained_on(softmax_vit, folder, tmp_path):
+    original, accuracy = softmax_vit
+    assert accuracy > 0.8
+    changes = {
+        "variant": None,
+        "config_overrides": None,
+        "attention_gain": None,
+        "drop_path": None,
+        "image_size": None,
+    }
+    settings = {**LEARNS, **QUIET[TRAINER], **changes, "patch": original, "num_train_epochs": 1, "learning_rate": 1e-5}
+    calibrated = run(TRAINER, tmp_path / "calibrated", train_dir=folder, calibrate=400, **settings)["eval_accuracy"]
+    bare = run(TRAINER, tmp_path / "bare", train_dir=folder, **settings)["eval_accuracy"]
+    assert calibrated > bare + 0.15
+    assert calibrated > 0.85 * accuracy
+    assert json.loads((tmp_path / "calibrated" / "config.json").read_text())["model_type"] == "sima_vit"
+
+
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_unreadable_images_are_named_and_passed_over_as_far_as_allowed(script, folder, tmp_path):
+    data = tmp_path / "data"
+    for index, path in enumerate(sorted(folder.glob("train/*/*.png"))[::12]):
+        place = data / "train" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / path.name).write_bytes(path.read_bytes() if index else b"not an image")
+        broken = broken if index else place / path.name  # noqa: F821
+    (data / "val").symlink_to(folder / "val")
+    settings = {**SHORT, **QUIET[script], "train_dir": data, "num_train_epochs": 1, "max_validation_images": 20}
+    settings["repeated_augmentation"] = 1
+    started = Run(script, command(output_dir=tmp_path / "strict", **settings), tmp_path / "strict.log")
+    assert started.wait() == 1
+    assert "1 images cannot be read, but at most 0 may be left out" in started.text
+    assert str(broken) in started.text
+    assert "Traceback" not in started.text
+    assert run(script, tmp_path / "lenient", **settings, max_unreadable_images=1)
+    assert f"Left out: {broken}" in (tmp_path / "lenient.log").read_text()
+
+
+@pytest.fixture
+def complaint(monkeypatch, capsys, tmp_path):
+    """Run a script in this process until it exits; the sentence it leaves."""
+
+    def call(script, **arguments):
+        words = command(**{"output_dir": tmp_path / "out", **arguments})
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        assert stopped.value.code in (1, 2)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return said
+
+    return call
+
+
+TINY_MODEL = {name: TINY_ARGUMENTS[name] for name in ("variant", "config_overrides", "image_size")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "exactly one of --variant"),
+        ({"variant": "sima_huge"}, "There is no variant 'sima_huge'"),
+        ({**TINY_MODEL, "train_dir": "/nowhere"}, "/nowhere"),
+        ({**TINY_MODEL, "dataset_name": "digits", "train_dir": "/tmp"}, "either a data set or a folder"),
+        ({**TINY_MODEL, "mixup": -1}, "--mixup must not be negative"),
+        ({**TINY_MODEL, "eval_crop_pct": 1.5}, "crop"),
+        ({**TINY_MODEL, "resume_from_checkpoint": "last"}, "no checkpoint to go on from"),
+        ({**TINY_MODEL, "per_device_train_batch_size": 5000}, "5000"),
+        ({"patch": "/nowhere"}, "/nowhere"),
+        ({**TINY_MODEL, "nonsense": 1}, "nonsense"),
+    ],
+    ids=["no-model", "variant", "folder", "two-sources", "mixup", "crop", "resume", "batch", "patch", "argument"],
+)
+def test_mistakes_get_a_sentence(arguments, words, complaint):
+    for script in (TRAINER, LOOP):
+        assert words in complaint(script, **arguments)
+
+
+def test_a_second_run_does_not_mix_with_the_first(tmp_path, complaint):
+    settings = {**TINY_ARGUMENTS, "num_train_epochs": 1, "max_train_images": 64}
+    run(LOOP, tmp_path / "out", **settings)
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert "holds a run already" in complaint(LOOP, **settings)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    run(LOOP, tmp_path / "out", **settings, overwrite_output_dir=True, seed=1)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
+
+
+def test_a_run_that_diverges_ends_with_a_sentence_and_names_the_last_good_checkpoint(tmp_path):
+    settings = {
+        **TINY_ARGUMENTS,
+        "warmup_epochs": 0.5,
+        "warmup_learning_rate": 1e-3,
+        "learning_rate": 1e30,
+        "num_train_epochs": 3,
+    }
+    check = functools.partial(Run, LOOP, command(output_dir=tmp_path / "out", **settings, checkpointing_steps=1))
+    started = check(tmp_path / "log")
+    assert started.wait() == 1
+    assert "the run has diverged" in started.text
+    assert "; go on with --resume_from_checkpoint last" in started.text
+    assert "Traceback" not in started.text
