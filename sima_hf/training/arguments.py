@@ -45,6 +45,10 @@ class DataArguments:
     label_column: str | None = field(
         default=None, metadata=_help("Column of the classes; by default the one there is.")
     )
+    labels_file: str | None = field(
+        default=None,
+        metadata=_help("Text file with the names of the classes, one in a line, where the data has numbers only."),
+    )
     held_out: float = field(
         default=0.2, metadata=_help("Share of the training images to validate on where there are no others.")
     )

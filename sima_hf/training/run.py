@@ -136,6 +136,7 @@ def load_data(data_args: DataArguments) -> ImageData:
         max_unreadable=data_args.max_unreadable_images,
         image_column=data_args.image_column,
         label_column=data_args.label_column,
+        labels=Path(data_args.labels_file).read_text(encoding="utf-8").splitlines() if data_args.labels_file else None,
         num_images=data_args.num_train_images,
     )
     if data_args.max_train_images and data_args.streaming:

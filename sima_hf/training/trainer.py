@@ -25,6 +25,7 @@ from .metrics import compute_metrics, top_classes
 from .optimization import parameter_groups
 from .recipe import augmentation_of, rate_of, schedule_of
 from .sharded import all_finite, full_state, shard_like, share_out_layers
+from .streaming import StreamedImages
 
 
 logger = logging.get_logger(__name__)
@@ -193,6 +194,14 @@ class SimATrainer(Trainer):
                 f"{checkpoint} was made with {before['global_batch_size']} images a step, but this run would have "
                 f"{self.global_batch_size}. Set --per_device_train_batch_size and --gradient_accumulation_steps so that, times "
                 "the number of processes, they give the same."
+            )
+        readers = {"num_processes": self.args.world_size, "dataloader_num_workers": self.args.dataloader_num_workers}
+        if isinstance(self.train_dataset, StreamedImages) and any(
+            before[name] != now for name, now in readers.items()
+        ):
+            logger.warning(
+                f"{checkpoint} was made by {before['num_processes']} processes with {before['dataloader_num_workers']} workers each; "
+                "with other numbers a stream goes on in another order than it would have."
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -91,13 +91,9 @@ def test_the_evaluated_accuracy_comes_back_from_the_folder_alone(digits_run):
     from transformers import pipeline
 
     import sima_hf  # noqa: F401
+    from sima_hf.training.data import load_images
 
     disable_progress_bar()
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from image_data import load_images
-    finally:
-        sys.path.remove(str(EXAMPLES))
     folder, _ = digits_run
     results = json.loads((folder / "results.json").read_text())
     test = load_images()["test"]

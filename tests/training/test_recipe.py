@@ -23,6 +23,10 @@ def test_defaults_are_the_original_scripts(tmp_path):
         assert rate_of(args, args.learning_rate, 1024) == pytest.approx(1e-3)
 
 
+def test_the_trainer_takes_the_cosine(tmp_path):
+    assert SimATrainingArguments(output_dir=str(tmp_path)).lr_scheduler_type == "cosine"
+
+
 def test_rates_stay_as_they_are_on_request(tmp_path):
     assert rate_of(arguments(tmp_path, scale_learning_rate=False), 3e-4, 1024) == 3e-4
 

@@ -97,7 +97,7 @@ def test_steps_by_hand(images, tmp_path):
     )
     batches = [batch for _, batch in zip(range(2), trainer.get_train_dataloader(), strict=False)]
     trainer.train()
-    decayed = [p for name, p in by_hand.named_parameters() if p.ndim > 1 and name != "sima.cls_token"]
+    decayed = [p for name, p in by_hand.named_parameters() if p.ndim > 1 and name != "sima.class_token"]
     others = [p for name, p in by_hand.named_parameters() if not any(p is one for one in decayed)]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0}], lr=1e-2

@@ -1,0 +1,214 @@
+"""Decoding when asked for: every format, broken files passed over by name, batches, the cache."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from sima_hf.errors import DataError
+from sima_hf.training import images as images_module
+from sima_hf.training.images import (
+    NO_LABEL,
+    EvalImages,
+    TrainImages,
+    UnreadableImage,
+    collate,
+    decode,
+    name_of,
+    read,
+    rows_at,
+)
+from sima_hf.training.sampling import Draw
+
+
+def pixels_of(image, seed=0):
+    """A view that keeps all pixels and shows its seed in none of them."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def with_seed(image, seed):
+    return (pixels_of(image).long() + seed).to(torch.uint8)
+
+
+def encoded(image, kind="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def dataset(count=10, broken=(), unlabelled=()):
+    """Image i is 4 x 4, of grey i."""
+    rows = [encoded(PILImage.new("L", (4, 4), index)) for index in range(count)]
+    for index in broken:
+        rows[index] = {"bytes": rows[index]["bytes"][:20], "path": f"folder/{index}.png"}
+    labels = [None if index in unlabelled else index % 3 for index in range(count)]
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
+    return Dataset.from_dict({"image": rows, "label": labels}, features=features)
+
+
+def grey(sample):
+    assert sample["pixel_values"].unique().numel() == 1
+    return sample["pixel_values"][0, 0, 0].item()
+
+
+KINDS = {
+    "png": ("RGB", "L", "RGBA", "P", "1"),
+    "jpeg": ("RGB", "L", "CMYK"),
+    "webp": ("RGB", "L", "RGBA", "P"),
+    "tiff": ("RGB", "L", "RGBA", "P", "CMYK", "1"),
+    "gif": ("RGB", "L", "RGBA", "P"),
+    "bmp": ("RGB", "L", "P", "1"),
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in KINDS.items() for mode in modes])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_formats(kind, mode, from_file, tmp_path):
+    row = encoded(PILImage.linear_gradient("L").resize((9, 7)).convert("RGB").convert(mode), kind)
+    wanted = np.asarray(PILImage.open(io.BytesIO(row["bytes"])).convert("RGB"))
+    if from_file:
+        (tmp_path / f"x.{kind}").write_bytes(row["bytes"])
+        row = {"bytes": None, "path": str(tmp_path / f"x.{kind}")}
+    made = decode(row)
+    assert made.mode == "RGB"
+    assert np.array_equal(np.asarray(made), wanted)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+def test_images_are_turned_as_their_exif_data_say(kind):
+    image = PILImage.new("RGB", (16, 8), (250, 0, 0))
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    row = encoded(image, kind, exif=exif)
+    assert decode(row).size == (8, 16)
+    assert np.array_equal(np.asarray(decode(row)), np.asarray(Image().decode_example(row).convert("RGB")))
+
+
+def test_samples_are_views_of_the_draws():
+    images = TrainImages(dataset(), with_seed)
+    draws = [Draw(4, 10), Draw(4, 20), Draw(7, 30), Draw(4, 40)]
+    samples = images.__getitems__(draws)
+    assert [grey(sample) for sample in samples] == [14, 24, 37, 44]
+    assert [sample["labels"] for sample in samples] == [1, 1, 1, 1]
+    assert [sample["seeds"] for sample in samples] == [10, 20, 30, 40]
+    assert all(sample["unreadable"] == [] for sample in samples)
+    assert grey(images[Draw(9, 1)]) == 10
+    assert len(images) == 10
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_and_named():
+    images = TrainImages(dataset(broken=(3, 4, 9)), with_seed, max_unreadable=5)
+    sample = images[Draw(3, 100)]
+    assert grey(sample) == 105
+    assert sample["labels"] == 5 % 3
+    assert sample["seeds"] == 100
+    assert [name.partition(" (")[0] for name in sample["unreadable"]] == ["folder/3.png", "folder/4.png"]
+    assert grey(images[Draw(9, 0)]) == 0  # behind the last comes the first
+    assert grey(images[Draw(2, 0)]) == 2
+
+
+def test_nothing_readable_gives_a_black_sample_with_as_many_names_as_it_takes_to_end_the_run():
+    images = TrainImages(dataset(4, broken=range(4)), pixels_of, max_unreadable=1)
+    sample = images[Draw(2, 0)]
+    assert sample["labels"] == NO_LABEL
+    assert not sample["pixel_values"].any()
+    assert len(sample["unreadable"]) == 2
+    images = TrainImages(dataset(4, broken=range(4)), pixels_of, max_unreadable=100)
+    assert len(images[Draw(2, 0)]["unreadable"]) == 4
+
+
+def test_an_image_is_decoded_once_for_its_views_and_kept_while_there_is_room(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(images_module, "decode", lambda image: decoded.append(1) or decode(image))
+    images = TrainImages(dataset(), pixels_of, cache_bytes=0)
+    images.__getitems__([Draw(1, seed) for seed in range(3)] + [Draw(2, 0)])
+    assert len(decoded) == 2
+    images.__getitems__([Draw(1, 0), Draw(2, 0)])
+    assert len(decoded) == 4
+    decoded.clear()
+    images = TrainImages(dataset(), pixels_of, cache_bytes=2 * 3 * 4 * 4)
+    for _ in range(3):
+        assert [grey(sample) for sample in images.__getitems__([Draw(index, 0) for index in range(5)])] == [*range(5)]
+    assert len(decoded) == 5 + 3 + 3  # two fit
+    copy = pickle.loads(pickle.dumps(images))
+    assert len(copy._cache) == 0
+    assert grey(copy[Draw(1, 0)]) == 1
+
+
+def test_evaluation_keeps_unreadable_images_in_their_place():
+    images = EvalImages(dataset(6, broken=(2,), unlabelled=(4,)), pixels_of_eval)
+    samples = images.__getitems__(list(range(6)))
+    assert [sample["labels"] for sample in samples] == [0, 1, NO_LABEL, 0, NO_LABEL, 2]
+    assert [grey(sample) for sample in samples] == [0, 1, 0, 3, 0, 5]
+    assert [len(sample["unreadable"]) for sample in samples] == [0, 0, 1, 0, 1, 0]
+    assert "has no label" in samples[4]["unreadable"][0]
+    assert images[3]["labels"] == 0
+    assert len(images) == 6
+
+
+def pixels_of_eval(image):
+    return pixels_of(image.resize((4, 4)))
+
+
+def test_reasons_name_the_file_and_what_is_wrong(tmp_path):
+    (tmp_path / "cut.png").write_bytes(encoded(PILImage.effect_noise((50, 50), 90))["bytes"][:700])
+    (tmp_path / "text.jpg").write_text("not an image")
+    for name, words in {
+        "cut.png": "truncated",
+        "text.jpg": "cannot identify image file",
+        "no.png": "No such file",
+    }.items():
+        with pytest.raises(UnreadableImage) as caught:
+            read({"path": str(tmp_path / name), "bytes": None}, 0)
+        assert str(caught.value).startswith(f"{tmp_path / name} (")
+        assert words in str(caught.value)
+    for image in (None, {"path": None, "bytes": None}):
+        with pytest.raises(UnreadableImage, match="there is no image"):
+            read(image, 0)
+    with pytest.raises(UnreadableImage, match="has no label"):
+        read(encoded(PILImage.new("RGB", (5, 5))), -1)
+
+
+def test_images_without_a_name_are_told_apart():
+    one, two = (encoded(PILImage.new("L", (4, 4), value)) for value in (1, 2))
+    assert name_of(one) != name_of(two)
+    assert f"{len(one['bytes'])} bytes" in name_of(one)
+
+
+def test_running_out_of_memory_is_no_broken_image(monkeypatch):
+    def full(image):
+        raise MemoryError
+
+    monkeypatch.setattr(images_module, "decode", full)
+    with pytest.raises(MemoryError):
+        read(encoded(PILImage.new("RGB", (5, 5))), 0)
+
+
+def test_batches():
+    images = TrainImages(dataset(broken=(1,)), with_seed, max_unreadable=3)
+    batch = collate(images.__getitems__([Draw(index, index + 2**62) for index in range(3)]))
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert batch["pixel_values"].shape == (3, 3, 4, 4)
+    assert batch["labels"].tolist() == [0, 2, 2]
+    assert batch["seeds"].tolist() == [2**62, 2**62 + 1, 2**62 + 2]
+    assert batch["labels"].dtype == batch["seeds"].dtype == torch.int64
+    assert [name.partition(" (")[0] for name in batch["unreadable"]] == ["folder/1.png"]
+    assert next(iter(batch)) == "pixel_values"  # Trainer takes the batch size from the first entry
+    batch = collate(EvalImages(dataset(), pixels_of_eval).__getitems__([0, 1]))
+    assert "seeds" not in batch
+
+
+def test_images_of_several_sizes_make_no_batch():
+    samples = [{"pixel_values": torch.zeros(3, 4, size), "labels": 0, "unreadable": []} for size in (4, 5)]
+    with pytest.raises(DataError, match=r"must have one size, but \(3, 4, 4\), \(3, 4, 5\) came"):
+        collate(samples)
+
+
+def test_rows_come_by_index_whatever_the_columns():
+    data = Dataset.from_dict({"x": [10, 11, 12]}, features=Features({"x": Value("int64")}))
+    assert rows_at(data, [2, 0, 2]) == {2: {"x": 12}, 0: {"x": 10}}
+    assert rows_at(data, []) == {}
