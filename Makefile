@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-oldest bench evidence calibration quality style build clean
+.PHONY: demo test test-oldest bench evidence calibration comparison training-speed quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -40,6 +40,12 @@ evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in example
 
 calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in examples/results: half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/calibrate_digits.py --output_dir examples/results --readme README.md
+
+comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in examples/results: half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/compare_digits.py --output_dir $(RESULTS) --readme README.md
+
+training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in examples/results
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/measure_training_speed.py --output_dir $(RESULTS) --readme README.md
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

@@ -1,6 +1,7 @@
 """Every configuration in examples/configs is one that the scripts take: arguments, models, launchers."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from sima_hf.training.run import parse
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
 MODELS = sorted(CONFIGS.glob("*.json"))
 LAUNCHERS = sorted(CONFIGS.glob("*.yaml"))
+
+RUNNERS = ("python", "accelerate", "torchrun")
+TRAINING = {"run_image_classification", "run_image_classification_no_trainer", "distill"}
 
 # Width, blocks and parameters (1,000 classes, in millions) as the literature has them; see SIMA.md and DeiT, CvT.
 PARAMETERS = {
@@ -88,3 +92,35 @@ def test_a_field_that_nobody_knows_is_refused(tmp_path):
         parse(ModelArguments, DataArguments, LoopArguments, arguments=[str(path)])
     with pytest.raises(ValueError, match="There is no file"):
         parse(ModelArguments, DataArguments, LoopArguments, arguments=[str(tmp_path / "none.json")])
+
+
+def test_the_readme_lists_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    from list_configs import markdown_table
+
+    readme = (CONFIGS.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- configs:start -->\n{markdown_table()}\n<!-- configs:end -->" in readme
+
+
+def test_commands_of_the_readme_are_ones_that_the_scripts_take(tmp_path, monkeypatch):
+    """Every argument of every training command in both READMEs exists; their values are read."""
+    from sima_hf.training.distillation import DistillationArguments
+
+    monkeypatch.chdir(CONFIGS.parents[1])
+    seen = set()
+    for name in ("README.md", "examples/README.md"):
+        text = Path(name).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            words = (
+                shlex.split(line.partition(" # ")[0]) if "examples/" in line and line.split(" ")[0] in RUNNERS else []
+            )
+            script = next((word for word in words if word.startswith("examples/") and word.endswith(".py")), None)
+            if script is None or Path(script).stem not in TRAINING or "..." in words:
+                continue
+            kinds = (ModelArguments, DataArguments, LoopArguments if "no_trainer" in script else SimATrainingArguments)
+            kinds += (DistillationArguments,) if "distill" in script else ()
+            arguments = words[words.index(script) + 1 :]
+            arguments += [] if "--output_dir" in arguments or arguments[0].endswith(".json") else ["--output_dir", "x"]
+            parse(*kinds, arguments=arguments)
+            seen.add(Path(script).stem)
+    assert seen == TRAINING
