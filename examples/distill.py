@@ -15,8 +15,7 @@ from transformers.utils import logging
 
 from sima_hf.training.arguments import DataArguments, ModelArguments, SimATrainingArguments
 from sima_hf.training.distillation import DistillationArguments, SimADistillationTrainer, build_teacher
-from sima_hf.training.metrics import compute_metrics, top_classes
-from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate
+from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate, trainer_arguments
 
 
 logger = logging.get_logger("distill")
@@ -36,19 +35,12 @@ def main() -> None:
         trainer = SimADistillationTrainer(
             task.built.model,
             args,
-            image_mean=task.processor.image_mean,
-            image_std=task.processor.image_std,
             teacher=teacher,
             distillation_type=distillation_args.distillation_type,
             distillation_alpha=distillation_args.distillation_alpha,
             distillation_tau=distillation_args.distillation_tau,
             attention_weight=distillation_args.attention_weight,
-            train_dataset=task.train,
-            eval_dataset=task.validation,
-            processing_class=task.processor,
-            max_unreadable=data_args.max_unreadable_images,
-            compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=top_classes,
+            **trainer_arguments(task, data_args),
         )
         train_and_evaluate(trainer, task, checkpoint)
 

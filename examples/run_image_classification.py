@@ -11,8 +11,7 @@ After an interruption, the same command with --resume_from_checkpoint last. Ever
 """
 
 from sima_hf.training.arguments import DataArguments, ModelArguments, SimATrainingArguments
-from sima_hf.training.processors import normalization
-from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate
+from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate, trainer_arguments
 from sima_hf.training.trainer import SimATrainer
 
 
@@ -21,17 +20,7 @@ def main() -> None:
         model_args, data_args, args = parse(ModelArguments, DataArguments, SimATrainingArguments)
     with failures_as_sentences("run_image_classification", args.output_dir):
         task, checkpoint = prepare(model_args, data_args, args)
-        image_mean, image_std = normalization(task.processor)
-        trainer = SimATrainer(
-            task.built.model,
-            args,
-            image_mean=image_mean,
-            image_std=image_std,
-            train_dataset=task.train,
-            eval_dataset=task.validation,
-            processing_class=task.processor,
-            max_unreadable=data_args.max_unreadable_images,
-        )
+        trainer = SimATrainer(task.built.model, args, **trainer_arguments(task, data_args))
         train_and_evaluate(trainer, task, checkpoint)
 
 

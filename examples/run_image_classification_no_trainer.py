@@ -20,11 +20,11 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.errors import CheckpointError, MissingDependencyError, TrainingError
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments
 from sima_hf.training.augmentation import normalize
 from sima_hf.training.batch_norm import synchronize_batch_norm
-from sima_hf.training.checkpoints import keep_newest, last_good_sentence, writing
+from sima_hf.training.checkpoints import keep_newest, last_good_sentence, remove_run, writing
 from sima_hf.training.curves import draw_curves
 from sima_hf.training.ema import WeightAverage
 from sima_hf.training.images import collate
@@ -52,6 +52,10 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
         project_dir=args.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if trackers and not accelerator.log_with:
+        raise MissingDependencyError(
+            f"--report_to {trackers} needs a package that is not installed: pip install {trackers}"
+        )
     if trackers:
         settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
         accelerator.init_trackers("sima_hf", settings)
@@ -80,14 +84,10 @@ class Loop:
             num_processes=args.world_size,
             pin_memory=torch.cuda.is_available(),
         )
-        self.validation = self.accelerator.prepare(
-            DataLoader(
-                task.validation,
-                batch_size=args.per_device_eval_batch_size,
-                collate_fn=collate,
-                num_workers=args.dataloader_num_workers,
-            )
-        )
+        self.validation = None
+        if task.validation is not None:
+            options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
+            self.validation = accelerator.prepare(DataLoader(task.validation, collate_fn=collate, **options))
         self.steps_per_epoch = math.ceil(len(self.loader) / args.gradient_accumulation_steps)
         self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
@@ -147,7 +147,7 @@ class Loop:
             if saves or stops or step % args.logging_steps == 0:
                 self.record({"loss": self.mean(total / count), "learning_rate": rate})
                 total, count = torch.zeros_like(total), 0
-            if last and not stops:
+            if last and not stops and self.validation is not None:
                 self.record(self.evaluate())
             if saves or stops:
                 self.save()
@@ -275,7 +275,9 @@ class Loop:
     def finish(self) -> None:
         """Leave the model, its results and the curves in the output folder."""
         folder = Path(self.args.output_dir)
-        results = {**self.results, "train_loss": self.newest("loss"), **self.evaluate(), "step": self.progress["step"]}
+        results = {**self.results, "train_loss": self.newest("loss"), "step": self.progress["step"]}
+        if self.validation is not None:
+            results.update(self.evaluate())
         average = self.ema is not None and self.args.save_weights == "ema"
         with self.ema.applied_to(self.plain) if average else contextlib.nullcontext():
             self.save_model(folder)
@@ -304,6 +306,8 @@ def main() -> None:
         accelerator = make_accelerator(args)
         task, checkpoint = prepare(model_args, data_args, args)
         loop = Loop(task, args, accelerator, data_args.max_unreadable_images)
+        if args.overwrite_output_dir and checkpoint is None and accelerator.is_main_process:
+            remove_run(args.output_dir)
         if loop.run(checkpoint):
             loop.finish()
         elif accelerator.is_main_process:

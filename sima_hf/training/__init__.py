@@ -5,13 +5,16 @@ import importlib
 
 # Public name -> file that defines it, imported at first use.
 _NAMES = {
+    "AttentionMatching": ".attention_matching",
     "BatchAugmentation": ".augmentation",
     "DataArguments": ".arguments",
+    "DistillationArguments": ".distillation",
     "LoopArguments": ".arguments",
     "ModelArguments": ".arguments",
     "SimADistillationTrainer": ".distillation",
     "SimATrainer": ".trainer",
     "SimATrainingArguments": ".arguments",
+    "Teacher": ".teacher",
     "TopKAccuracy": ".metrics",
     "WeightAverage": ".ema",
     "parameter_groups": ".optimization",

@@ -201,26 +201,27 @@ def remove_leftovers(run_dir: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def check_output_dir(run_dir: str | Path, resumes: bool, overwrite: bool) -> None:
+def check_output_dir(run_dir: str | Path, may_hold_a_run: bool) -> None:
     """Make sure that a run does not mix with what is in its folder already.
 
     Args:
         run_dir: folder of the run.
-        resumes: whether the run goes on from a checkpoint, which may be in it.
-        overwrite: remove the checkpoints of an earlier run; other files are replaced as they are written.
+        may_hold_a_run: whether this one goes on from the run that is there, or is to take its place.
 
     Raises:
         CheckpointError: the folder holds a run, and neither was asked for.
     """
     run_dir = Path(run_dir)
     earlier = checkpoints(run_dir)
-    if resumes or not (earlier or (run_dir / "all_results.json").exists()):
-        return
-    if not overwrite:
+    if not may_hold_a_run and (earlier or (run_dir / "all_results.json").exists()):
         raise CheckpointError(
             f"{run_dir} holds a run already ({earlier[-1].name if earlier else 'all_results.json'}). Go on with "
-            "--resume_from_checkpoint last, start over with --overwrite_output_dir, or name another --output_dir."
+            "--resume_from_checkpoint last, start over with --overwrite_output_dir True, or name another --output_dir."
         )
-    for path in earlier:
+
+
+def remove_run(run_dir: str | Path) -> None:
+    """Remove an earlier run's checkpoints and results; its other files are replaced as they are written."""
+    for path in checkpoints(run_dir):
         remove(path)
-    (run_dir / "all_results.json").unlink(missing_ok=True)
+    (Path(run_dir) / "all_results.json").unlink(missing_ok=True)

@@ -103,7 +103,7 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
         "trust_remote_code": arguments.trust_remote_code,
     }
     config = AutoConfig.from_pretrained(name, **hub)
-    before = _side(config)
+    before, names = _side(config), [config.id2label[index] for index in range(config.num_labels)]
     changes = parse_overrides(arguments.config_overrides, config)
     if drop_path is not None:
         changes["drop_path_rate"] = _drop_path(config, drop_path)
@@ -114,6 +114,8 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     model = AutoModelForImageClassification.from_pretrained(
         name, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes, dtype=torch.float32, **hub
     )
+    if sorted(names) == sorted(labels):
+        _reorder(model, [names.index(label) for label in labels])
     image_size = arguments.image_size or before or 224
     model = resize(model, image_size)
     if not arguments.patch:
@@ -121,6 +123,16 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     original = copy.deepcopy(model).eval()
     patch_model(model, gain=arguments.attention_gain or "tokens")
     return BuiltModel(model, name, image_size, original)
+
+
+@torch.no_grad()
+def _reorder(model: PreTrainedModel, order: list[int]) -> None:
+    """Bring the rows of a trained classification head into another order of the same classes."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith("classifier") and module.out_features == len(order):
+            for parameter in (module.weight, module.bias):
+                if parameter is not None:
+                    parameter.copy_(parameter[order])
 
 
 def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:

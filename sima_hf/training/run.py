@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..errors import SimAError
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
 from .augmentation import normalize
-from .checkpoints import check_output_dir, checkpoint_to_resume, last_good_sentence
+from .checkpoints import check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
 from .curves import draw_curves
 from .data import ImageData, load_image_data
 from .images import EvalImages, TrainImages
@@ -85,7 +85,12 @@ def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterato
         where = f" {last_good_sentence(output_dir)}" if output_dir else ""
         print(f"\n{script}: interrupted.{where}", file=sys.stderr)
         sys.exit(130)
-    except (SimAError, ValueError, OSError) as error:
+    except (SimAError, ValueError, OSError, ImportError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if "to be installed" not in str(error):  # as Transformers says it of a tracker
+            raise
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -108,8 +113,7 @@ def prepare(
     set_seed(args.seed)
     built = build_model(model_args, data.labels, args.drop_path)
     processor = processor_for(built.processor, built.image_size, model_args.eval_crop_pct)
-    if args.should_save:
-        check_output_dir(args.output_dir, checkpoint is not None, args.overwrite_output_dir)
+    check_output_dir(args.output_dir, checkpoint is not None or args.overwrite_output_dir)
     train, validation = images_of(data, data_args, args, processor, built.image_size)
     if model_args.calibrate and checkpoint is None:
         shown = EvalImages(data.train.select(range(min(model_args.calibrate, len(data.train)))), EvalView(processor))
@@ -154,6 +158,19 @@ def _some(images, most: int):
     return images if len(images) <= most else images.shuffle(seed=0).select(range(most))
 
 
+def trainer_arguments(task: Task, data_args: DataArguments) -> dict[str, Any]:
+    """What `SimATrainer` is given besides the model and its arguments."""
+    image_mean, image_std = normalization(task.processor)
+    return {
+        "image_mean": image_mean,
+        "image_std": image_std,
+        "train_dataset": task.train,
+        "eval_dataset": task.validation,
+        "processing_class": task.processor,
+        "max_unreadable": data_args.max_unreadable_images,
+    }
+
+
 def images_of(
     data: ImageData, data_args: DataArguments, args: SimATrainingArguments, processor, image_size: int
 ) -> tuple[TrainImages | StreamedImages, EvalImages | None]:
@@ -165,6 +182,7 @@ def images_of(
         scale=(args.min_crop_area, 1.0) if args.train_view == "crop" else None,
         flip=args.horizontal_flip if args.train_view == "crop" else 0.0,
         shift=args.max_shift,
+        flip_channels=bool(getattr(processor, "do_flip_channel_order", False)),
     )
     if data_args.streaming:
         train = StreamedImages(
@@ -198,18 +216,21 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
         What `all_results.json` holds; {} if SIGTERM ended the training before its end.
     """
     args = trainer.args
+    if args.should_save and args.overwrite_output_dir and checkpoint is None:
+        remove_run(args.output_dir)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.stopped_by_signal:
         if args.should_save:
             print(f"Stopped by SIGTERM after step {trainer.state.global_step}. {last_good_sentence(args.output_dir)}")
         return {}
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate() if task.validation is not None else {}
     with trainer.weights_to_save():
         trainer.save_model()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
+    if metrics:
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
     trainer.save_state()
     if args.should_save:
         name = type(trainer.model).__name__.removesuffix("ForImageClassification")

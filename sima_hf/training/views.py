@@ -36,6 +36,7 @@ class TrainView:
         ratio: least and greatest width / height of the crop.
         flip: probability of a horizontal flip.
         shift: with `scale=None`, largest move as a share of the side.
+        flip_channels: blue first, as MobileViT's image processor gives it.
 
     Raises:
         ValueError: a setting out of its range.
@@ -49,6 +50,7 @@ class TrainView:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         shift: float = 0.1,
+        flip_channels: bool = False,
     ):
         if interpolation not in INTERPOLATIONS:
             raise ValueError(
@@ -62,6 +64,7 @@ class TrainView:
             raise ValueError(f"`flip` must be in [0, 1] and `shift` in [0, 1), but {flip} and {shift} came.")
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.interpolation, self.scale, self.ratio, self.flip, self.shift = interpolation, scale, ratio, flip, shift
+        self.flip_channels = flip_channels
 
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
         """The view of an RGB image that belongs to a seed: uint8, (3, height, width)."""
@@ -76,6 +79,8 @@ class TrainView:
             image = image.crop((left, top, left + width, top + height))
         image = image.resize((self.width, self.height), INTERPOLATIONS[self.interpolation])
         pixels = as_tensor(image)
+        if self.flip_channels:
+            pixels = pixels.flip(0)
         if self.scale is None:
             pixels = self._moved(pixels, number(0), number(1))
         return pixels.flip(-1) if self.flip and number(2 * ATTEMPTS + 2) < self.flip else pixels

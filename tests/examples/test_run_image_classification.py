@@ -1,6 +1,7 @@
 """Both training scripts end to end on small real data, from every kind of source, and what they say about bad input."""
 
 import functools
+import importlib.util
 import io
 import json
 import runpy
@@ -187,6 +188,41 @@ def test_unreadable_images_are_named_and_passed_over_as_far_as_allowed(script, f
     assert "Traceback" not in started.text
     assert run(script, tmp_path / "lenient", **settings, max_unreadable_images=1)
     assert f"Left out: {broken}" in (tmp_path / "lenient.log").read_text()
+
+
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_trackers_get_the_numbers(script, tmp_path):
+    settings = {**TINY_ARGUMENTS, **QUIET[script], "num_train_epochs": 1, "report_to": "tensorboard"}
+    run(script, tmp_path / "out", **settings)
+    files = list((tmp_path / "out").rglob("events.out.tfevents*"))
+    assert files
+    assert any(b"loss" in path.read_bytes() and b"accuracy" in path.read_bytes() for path in files)
+    started = Run(
+        script, command(output_dir=tmp_path / "none", **{**settings, "report_to": "trackio"}), tmp_path / "log"
+    )
+    if importlib.util.find_spec("trackio") is None:
+        assert started.wait() == 1
+        assert "pip install trackio" in started.text
+        assert "Traceback" not in started.text
+
+
+@pytest.mark.slow
+def test_the_full_imagenet_command_runs_on_random_images(tmp_path):
+    """As the README has it: the paper's model at 224 pixels with the whole recipe, for two steps."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from random_imagenet import write
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    write(tmp_path / "random-imagenet", 24)
+    words = [str(EXAMPLES / "configs" / "sima_small_12_p16.json"), "--dataset_name", str(tmp_path / "random-imagenet")]
+    words += command(output_dir=tmp_path / "out", max_steps=2, per_device_train_batch_size=2, dataloader_num_workers=1)
+    started = Run(TRAINER, words, tmp_path / "log")
+    assert started.wait() == 0, started.text[-3000:]
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert results["train_loss"] == pytest.approx(np.log(1000), rel=0.15)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["hidden_size"], config["drop_path_rate"], len(config["id2label"])) == (384, 0.05, 1000)
 
 
 @pytest.fixture

@@ -162,15 +162,18 @@ def test_leftovers_of_killed_processes_go(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_mixed_with_another(tmp_path):
-    module.check_output_dir(tmp_path / "new", resumes=False, overwrite=False)
+    module.check_output_dir(tmp_path / "new", may_hold_a_run=False)
     write(tmp_path, 4)
     (tmp_path / "notes.txt").write_text("precious")
     with pytest.raises(CheckpointError, match=r"holds a run already \(checkpoint-4\)"):
-        module.check_output_dir(tmp_path, resumes=False, overwrite=False)
-    module.check_output_dir(tmp_path, resumes=True, overwrite=False)
+        module.check_output_dir(tmp_path, may_hold_a_run=False)
+    module.check_output_dir(tmp_path, may_hold_a_run=True)
     assert module.checkpoints(tmp_path)
-    module.check_output_dir(tmp_path, resumes=False, overwrite=True)
+    module.remove_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "all_results.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"all_results\.json"):
+        module.check_output_dir(tmp_path, may_hold_a_run=False)
 
 
 def test_killed_at_any_moment_the_newest_whole_one_is_found(tmp_path):

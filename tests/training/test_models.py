@@ -104,6 +104,17 @@ def test_a_saved_sima_model_goes_on(deit, tmp_path):
     assert torch.equal(built.model.classifier.weight, first.classifier.weight)
 
 
+def test_a_head_with_the_same_classes_in_another_order_is_reordered(tmp_path):
+    torch.manual_seed(0)
+    names = {0: "cat", 1: "ant", 2: "bee"}
+    saved = DeiTForImageClassification(DeiTConfig(**SMALL_DEIT, id2label=names, initializer_range=0.2)).eval()
+    saved.save_pretrained(tmp_path)
+    built = build(model_name_or_path=str(tmp_path))
+    pixels = torch.randn(2, 3, 32, 32)
+    assert built.model.config.id2label == {0: "ant", 1: "bee", 2: "cat"}
+    torch.testing.assert_close(built.model.eval()(pixels).logits, saved(pixels).logits[:, [1, 2, 0]])
+
+
 def test_another_resolution_stretches_the_positions(deit):
     built = build(patch=deit, image_size=48)
     assert built.image_size == 48
