@@ -11,8 +11,9 @@ import tarfile
 import numpy as np
 import pytest
 from datasets import load_dataset
-from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, run
+from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
+from sima_hf.training.checkpoints import checkpoints, remove
 from sima_hf.training.data import digits
 from sima_hf.training.images import decode
 
@@ -133,6 +134,31 @@ def test_streams_of_shards_teach_too(script, kind, shards, tmp_path):
         **QUIET[script],
     )
     assert results["eval_accuracy"] > 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_a_stream_goes_on_where_it_was(script, shards, tmp_path):
+    """In the middle of the second epoch, with two workers: the same images, views and losses as without interruption."""
+    settings = {
+        **{**TINY_ARGUMENTS, **QUIET[script], "max_train_images": None, "dataloader_num_workers": 2},
+        "train_files": [shards / "train-*.parquet"],
+        "validation_files": [shards / "val-*.parquet"],
+        "streaming": True,
+        "shuffle_buffer_size": 100,
+        "num_train_images": 192,
+        "save_total_limit": None,
+        **({"save_strategy": "steps", "save_steps": 4} if script == TRAINER else {"checkpointing_steps": 4}),
+    }
+    folder = tmp_path / "out"
+    run(script, folder, **settings)
+    expected = losses(folder)
+    assert list(expected) == list(range(1, 13))
+    for path in checkpoints(folder)[2:]:
+        remove(path)
+    (folder / "all_results.json").unlink()
+    run(script, folder, **settings, resume_from_checkpoint=folder / "checkpoint-8")
+    assert losses(folder) == expected
 
 
 @pytest.fixture(scope="module")
