@@ -16,8 +16,9 @@ ARGS ?=
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
 
+# Two processes with a thread each: small tensors gain nothing from more threads, and lose much where others use the cores.
 test: $(VENV)/.installed  ## the whole suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
