@@ -9,6 +9,7 @@ measured while nothing else runs; the last two rows are training with and withou
 """
 
 import argparse
+import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,6 +117,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         contestants = list(tqdm(contestants_of(args, Path(folder)), desc="getting ready", unit="row"))
         samples: list[list[Sample]] = [[] for _ in contestants]
         order, shuffle = list(range(len(contestants))), random.Random(0).shuffle
+        before = processor_seconds()
         with tqdm(total=args.rounds * len(order), desc="measuring", unit="row") as bar:
             for number in range(args.rounds):
                 shuffle(order)
@@ -123,6 +125,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
                     bar.set_postfix_str(contestants[place].about["what"])
                     samples[place].append(contestants[place].measure(number))
                     bar.update()
+        everything, busy, own = (after - start for after, start in zip(processor_seconds(), before, strict=True))
     about = conditions(args.device)
     settings = {
         **about,
@@ -133,9 +136,24 @@ def measure(args: argparse.Namespace) -> list[Row]:
         "compiled": args.compile,
         "images": args.images,
         "image_bytes": round(size),
+        "taken_by_others": round(max(0.0, busy - own) / everything, 3) if everything else None,
         **{name: version(name) for name in ("transformers", "pillow", "kornia")},
     }
     return summed_up(contestants, samples, settings)
+
+
+def processor_seconds() -> tuple[float, float, float]:
+    """Seconds of all processors since the start: all, those in which one was busy, and what this process and its children took.
+
+    Zeros where the system does not say (Linux does).
+    """
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return 0.0, 0.0, 0.0
+    # user, nice, system, idle, waiting for disks, interrupts (two kinds), taken by the host of a virtual machine
+    ticks = [int(word) for word in path.read_text().split("\n", 1)[0].split()[1:9]]
+    second = os.sysconf("SC_CLK_TCK")
+    return sum(ticks) / second, (sum(ticks) - ticks[3] - ticks[4]) / second, sum(os.times()[:4])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,37 +9,54 @@ command with --resume_from_checkpoint last.
 """
 
 import contextlib
+import functools
 import json
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from sima_hf.errors import CheckpointError, MissingDependencyError, TrainingError
+from sima_hf.training import metrics
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments
 from sima_hf.training.augmentation import normalize
 from sima_hf.training.batch_norm import synchronize_batch_norm
-from sima_hf.training.checkpoints import keep_newest, last_good_sentence, remove_run, writing
-from sima_hf.training.curves import draw_curves
+from sima_hf.training.checkpoints import (
+    belongs_to,
+    keep_newest,
+    last_good_sentence,
+    remove_run,
+    set_aside_newer,
+    writing,
+)
 from sima_hf.training.ema import WeightAverage
 from sima_hf.training.images import collate
 from sima_hf.training.interruption import StopRequest
-from sima_hf.training.loading import Unreadable, training_loader
+from sima_hf.training.loading import (
+    Unreadable,
+    begin_worker,
+    leaving_flag,
+    lost_workers_as_errors,
+    training_loader,
+)
 from sima_hf.training.losses import soft_cross_entropy
-from sima_hf.training.metrics import TopKAccuracy
-from sima_hf.training.optimization import parameter_groups
+from sima_hf.training.optimization import own_rates, parameter_groups
+from sima_hf.training.position import position_of, read_position, write_position
 from sima_hf.training.processors import normalization
+from sima_hf.training.randomness import combine
 from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
-from sima_hf.training.run import Task, failures_as_sentences, parse, prepare
-from sima_hf.training.sharded import all_finite, full_state, shard_like, share_out_layers
+from sima_hf.training.run import Task, class_name, draw, failures_as_sentences, parse, prepare
+from sima_hf.training.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
 
 
-PROGRESS, AVERAGE = "progress.json", "ema_state.pt"
+HISTORY = "history.json"
+HOURS_TO_WAIT = 6  # for the process that downloads the data
 
 
 def make_accelerator(args: LoopArguments) -> Accelerator:
@@ -50,7 +67,10 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=trackers,
         project_dir=args.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(hours=HOURS_TO_WAIT)),
+        ],
     )
     if trackers and not accelerator.log_with:
         raise MissingDependencyError(
@@ -59,9 +79,12 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     if trackers:
         settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
         accelerator.init_trackers("sima_hf", settings)
-    if accelerator.state.deepspeed_plugin is not None:  # it would look for the size in a loader that it shards itself
+    if (
+        accelerator.state.deepspeed_plugin is not None
+    ):  # what it would look for in a loader that it shards, or choose itself
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+        config["gradient_clipping"] = args.max_grad_norm
     return accelerator
 
 
@@ -72,8 +95,12 @@ class Loop:
         self.task, self.args, self.accelerator = task, args, accelerator
         mean, std = normalization(task.processor)
         self.augment = augmentation_of(args, mean, std, task.built.model.config.num_labels)
-        self.normalize = lambda pixels: normalize(pixels, mean, std)
+        # DeepSpeed's models are in half precision by themselves, without autocast.
+        halved = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.as_input = lambda pixels: pixels.to(self.plain.dtype) if halved else pixels
+        self.normalize = lambda pixels: self.as_input(normalize(pixels, mean, std))
         self.unreadable = Unreadable(max_unreadable)
+        self.metric_class = metrics.TopKAccuracy  # here, where a missing package ends in a sentence
         self.loader = training_loader(
             task.train,
             batch_size=args.per_device_train_batch_size,
@@ -86,8 +113,13 @@ class Loop:
         )
         self.validation = None
         if task.validation is not None:
-            options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
-            self.validation = accelerator.prepare(DataLoader(task.validation, collate_fn=collate, **options))
+            options = {
+                "batch_size": args.per_device_eval_batch_size,
+                "num_workers": args.dataloader_num_workers,
+                "collate_fn": collate,
+                "worker_init_fn": functools.partial(begin_worker, leaving_flag()),
+            }
+            self.validation = accelerator.prepare(DataLoader(task.validation, **options))
         self.steps_per_epoch = math.ceil(len(self.loader) / args.gradient_accumulation_steps)
         self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
@@ -101,18 +133,21 @@ class Loop:
         # Not prepared: Accelerate would step it once for each process.
         self.schedule = schedule_of(args, optimizer, self.steps, self.steps_per_epoch, self.global_batch_size)
         self.accelerator.register_for_checkpointing(self.schedule)
-        self.plain = self.accelerator.unwrap_model(self.model)
+        self.plain = task.built.model  # without what wraps it: DDP, torch.compile; FSDP2 shares it out in place
         self.ema = WeightAverage(self.plain, args.ema_decay, warmup=args.ema_warmup) if args.ema_decay else None
-        self.progress = {"step": 0, "global_batch_size": self.global_batch_size, "history": []}
+        self.step, self.history, self.results = 0, [], {}
 
     def run(self, checkpoint: Path | None) -> bool:
         """Train to the end, or until SIGTERM; returns whether the end was reached."""
         if checkpoint is not None:
             self.load(checkpoint)
-        start, first = time.perf_counter(), self.progress["step"]
+        elif self.args.process_index:  # dropout and skipped branches are each process's own
+            torch.manual_seed(combine(self.args.seed, self.args.process_index))
+        start, first = time.perf_counter(), self.step
         bar = tqdm(total=self.steps, initial=first, desc="training", disable=not self.accelerator.is_main_process)
-        with StopRequest() as stop, bar:
-            while self.progress["step"] < self.steps:
+        workers = lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir))
+        with StopRequest() as stop, bar, workers:
+            while self.step < self.steps:
                 if not self.epoch(stop, bar):
                     return False
         seconds = time.perf_counter() - start
@@ -124,7 +159,7 @@ class Loop:
 
     def epoch(self, stop: StopRequest, bar: tqdm) -> bool:
         """The rest of an epoch; returns False if the run is to stop."""
-        args, step = self.args, self.progress["step"]
+        args, step = self.args, self.step
         epoch, done = divmod(step, self.steps_per_epoch)
         accumulation = args.gradient_accumulation_steps
         batches = self.loader.batches(epoch, start=done * accumulation)
@@ -134,13 +169,14 @@ class Loop:
             last = number + 1 == len(self.loader)
             updates = last or (number + 1) % accumulation == 0
             with contextlib.nullcontext() if updates else self.accelerator.no_sync(self.model):
+                self.accelerator.gradient_state._set_sync_gradients(updates)  # DeepSpeed steps by it
                 loss = self.forward_and_backward(batch, parts=min(accumulation, len(self.loader) - begun))
             total, count = total + loss, count + 1
             if not updates:
                 continue
             rate = self.schedule.get_last_lr()[0]
             self.update()
-            step = self.progress["step"] = step + 1
+            step = self.step = step + 1
             bar.update()
             saves = step == self.steps or (step % args.checkpointing_steps == 0 if args.checkpointing_steps else last)
             stops = stop.agreed(step, self.accelerator.device)
@@ -158,11 +194,12 @@ class Loop:
     def forward_and_backward(self, batch: dict, parts: int) -> torch.Tensor:
         """Add the gradients of one micro-batch of `parts` in this step; returns its loss."""
         self.model.train()
-        self.unreadable.note(batch.pop("unreadable"))
-        batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        pixels, targets = self.augment(batch["pixel_values"], batch["labels"], batch["seeds"])
+        self.unreadable.note(batch["unreadable"])
+        device = self.accelerator.device
+        pixels, labels = (batch[name].to(device, non_blocking=True) for name in ("pixel_values", "labels"))
+        pixels, targets = self.augment(pixels, labels, batch["seeds"])  # what is drawn from seeds is drawn on the CPU
         with self.accelerator.autocast():
-            logits = self.model(pixel_values=pixels).logits
+            logits = self.model(pixel_values=self.as_input(pixels)).logits
         loss = soft_cross_entropy(logits, targets)
         # Accelerate divides by the usual number of micro-batches; the last step of an epoch may have fewer.
         self.accelerator.backward(loss * self.args.gradient_accumulation_steps / parts)
@@ -189,15 +226,14 @@ class Loop:
     def diverged(self, what: str) -> TrainingError:
         """How a run ends whose numbers are lost."""
         return TrainingError(
-            f"{what} at step {self.progress['step']}: the run has diverged. Lower --learning_rate, lengthen --warmup_epochs, or "
+            f"{what} at step {self.step}: the run has diverged. Lower --learning_rate, lengthen --warmup_epochs, or "
             f"clip with --max_grad_norm 1. {last_good_sentence(self.args.output_dir)}"
         )
 
     def record(self, numbers: dict[str, float]) -> None:
         """Keep numbers for the curves and send them to the trackers."""
-        step = self.progress["step"]
-        self.progress["history"].append({**numbers, "step": step, "epoch": step / self.steps_per_epoch})
-        self.accelerator.log(numbers, step=step)
+        self.history.append({**numbers, "step": self.step, "epoch": self.step / self.steps_per_epoch})
+        self.accelerator.log(numbers, step=self.step)
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy and loss of the averaged weights, the raw ones, or both."""
@@ -213,10 +249,11 @@ class Loop:
     def measure(self) -> dict[str, float]:
         """The model as it is, on the validation images; exact over all processes."""
         self.model.eval()
-        metric, total = TopKAccuracy(), 0.0
+        metric, total = self.metric_class(), 0.0
         for batch in tqdm(
             self.validation, desc="evaluating", leave=False, disable=not self.accelerator.is_main_process
         ):
+            self.unreadable.pass_over(batch["unreadable"])
             logits = self.model(pixel_values=self.normalize(batch["pixel_values"])).logits
             logits, labels = self.accelerator.gather_for_metrics((logits, batch["labels"]))
             metric.add_batch(predictions=logits, references=labels)
@@ -230,11 +267,11 @@ class Loop:
             raise self.diverged("A weight is not finite")
         main = self.accelerator.is_main_process
         wait = self.accelerator.wait_for_everyone
-        with writing(self.args.output_dir, self.progress["step"], seals=main, wait=wait) as folder:
+        # Files of these kinds are no model for from_pretrained.
+        shared_out = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        with writing(self.args.output_dir, self.step, seals=main, wait=wait) as folder:
             self.accelerator.save_state(str(folder))
-            if (
-                self.accelerator.distributed_type == DistributedType.FSDP
-            ):  # its own files are no model for from_pretrained
+            if shared_out:
                 self.save_model(folder)
             average = full_state(self.ema.state_dict()) if self.ema is not None else None
             if self.ema is not None:
@@ -243,7 +280,8 @@ class Loop:
             if main:
                 self.plain.config.save_pretrained(folder)
                 self.task.processor.save_pretrained(folder)
-                (folder / PROGRESS).write_text(json.dumps(self.progress) + "\n", encoding="utf-8")
+                write_position(folder, self.position())
+                write_json(folder / HISTORY, self.history)
                 if average is not None:
                     torch.save(average, folder / AVERAGE)
         if main:
@@ -256,47 +294,60 @@ class Loop:
             self.plain.save_pretrained(folder, state_dict=state)
             self.task.processor.save_pretrained(folder)
 
+    def position(self) -> dict:
+        """Where the run is, as a checkpoint says it."""
+        return position_of(self.args, self.step, self.steps_per_epoch, self.global_batch_size)
+
     def load(self, checkpoint: Path) -> None:
         """Take up a run where a checkpoint left it."""
-        if not (checkpoint / PROGRESS).is_file():
-            raise CheckpointError(f"{checkpoint} was not made by this script: it has no {PROGRESS}.")
-        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-        if progress["global_batch_size"] != self.global_batch_size:
-            raise CheckpointError(
-                f"{checkpoint} was made with {progress['global_batch_size']} images a step, but this run would have "
-                f"{self.global_batch_size}. Set --per_device_train_batch_size and --gradient_accumulation_steps accordingly."
-            )
-        self.accelerator.load_state(str(checkpoint))
-        self.progress = progress
+        if not (checkpoint / HISTORY).is_file():
+            raise CheckpointError(f"{checkpoint} was not made by this script: it has no {HISTORY}.")
+        step = read_position(checkpoint, self.position(), streams=self.loader.streams)
+        average = read_average(checkpoint) if self.ema is not None else None
+        try:
+            with own_rates(self.optimizer, self.schedule):
+                self.accelerator.load_state(str(checkpoint))
+        except RuntimeError as error:
+            reason = [*str(error).splitlines(), ""][1].strip() or str(error)
+            raise CheckpointError(f"{checkpoint} holds another model than the one to be trained: {reason}") from error
+        self.step = step
+        self.history = json.loads((checkpoint / HISTORY).read_text(encoding="utf-8"))
         if self.ema is not None:
-            saved = torch.load(checkpoint / AVERAGE, map_location="cpu", weights_only=True)
-            self.ema.load_state_dict(shard_like(saved, self.ema.state_dict()))
+            self.ema.load_state_dict(shard_like(average, self.ema.state_dict()))
+        if self.accelerator.is_main_process and belongs_to(checkpoint, self.args.output_dir):
+            for path in set_aside_newer(self.args.output_dir, step):
+                tqdm.write(f"The run goes on from step {step}; what came after is now {path}.")
 
     def finish(self) -> None:
         """Leave the model, its results and the curves in the output folder."""
         folder = Path(self.args.output_dir)
-        results = {**self.results, "train_loss": self.newest("loss"), "step": self.progress["step"]}
-        if self.validation is not None:
-            results.update(self.evaluate())
+        trained = {**self.results, "train_loss": self.newest("loss"), "step": self.step}
+        found = self.evaluate() if self.validation is not None else {}
         average = self.ema is not None and self.args.save_weights == "ema"
         with self.ema.applied_to(self.plain) if average else contextlib.nullcontext():
             self.save_model(folder)
-        if self.accelerator.is_main_process:
-            (folder / "all_results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            name = type(self.plain).__name__.removesuffix("ForImageClassification")
-            title = (
-                f"{name} on {self.task.data.source}, {self.task.built.image_size} px: {self.steps} steps of "
-                f"{self.global_batch_size} images, seed {self.args.seed}"
-            )
-            draw_curves(self.progress["history"], folder / "curves.png", title)
-            print("\n".join(f"{key:<26} {value:.4g}" for key, value in results.items()))
-            if self.args.push_to_hub:
-                self.plain.push_to_hub(self.args.hub_model_id or folder.resolve().name)
-                self.task.processor.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+        if not self.accelerator.is_main_process:
+            return
+        for name, results in {"train": trained, "eval": found, "all": {**trained, **found}}.items():
+            write_json(folder / f"{name}_results.json", results)
+        print("\n".join(f"{key:<26} {value:.4g}" for key, value in {**trained, **found}.items()))
+        if self.args.push_to_hub:
+            self.plain.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+            self.task.processor.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+        title = (
+            f"{class_name(self.plain)} on {self.task.data.source}, {self.task.built.image_size} px: {self.steps} steps of "
+            f"{self.global_batch_size} images, seed {self.args.seed}"
+        )
+        draw(self.history, folder / "curves.png", title)
 
     def newest(self, name: str) -> float:
         """The last record of a number."""
-        return next((entry[name] for entry in reversed(self.progress["history"]) if name in entry), math.nan)
+        return next((entry[name] for entry in reversed(self.history) if name in entry), math.nan)
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write numbers down."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -306,12 +357,13 @@ def main() -> None:
         accelerator = make_accelerator(args)
         task, checkpoint = prepare(model_args, data_args, args)
         loop = Loop(task, args, accelerator, data_args.max_unreadable_images)
-        if args.overwrite_output_dir and checkpoint is None and accelerator.is_main_process:
+        anew = args.overwrite_output_dir and not belongs_to(checkpoint, args.output_dir)
+        if anew and accelerator.is_main_process:
             remove_run(args.output_dir)
         if loop.run(checkpoint):
             loop.finish()
         elif accelerator.is_main_process:
-            print(f"Stopped by SIGTERM after step {loop.progress['step']}. {last_good_sentence(args.output_dir)}")
+            print(f"Stopped by SIGTERM after step {loop.step}. {last_good_sentence(args.output_dir)}")
         accelerator.end_training()
 
 

@@ -21,7 +21,8 @@ class Row:
     `times_the_step`: its rate over that of the fastest of the models' training steps, `step_model`, in the same round.
     `waiting_share`: of the time of all steps, what `next(loader)` took, where a loader feeds the steps.
     `repeats`: views of each image that is decoded. `batches`: in one measurement. `batch_ms`: of a batch, from the median rate.
-    `threads`: of torch in this process; loaders' workers have one each.
+    `threads`: of torch in this process; loaders' workers have one each. `taken_by_others`: share of all processors' time that other
+    processes had meanwhile, which should be next to nothing.
     """
 
     what: str
@@ -45,6 +46,7 @@ class Row:
     rounds: int
     images: int
     image_bytes: int
+    taken_by_others: float | None
     device: str
     device_name: str
     threads: int
@@ -132,8 +134,11 @@ def conditions_sentence(rows: list[dict[str, str]], csv_path: Path) -> str:
     """What the figures of a CSV depend on."""
     step = next(row for row in rows if row["what"] == STEP)
     compiled = "compiled" if step["compiled"] == "True" else "not compiled"
+    others = ""
+    if step["taken_by_others"]:
+        others = f", other processes taking {_percent(step['taken_by_others'])} of the processors"
     return (
-        f"Medians over {step['rounds']} rounds in which all take turns, on {step['device_name']}: {step['image_size']} px, steps in "
+        f"Medians over {step['rounds']} rounds in which all take turns, on {step['device_name']}{others}: {step['image_size']} px, steps in "
         f"{step['dtype']}, {compiled}; {step['images']} JPEGs of 500 x 375 pixels and {int(step['image_bytes']) / 1000:.0f} kB, cut from "
         f"scikit-learn's two photographs, in memory (the system's cache of files); torch {step['torch']}, Pillow {step['pillow']}, "
         f"kornia {step['kornia']}. [{csv_path.name}]({csv_path.as_posix()})"

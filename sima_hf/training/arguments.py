@@ -188,7 +188,12 @@ class RecipeArguments:
         for name in ("mixup", "cutmix", "warmup_epochs", "cooldown_epochs", "min_learning_rate", "color_jitter"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, but {getattr(self, name)} came.")
-        for name in ("repeated_augmentation", "per_device_train_batch_size", "gradient_accumulation_steps"):
+        for name in (
+            "repeated_augmentation",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be 1 or more, but {getattr(self, name)} came.")
         if not 0 < self.min_crop_area <= 1:
@@ -214,6 +219,8 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
     save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
     # Batches carry the views' seeds and the names of unreadable images, which no model's forward takes.
     remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is."))
+    # Processes wait for the one that downloads the data.
+    ddp_timeout: int = field(default=6 * 3600, metadata=_help("Seconds that processes wait for each other."))
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata=_help("Look for parameters without gradients in each step; needed by few models.")
     )

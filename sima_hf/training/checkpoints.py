@@ -201,6 +201,28 @@ def remove_leftovers(run_dir: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def belongs_to(checkpoint: str | Path | None, run_dir: str | Path) -> bool:
+    """Whether a checkpoint is one of the run in a folder."""
+    return checkpoint is not None and Path(checkpoint).resolve().parent == Path(run_dir).resolve()
+
+
+def set_aside_newer(run_dir: str | Path, step: int) -> list[Path]:
+    """Take the checkpoints after a step out of the way of a run that goes on from that step, under names of another kind.
+
+    Else the branch that was given up would be what `--resume_from_checkpoint last` means, and what is kept.
+
+    Returns:
+        Where they are now.
+    """
+    moved = []
+    for path in checkpoints(run_dir):
+        if step_of(path) > step:
+            place = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(place, ignore_errors=True)
+            moved.append(path.rename(place))
+    return moved
+
+
 def check_output_dir(run_dir: str | Path, may_hold_a_run: bool) -> None:
     """Make sure that a run does not mix with what is in its folder already.
 

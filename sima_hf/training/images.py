@@ -4,6 +4,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
@@ -156,6 +157,9 @@ def decode(image) -> PILImage.Image:
         image = _opened(image)
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)  # as `datasets` and the pipelines of Transformers do
+    if image.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
+        levels = np.asarray(image, dtype=np.float64)
+        image = PILImage.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -3,16 +3,19 @@
 import os
 import signal
 import threading
+import time
 
 import torch
 
 
 # How often processes agree on whether one of them was asked to stop: an exchange costs a synchronisation on a GPU.
 STEPS_BETWEEN_QUESTIONS = 10
+# Schedulers and launchers may both send it: what comes so soon after is the same request.
+SECONDS_OF_ONE_REQUEST = 5.0
 
 
 class StopRequest:
-    """While entered, SIGTERM sets `requested` instead of ending the process; a second one ends it at once.
+    """While entered, SIGTERM sets `requested` instead of ending the process; a second one, some seconds later, ends it at once.
 
     Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
@@ -20,6 +23,7 @@ class StopRequest:
     def __init__(self):
         self.requested = False
         self._before = None
+        self._first = 0.0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -32,9 +36,10 @@ class StopRequest:
             self._before = None
 
     def _handle(self, number: int, frame) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._first = True, time.monotonic()
+        elif time.monotonic() - self._first > SECONDS_OF_ONE_REQUEST:
             os._exit(128 + number)
-        self.requested = True
 
     def agreed(self, step: int, device: torch.device | str = "cpu") -> bool:
         """Whether any process was asked to stop; every process gets the same answer for the same step.

@@ -1,16 +1,17 @@
 """The training loader: batches that are a function of (seed, epoch, number), however they are loaded."""
 
+import contextlib
 import functools
 import multiprocessing.util
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from transformers.utils import logging
 
-from ..errors import DataError
+from ..errors import DataError, TrainingError
 from .images import TrainImages, collate
 from .sampling import EpochBatches
 from .streaming import StreamedImages
@@ -137,6 +138,22 @@ def _with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
     raise DataError(sentence)
 
 
+@contextlib.contextmanager
+def lost_workers_as_errors(what_next: Callable[[], str]) -> Iterator[None]:
+    """Turn DataLoader's report of a worker that died into a TrainingError that ends in `what_next()`."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        # Either DataLoader notices that it is gone, or what it was just handing over breaks off.
+        broken_off = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        if "DataLoader worker" not in str(error) and not broken_off:
+            raise
+        raise TrainingError(
+            f"A process that loads images died ({str(error).splitlines()[0]}); it may have run out of memory: lower "
+            f"--dataloader_num_workers or --dataloader_prefetch_factor. {what_next()}"
+        ) from error
+
+
 class Unreadable:
     """Counts the images that could not be read, each once, and ends the run where they are too many.
 
@@ -147,7 +164,7 @@ class Unreadable:
     """
 
     def __init__(self, most: int = 0):
-        self.most, self.names = most, []
+        self.most, self.names, self.passed_over = most, [], []
 
     def note(self, names: Iterable[str]) -> None:
         """Log a warning for each name that is new.
@@ -165,6 +182,13 @@ class Unreadable:
                 f"{len(self.names)} images cannot be read, but at most {self.most} may be left out: {listed(self.names)}. Mend "
                 "or remove them, or allow more (--max_unreadable_images in the scripts)."
             )
+
+    def pass_over(self, names: Iterable[str]) -> None:
+        """Log a warning for each name that is new, without counting it: validation images, which no metric counts either."""
+        for name in names:
+            if name not in self.passed_over:
+                self.passed_over.append(name)
+                logger.warning(f"Not measured: {name} cannot be read.")
 
 
 def listed(names: list[str], most: int = 10) -> str:

@@ -56,6 +56,8 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
         )
     if arguments.calibrate and not arguments.patch:
         raise ValueError("--calibrate follows a softmax model that is being swapped: it needs --patch.")
+    if arguments.image_size is not None and arguments.image_size < 1:
+        raise ValueError(f"--image_size must be 1 or more, but {arguments.image_size} came.")
     trained = arguments.patch or arguments.model_name_or_path
     built = _trained(arguments, labels, drop_path) if trained else _fresh(arguments, labels, drop_path)
     for name, parameter in built.model.named_parameters():
@@ -129,7 +131,7 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
 def _reorder(model: PreTrainedModel, order: list[int]) -> None:
     """Bring the rows of a trained classification head into another order of the same classes."""
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name.endswith("classifier") and module.out_features == len(order):
+        if isinstance(module, torch.nn.Linear) and "classifier" in name and module.out_features == len(order):
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     parameter.copy_(parameter[order])

@@ -1,12 +1,14 @@
 """What the optimizer is given: which parameters decay, which learning rate, and how it changes from step to step."""
 
+import contextlib
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 # Parameters that stand for a token, a position or a scale, by the names that Transformers' vision models have for them.
@@ -83,8 +85,8 @@ def cosine_schedule(
     """Linear warm-up, half a cosine, and a cooldown at the smallest rate; a new rate at each step, for each group its own.
 
     From `warmup_lr` at step 0 to the group's rate at step `warmup_steps`, along a cosine to `min_lr` at step
-    `steps - cooldown_steps`, then `min_lr`. A scheduler that loads the state of another goes on from its step with the
-    numbers given here.
+    `steps - cooldown_steps`, then `min_lr`. Inside `own_rates`, a scheduler that loads the state of another goes on
+    from its step with the numbers given here.
 
     Args:
         optimizer: its groups hold the rate that each rises to.
@@ -113,6 +115,21 @@ def cosine_schedule(
     shape = {"steps": steps - cooldown_steps, "warmup_steps": warmup_steps, "warmup_lr": warmup_lr, "min_lr": min_lr}
     # functools.partial of a module's function can be pickled, and LambdaLR leaves it out of its state.
     return LambdaLR(optimizer, [functools.partial(_factor, peak=peak, **shape) for peak in peaks])
+
+
+@contextlib.contextmanager
+def own_rates(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
+    """Within it, the states of a checkpoint are loaded; rates and decays stay those of this run, whatever the checkpoint's were."""
+    if not isinstance(scheduler, LambdaLR):
+        yield
+        return
+    bases, decays = list(scheduler.base_lrs), [group["weight_decay"] for group in optimizer.param_groups]
+    yield
+    scheduler.base_lrs = bases
+    for group, base, decay, factor in zip(optimizer.param_groups, bases, decays, scheduler.lr_lambdas, strict=True):
+        group["initial_lr"], group["weight_decay"] = base, decay
+        group["lr"] = base * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _factor(step: int, peak: float, steps: int, warmup_steps: int, warmup_lr: float, min_lr: float) -> float:

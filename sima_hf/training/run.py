@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
-from ..errors import SimAError
+from ..errors import MissingDependencyError, SimAError
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
 from .augmentation import normalize
-from .checkpoints import check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
+from .checkpoints import belongs_to, check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
 from .curves import draw_curves
 from .data import ImageData, load_image_data
 from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
-from .processors import normalization, processor_for
+from .processors import load_processor, normalization, processor_for
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
@@ -67,6 +68,10 @@ def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
             defaults = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}.") from error
+        if not isinstance(defaults, dict):
+            raise ValueError(
+                f"{path} must hold an object with one entry for each argument, but it is a {type(defaults).__name__}."
+            )
         known = {field.name for kind in kinds for field in fields(kind)}
         foreign = sorted(set(defaults) - known)
         if foreign:
@@ -85,7 +90,7 @@ def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterato
         where = f" {last_good_sentence(output_dir)}" if output_dir else ""
         print(f"\n{script}: interrupted.{where}", file=sys.stderr)
         sys.exit(130)
-    except (SimAError, ValueError, OSError, ImportError) as error:
+    except (SimAError, ValueError, OSError, ImportError, SafetensorError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
@@ -109,19 +114,47 @@ def prepare(
     logging.disable_progress_bar()  # of saving and loading weights; training keeps its own
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
     with args.main_process_first(desc="loading the data"):
-        data = load_data(data_args)
+        data = load_data(data_args, model_args.token)
     set_seed(args.seed)
     built = build_model(model_args, data.labels, args.drop_path)
-    processor = processor_for(built.processor, built.image_size, model_args.eval_crop_pct)
-    check_output_dir(args.output_dir, checkpoint is not None or args.overwrite_output_dir)
+    source = built.processor and load_processor(
+        built.processor,
+        revision=model_args.revision or "main",
+        token=model_args.token,
+        trust_remote_code=model_args.trust_remote_code,
+    )
+    processor = processor_for(source, built.image_size, model_args.eval_crop_pct)
+    check_output_dir(args.output_dir, belongs_to(checkpoint, args.output_dir) or args.overwrite_output_dir)
+    if args.should_save:
+        make_writable(args.output_dir)
     train, validation = images_of(data, data_args, args, processor, built.image_size)
     if model_args.calibrate and checkpoint is None:
-        shown = EvalImages(data.train.select(range(min(model_args.calibrate, len(data.train)))), EvalView(processor))
-        calibrated(built, _batches(shown, processor), progress=args.should_log and not args.disable_tqdm)
+        if data_args.streaming:
+            raise ValueError(
+                "--calibrate needs training images from all over the data set, which a stream has not: leave out one."
+            )
+        shown = EvalImages(_some(data.train, model_args.calibrate), EvalView(processor))
+        calibrated(
+            built, _batches(shown, processor), progress=args.should_save and not getattr(args, "disable_tqdm", False)
+        )
+    if validation is None:
+        args.eval_strategy = "no"
     return Task(data, built, processor, train, validation), checkpoint
 
 
-def load_data(data_args: DataArguments) -> ImageData:
+def make_writable(folder: str) -> None:
+    """Make a folder and write into it, so that a run does not find at its first checkpoint that it cannot.
+
+    Raises:
+        OSError: it cannot be made, or not be written into.
+    """
+    probe = Path(folder) / ".writable"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text("", encoding="utf-8")
+    probe.unlink()
+
+
+def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
     """The splits that the arguments name, cut down to what they allow.
 
     Raises:
@@ -142,6 +175,7 @@ def load_data(data_args: DataArguments) -> ImageData:
         label_column=data_args.label_column,
         labels=Path(data_args.labels_file).read_text(encoding="utf-8").splitlines() if data_args.labels_file else None,
         num_images=data_args.num_train_images,
+        **({"token": token} if token else {}),
     )
     if data_args.max_train_images and data_args.streaming:
         data.num_train = min(data.num_train or data_args.max_train_images, data_args.max_train_images)
@@ -209,6 +243,19 @@ def _batches(images: EvalImages, processor, size: int = 64) -> Iterator[torch.Te
         yield normalize(pixels, *normalization(processor))
 
 
+def class_name(model: torch.nn.Module) -> str:
+    """What to call a model in a picture: SimADeiT."""
+    return type(model).__name__.removesuffix("ForImageClassification")
+
+
+def draw(history: list[dict], path: Path, title: str) -> None:
+    """The curves of a run; a warning where matplotlib is missing, for a picture must not cost a finished run its end."""
+    try:
+        draw_curves(history, path, title)
+    except MissingDependencyError as error:
+        logger.warning(f"No curves: {error}")
+
+
 def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None) -> dict[str, float]:
     """Train, evaluate, and leave in the output folder: the model, its image processor, results, state, and a picture of the curves.
 
@@ -216,7 +263,7 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
         What `all_results.json` holds; {} if SIGTERM ended the training before its end.
     """
     args = trainer.args
-    if args.should_save and args.overwrite_output_dir and checkpoint is None:
+    if args.should_save and args.overwrite_output_dir and not belongs_to(checkpoint, args.output_dir):
         remove_run(args.output_dir)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.stopped_by_signal:
@@ -233,11 +280,10 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
         trainer.save_metrics("eval", metrics)
     trainer.save_state()
     if args.should_save:
-        name = type(trainer.model).__name__.removesuffix("ForImageClassification")
-        draw_curves(
+        draw(
             trainer.state.log_history,
             Path(args.output_dir) / "curves.png",
-            f"{name} on {task.data.source}, {task.built.image_size} px: {trainer.state.num_train_epochs} epochs, "
+            f"{class_name(trainer.model)} on {task.data.source}, {task.built.image_size} px: {trainer.state.num_train_epochs} epochs, "
             f"{trainer.global_batch_size} images a step, seed {args.seed}",
         )
         card = {"tasks": "image-classification", "dataset": task.data.source, "tags": ["image-classification", "sima"]}

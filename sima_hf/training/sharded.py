@@ -1,8 +1,15 @@
 """Models shared out among processes (FSDP2): which layers by themselves, and states to and from whole tensors."""
 
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
+
+from ..errors import CheckpointError
+
+
+AVERAGE = "ema_state.pt"
 
 
 def share_out_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
@@ -24,6 +31,18 @@ def all_finite(model: torch.nn.Module) -> torch.Tensor:
     """Whether no weight of a model is infinite or NaN: a boolean scalar, on the model's device; all processes ask together."""
     found = [parameter.detach().isfinite().all() for parameter in model.parameters()]
     return torch.stack([one.full_tensor() if hasattr(one, "full_tensor") else one for one in found]).all()
+
+
+def read_average(checkpoint: Path) -> dict:
+    """The state of a checkpoint's `WeightAverage`, whole, on the CPU.
+
+    Raises:
+        CheckpointError: the run that made it kept no average.
+    """
+    path = checkpoint / AVERAGE
+    if not path.is_file():
+        raise CheckpointError(f"{checkpoint} has no average of the weights; go on with --ema_decay 0.")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def full_state(state: dict) -> dict:

@@ -1,13 +1,14 @@
 """`SimATrainer`: Transformers' Trainer with SimA's recipe, an average of the weights, and checkpoints that are whole."""
 
 import contextlib
-import json
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SchedulerType
 from transformers.utils import logging
 
@@ -15,23 +16,31 @@ from ..errors import CheckpointError, TrainingError
 from .arguments import SimATrainingArguments
 from .augmentation import normalize
 from .batch_norm import synchronize_batch_norm
-from .checkpoints import PREFIX, keep_newest, last_good_sentence, remove_leftovers, writing
+from .checkpoints import (
+    PREFIX,
+    belongs_to,
+    keep_newest,
+    last_good_sentence,
+    remove_leftovers,
+    set_aside_newer,
+    writing,
+)
 from .ema import WeightAverage
 from .images import collate
 from .interruption import StopRequest
-from .loading import Unreadable, training_loader
+from .loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
 from .losses import soft_cross_entropy
 from .metrics import compute_metrics, top_classes
-from .optimization import parameter_groups
+from .optimization import own_rates, parameter_groups
+from .position import position_of, read_position, write_position
+from .randomness import combine
 from .recipe import augmentation_of, rate_of, schedule_of
-from .sharded import all_finite, full_state, shard_like, share_out_layers
+from .sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
 from .streaming import StreamedImages
 
 
 logger = logging.get_logger(__name__)
 
-POSITION = "position.json"
-AVERAGE = "ema_state.pt"
 AVERAGE_MODEL = "ema"
 _EXACT_LOSS = "loss_of_each_image"
 
@@ -85,6 +94,7 @@ class SimATrainer(Trainer):
         self.stop_request = StopRequest()
         self.stopped_by_signal = False
         self._resumes_from: Path | None = None
+        self._goes_on_from = 0
         self._updates_per_epoch: int | None = None
         self.add_callback(_AfterEachStep(self))  # behind the flow callback, whose decisions it adds to
 
@@ -106,23 +116,37 @@ class SimATrainer(Trainer):
             persistent_workers=args.dataloader_persistent_workers,
         )
         self._updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-        if self._resumes_from is not None and hasattr(self.train_dataset, "start_at"):
-            step = json.loads((self._resumes_from / POSITION).read_text(encoding="utf-8"))["step"]
-            epoch, update = divmod(step, self._updates_per_epoch)
-            self.train_dataset.start_at(epoch, update * args.gradient_accumulation_steps)
+        self._goes_on_from = 0
+        if self._resumes_from is not None:
+            streams = isinstance(self.train_dataset, StreamedImages)
+            step = self._goes_on_from = read_position(self._resumes_from, self._position(), streams)
+            if streams:
+                epoch, update = divmod(step, self._updates_per_epoch)
+                self.train_dataset.start_at(epoch, update * args.gradient_accumulation_steps)
         return loader
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         names, seeds = inputs.pop("unreadable", ()), inputs.pop("seeds", None)
-        self.unreadable.note(names)
+        training = self.model.training and seeds is not None
+        self.unreadable.note(names) if training else self.unreadable.pass_over(names)
+        inputs = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
         inputs = super()._prepare_inputs(inputs)
         pixels = inputs["pixel_values"]
         if pixels.dtype == torch.uint8:
-            if self.model.training and seeds is not None:
-                inputs["pixel_values"], inputs["labels"] = self.augmentation(pixels, inputs["labels"], seeds)
+            if training:
+                pixels, inputs["labels"] = self.augmentation(pixels, inputs["labels"], seeds)
             else:
-                inputs["pixel_values"] = normalize(pixels, self.image_mean, self.image_std)
+                pixels = normalize(pixels, self.image_mean, self.image_std)
+            # DeepSpeed's models are in half precision by themselves, without autocast.
+            inputs["pixel_values"] = pixels.to(self.model.dtype) if self.is_deepspeed_enabled else pixels
         return inputs
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        """As Trainer's; its workers outlive a SIGTERM to the whole job, as those of training do."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = functools.partial(begin_worker, leaving_flag())
+        return loader
 
     # Loss and optimisation
 
@@ -168,41 +192,27 @@ class SimATrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As `Trainer.train`; `resume_from_checkpoint` is a checkpoint that `checkpoint_to_resume` has checked."""
         self._resumes_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        if self._resumes_from is not None:
-            self._check_position(self._resumes_from)
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
-        try:
-            with self.stop_request:
-                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                raise TrainingError(
-                    f"A process that loads images died at step {self.state.global_step} ({str(error).splitlines()[0]}); it may "
-                    "have run out of memory: lower --dataloader_num_workers or --dataloader_prefetch_factor. "
-                    f"{last_good_sentence(self.args.output_dir)}"
-                ) from error
-            raise
+        with self.stop_request, lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir)):
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _check_position(self, checkpoint: Path) -> None:
-        try:
-            before = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{checkpoint} has no {POSITION}: it was not made by SimATrainer.") from None
-        if before["global_batch_size"] != self.global_batch_size:
-            raise CheckpointError(
-                f"{checkpoint} was made with {before['global_batch_size']} images a step, but this run would have "
-                f"{self.global_batch_size}. Set --per_device_train_batch_size and --gradient_accumulation_steps so that, times "
-                "the number of processes, they give the same."
-            )
-        readers = {"num_processes": self.args.world_size, "dataloader_num_workers": self.args.dataloader_num_workers}
-        if isinstance(self.train_dataset, StreamedImages) and any(
-            before[name] != now for name, now in readers.items()
-        ):
-            logger.warning(
-                f"{checkpoint} was made by {before['num_processes']} processes with {before['dataloader_num_workers']} workers each; "
-                "with other numbers a stream goes on in another order than it would have."
-            )
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # taken up at its end, in the middle of an epoch
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
+    def begin(self) -> None:
+        """What comes right before the first step, when the checkpoint has been loaded."""
+        self._begin_average()
+        if self._resumes_from is None:
+            if self.args.process_index:  # dropout and skipped branches are each process's own
+                torch.manual_seed(combine(self.args.seed, self.args.process_index))
+            return
+        if self.args.should_save and belongs_to(self._resumes_from, self.args.output_dir):
+            for path in set_aside_newer(self.args.output_dir, self._goes_on_from):
+                logger.warning(f"The run goes on from step {self._goes_on_from}; what came after is now {path}.")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`; a loss that is not finite ends the run."""
@@ -266,12 +276,21 @@ class SimATrainer(Trainer):
             if best and (best == step or (run_dir / f"{PREFIX}{best}").exists()):
                 self.state.best_model_checkpoint = str(run_dir / f"{PREFIX}{best}")
             if seals:
+                self._note_callbacks()
                 self.state.save_to_json(str(folder / "trainer_state.json"))
-                (folder / POSITION).write_text(json.dumps(self._position(), indent=1) + "\n", encoding="utf-8")
+                write_position(folder, self._position())
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / f"{PREFIX}{step}"))
         if seals:
             keep_newest(run_dir, self.args.save_total_limit, protected=self.state.best_model_checkpoint)
+
+    def _note_callbacks(self) -> None:
+        """Put the state of callbacks that have one (early stopping's patience) into the trainer's, as Trainer does when it saves."""
+        keepers = [one for one in [*self.callback_handler.callbacks, self.control] if isinstance(one, ExportableState)]
+        for name in {type(one).__name__ for one in keepers}:
+            states = [one.state() for one in keepers if type(one).__name__ == name]
+            kept = self.state.stateful_callbacks.get(name)
+            self.state.stateful_callbacks[name] = states if isinstance(kept, list) else states[0]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's; of a model that is shared out (FSDP2), the whole."""
@@ -283,15 +302,8 @@ class SimATrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _position(self) -> dict:
-        return {
-            "step": self.state.global_step,
-            "epoch": self.state.epoch,
-            "global_batch_size": self.global_batch_size,
-            "images_seen": self.state.global_step * self.global_batch_size,
-            "num_processes": self.args.world_size,
-            "dataloader_num_workers": self.args.dataloader_num_workers,
-            "seed": self.args.seed,
-        }
+        step = self.state.global_step
+        return position_of(self.args, step, self._updates_per_epoch, self.global_batch_size)
 
     def _check_finite(self) -> None:
         flag = (all_finite(self.model) & self._tr_loss.isfinite()).reshape(1).int()
@@ -307,6 +319,16 @@ class SimATrainer(Trainer):
         if self.args.should_save:
             torch.save(state, folder / AVERAGE)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with own_rates(self.optimizer, self.lr_scheduler) if checkpoint else contextlib.nullcontext():
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As Trainer's; the average of the weights becomes the best checkpoint's too."""
+        super()._load_best_model()
+        if self.ema is not None and self.state.best_model_checkpoint:
+            self._load_average(Path(self.state.best_model_checkpoint))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """As Trainer's, but through `from_pretrained`, which knows the names under which Transformers saves a model."""
         own = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -321,17 +343,16 @@ class SimATrainer(Trainer):
                 f"{resume_from_checkpoint} holds another model than the one to be trained: {str(error).splitlines()[1].strip()}"
             ) from error
 
-    def begin_average(self) -> None:
+    def _begin_average(self) -> None:
         """Start the average of the weights, or take it up where the checkpoint left it."""
         if not self.args.ema_decay:
             return
         self.ema = WeightAverage(self.model, self.args.ema_decay, warmup=self.args.ema_warmup)
         if self._resumes_from is not None:
-            path = self._resumes_from / AVERAGE
-            if not path.is_file():
-                raise CheckpointError(f"{self._resumes_from} has no average of the weights; go on with --ema_decay 0.")
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            self.ema.load_state_dict(shard_like(saved, self.ema.state_dict()))
+            self._load_average(self._resumes_from)
+
+    def _load_average(self, checkpoint: Path) -> None:
+        self.ema.load_state_dict(shard_like(read_average(checkpoint), self.ema.state_dict()))
 
 
 def _ranks_and_losses(logits, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -354,7 +375,7 @@ class _AfterEachStep(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.begin_average()
+        self.trainer.begin()
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer

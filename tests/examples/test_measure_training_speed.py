@@ -74,6 +74,7 @@ def test_cut_short(script, tmp_path, capsys):
         assert (row["rounds"], row["batch"], row["image_size"], row["device"]) == ("2", "4", "32", "cpu")
         assert row["device_name"]
         assert row["revision"]
+        assert 0 <= float(row["taken_by_others"]) <= 1
         assert row["torch"] == torch.__version__
         assert bool(row["waiting_share"]) == (row["what"] == FED)
     text = readme.read_text()
@@ -107,68 +108,68 @@ def test_images_are_of_imagenets_shape(parts, folder):
     assert {row["image"]["bytes"] for row in shards} == {file.read_bytes() for file in files}
 
 
-class SlowView:
-    """Takes a time that is known, without the processor."""
+class Images(torch.utils.data.Dataset):
+    """Training images that take `seconds` each of a clock that nothing else moves, in the process that reads the clock."""
 
-    def __init__(self, seconds):
-        self.seconds = seconds
-
-    def __call__(self, image, seed):
-        time.sleep(self.seconds)
-        return torch.zeros(3, 4, 4, dtype=torch.uint8)
-
-
-def slow_images(parts, seconds):
-    image = {"bytes": None, "path": str(ROOT / "examples" / "results" / "quickstart_digits.png")}
-    data = datasets.Dataset.from_dict(
-        {"image": [image] * 4, "label": [0, 1, 0, 1]},
-        features=datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")}),
-    )
-    images = parts.loading.TrainImages(data, SlowView(seconds))
-    images._readable = lambda index, rows: (Image.new("RGB", (4, 4)), 0, [])  # nothing to decode
-    return images
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_loading_rate(parts, workers, monkeypatch):
-    images = slow_images(parts, 0.02)
-    monkeypatch.setattr(parts.loading, "repeated", lambda images, count: SeveralTimes(images, count))
-    contestant = parts.loading.loading(images, batch=2, workers=workers, repeats=1, batches=6)
-    sample = contestant.measure(0)
-    assert sample.images == 2 * 6 * max(1, workers) == 2 * contestant.about["batches"]
-    ideal = max(1, workers) / 0.02
-    assert 0.4 * ideal < sample.images / sample.seconds < 1.2 * ideal
-
-
-class SeveralTimes(torch.utils.data.Dataset):
-    """What `repeated` makes, of images that are not opened."""
-
-    def __init__(self, images, count):
-        self.images, self.count = images, count
+    def __init__(self, count, clock, seconds):
+        self.count, self.clock, self.seconds = count, clock, seconds
 
     def __len__(self):
         return self.count
 
     def __getitems__(self, draws):
+        self.clock.now += self.seconds * len(draws)
+        pixels = [torch.full((3, 4, 4), draw.seed % 256, dtype=torch.uint8) for draw in draws]
         return [
-            {"pixel_values": self.images.view(None, draw.seed), "labels": 0, "seeds": draw.seed, "unreadable": []}
-            for draw in draws
+            {"pixel_values": one, "labels": 0, "seeds": draw.seed, "unreadable": []}
+            for one, draw in zip(pixels, draws, strict=True)
         ]
 
 
-@pytest.mark.parametrize(("load", "step", "share"), [(0.03, 0.01, (0.5, 1)), (0.002, 0.1, (0, 0.25))])
-def test_waiting_is_seen(parts, monkeypatch, load, step, share):
-    images = slow_images(parts, load)
-    monkeypatch.setattr(parts.steps, "repeated", lambda images, count: SeveralTimes(images, count))
+@pytest.fixture
+def clock(parts, monkeypatch):
+    """The only time that the scripts know."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    for module in (parts.loading, parts.steps):
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "repeated", lambda images, count: Images(count, clock, images.seconds))
+    return clock
+
+
+def test_loading_rate(parts, clock):
+    contestant = parts.loading.loading(Images(4, clock, 0.02), batch=2, workers=0, repeats=3, batches=6)
+    assert contestant.about == {"what": "loading", "workers": 0, "repeats": 3, "batch": 2, "batches": 6}
+    sample = contestant.measure(0)
+    assert sample.images == 12
+    assert sample.images / sample.seconds == pytest.approx(50)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_workers_are_measured(parts, clock, workers):
+    contestant = parts.loading.loading(Images(4, clock, 0.0), batch=2, workers=workers, repeats=1, batches=3)
+    assert contestant.about["batches"] == 3 * workers
+    assert [contestant.measure(number).images for number in range(2)] == [6 * workers] * 2
+
+
+@pytest.mark.parametrize(("load", "step"), [(0.03, 0.01), (0.001, 0.1)])
+def test_waiting_is_seen(parts, clock, load, step):
     taken = []
-    model = SimpleNamespace(name="none", device="cpu", on_bytes=lambda batch: (taken.append(batch), time.sleep(step)))
-    fed, repeated = parts.steps.training_on_bytes(model, images, batch=2, workers=1, steps=4, wait=lambda: None)
+
+    def on_bytes(batch):
+        taken.append(batch)
+        clock.now += step
+
+    model = SimpleNamespace(name="none", device="cpu", on_bytes=on_bytes)
+    images = Images(4, clock, load)
+    fed, on_one = parts.steps.training_on_bytes(model, images, batch=2, workers=0, steps=4, wait=lambda: None)
     found = fed.measure(0)
     assert (found.images, len(taken)) == (8, 4)
-    assert share[0] <= found.waited / found.seconds <= share[1]
-    assert found.seconds >= 4 * step
-    found = repeated.measure(0)
-    assert found.waited / found.seconds < 0.1
+    assert found.waited == pytest.approx(4 * 2 * load)
+    assert found.seconds == pytest.approx(4 * (2 * load + step))
+    found = on_one.measure(0)
+    assert found.waited == 0
+    assert found.seconds == pytest.approx(4 * step)
     assert all(torch.equal(one["pixel_values"], taken[4]["pixel_values"]) for one in taken[4:])
     assert len({tuple(one["seeds"].tolist()) for one in taken[4:]}) == 4  # other augmentation each time
 
@@ -236,6 +237,17 @@ def test_a_step_trains(parts):
     assert all(not torch.equal(after[name], value) for name, value in before.items() if value.ndim > 1)
     assert step.average.num_updates == 3
     assert all(parameter.grad is None for parameter in after.values())
+
+
+def test_processor_seconds(script):
+    """What this process works is its own, and busy; what it sleeps is neither."""
+    before = script.processor_seconds()
+    stop = time.process_time() + 0.3
+    while time.process_time() < stop:
+        pass
+    everything, busy, own = (after - start for after, start in zip(script.processor_seconds(), before, strict=True))
+    assert 0.28 <= own <= 0.6
+    assert own - 0.1 <= busy <= everything + 0.1
 
 
 def test_mistakes(script, capsys):

@@ -1,16 +1,21 @@
 """Both training scripts end to end on small real data, from every kind of source, and what they say about bad input."""
 
+import contextlib
 import functools
 import importlib.util
 import io
 import json
+import os
 import runpy
+import signal
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import load_dataset
+from safetensors.torch import load_file
 from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
 from sima_hf.training.checkpoints import checkpoints, remove
@@ -190,6 +195,10 @@ def test_a_softmax_model_is_swapped_calibrated_and_trained_on(softmax_vit, folde
     }
     settings = {**LEARNS, **QUIET[TRAINER], **changes, "patch": original, "num_train_epochs": 1, "learning_rate": 1e-5}
     calibrated = run(TRAINER, tmp_path / "calibrated", train_dir=folder, calibrate=1000, **settings)["eval_accuracy"]
+    changes = {**settings, "disable_tqdm": None, "report_to": None}
+    assert run(LOOP, tmp_path / "loop", train_dir=folder, calibrate=1000, **changes)["eval_accuracy"] == pytest.approx(
+        calibrated, abs=0.03
+    )
     bare = run(TRAINER, tmp_path / "bare", train_dir=folder, **settings)["eval_accuracy"]
     assert calibrated > bare + 0.15
     assert calibrated > 0.8 * accuracy
@@ -284,8 +293,25 @@ TINY_MODEL = {name: TINY_ARGUMENTS[name] for name in ("variant", "config_overrid
         ({**TINY_MODEL, "per_device_train_batch_size": 5000}, "5000"),
         ({"patch": "/nowhere"}, "/nowhere"),
         ({**TINY_MODEL, "nonsense": 1}, "nonsense"),
+        ({**TINY_MODEL, "image_size": 0}, "--image_size must be 1 or more, but 0 came"),
+        ({**TINY_MODEL, "logging_steps": 0}, "--logging_steps must be 1 or more"),
+        ({**TINY_MODEL, "output_dir": "/proc/nowhere/run"}, "/proc/nowhere"),
     ],
-    ids=["no-model", "variant", "folder", "two-sources", "mixup", "crop", "resume", "batch", "patch", "argument"],
+    ids=[
+        "no-model",
+        "variant",
+        "folder",
+        "two-sources",
+        "mixup",
+        "crop",
+        "resume",
+        "batch",
+        "patch",
+        "argument",
+        "size",
+        "logging",
+        "output",
+    ],
 )
 def test_mistakes_get_a_sentence(arguments, words, complaint):
     for script in (TRAINER, LOOP):
@@ -300,6 +326,64 @@ def test_a_second_run_does_not_mix_with_the_first(tmp_path, complaint):
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
     run(LOOP, tmp_path / "out", **settings, overwrite_output_dir=True, seed=1)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
+
+
+def test_a_lower_rate_counts_when_a_run_goes_on(tmp_path):
+    settings = {**TINY_ARGUMENTS, "num_train_epochs": 1, "checkpointing_steps": 2, "save_total_limit": None}
+    run(LOOP, tmp_path / "out", **settings)
+    lower = {**settings, "learning_rate": 1e-5, "min_learning_rate": 0}
+    run(LOOP, tmp_path / "out", **lower, resume_from_checkpoint=tmp_path / "out" / "checkpoint-4")
+    history = json.loads((tmp_path / "out" / "checkpoint-6" / "history.json").read_text())
+    rates = [entry["learning_rate"] for entry in history if "loss" in entry]
+    assert min(rates[:4]) > 1e-5
+    assert max(rates[4:]) < 1e-5
+    assert (tmp_path / "out" / "abandoned-checkpoint-6").is_dir()
+
+
+def test_a_compiled_model_is_saved_under_its_own_names(tmp_path):
+    environment = {"ACCELERATE_DYNAMO_BACKEND": "EAGER"}
+    run(LOOP, tmp_path / "out", environment, **{**TINY_ARGUMENTS, "num_train_epochs": 1})
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-6" / "ema"):
+        assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("_orig_mod")]
+
+
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_a_worker_that_dies_ends_the_run_with_a_sentence(script, tmp_path):
+    save = {"save_strategy": "steps", "save_steps": 1} if script == TRAINER else {"checkpointing_steps": 1}
+    settings = {**TINY_ARGUMENTS, **QUIET[script], **save, "dataloader_num_workers": 1, "num_train_epochs": 30}
+    started = Run(script, command(output_dir=tmp_path / "out", **settings), tmp_path / "log")
+    started.wait_for(lambda: checkpoints(tmp_path / "out"))
+    while started.process.exitcode is None:
+        for worker in Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(worker), signal.SIGKILL)
+        started.process.join(0.05)
+    assert started.wait() == 1
+    assert "A process that loads images died" in started.text
+    assert "go on with --resume_from_checkpoint last" in started.text
+    assert "Traceback" not in started.text
+
+
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_validation_images_that_cannot_be_read_are_named_and_not_measured(script, folder, tmp_path):
+    data = tmp_path / "data"
+    (data / "train").mkdir(parents=True)
+    for place in sorted((folder / "train").iterdir()):
+        (data / "train" / place.name).symlink_to(place)
+    for path in sorted(folder.glob("val/*/*.png"))[::20]:
+        (data / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (data / "val" / path.parent.name / path.name).write_bytes(path.read_bytes())
+    broken = sorted(data.glob("val/*/*.png"))[0]
+    broken.write_bytes(b"no image")
+    settings = {
+        **TINY_ARGUMENTS,
+        **QUIET[script],
+        "max_validation_images": None,
+        "num_train_epochs": 1,
+        "train_dir": data,
+    }
+    run(script, tmp_path / "out", **settings)
+    assert f"Not measured: {broken} " in (tmp_path / "out.log").read_text()
 
 
 def test_a_run_that_diverges_ends_with_a_sentence_and_names_the_last_good_checkpoint(tmp_path):

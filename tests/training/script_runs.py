@@ -196,7 +196,7 @@ def losses(folder: Path) -> dict[int, float]:
     from sima_hf.training.checkpoints import checkpoints
 
     newest = checkpoints(folder)[-1]
-    name = "trainer_state.json" if (newest / "trainer_state.json").exists() else "progress.json"
+    name = "trainer_state.json" if (newest / "trainer_state.json").exists() else "history.json"
     state = json.loads((newest / name).read_text())
-    history = state["log_history"] if "log_history" in state else state["history"]
+    history = state["log_history"] if isinstance(state, dict) else state
     return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}

@@ -153,6 +153,22 @@ def test_the_newest_are_kept_and_one_protected(tmp_path):
     assert len(module.checkpoints(tmp_path)) == 3
 
 
+def test_what_came_after_a_step_is_put_aside(tmp_path):
+    for step in (2, 4, 6):
+        write(tmp_path, step, text=f"{step}")
+    assert [path.name for path in module.set_aside_newer(tmp_path, 2)] == [
+        "abandoned-checkpoint-4",
+        "abandoned-checkpoint-6",
+    ]
+    assert [path.name for path in module.checkpoints(tmp_path)] == ["checkpoint-2"]
+    write(tmp_path, 4, text="new")
+    module.set_aside_newer(tmp_path, 2)
+    assert (tmp_path / "abandoned-checkpoint-4" / "model.bin").read_text().startswith("new")
+    assert module.belongs_to(tmp_path / "checkpoint-2", tmp_path)
+    assert not module.belongs_to(tmp_path / "checkpoint-2", tmp_path / "other")
+    assert not module.belongs_to(None, tmp_path)
+
+
 def test_leftovers_of_killed_processes_go(tmp_path):
     write(tmp_path, 1)
     for name in (".incomplete-checkpoint-2", ".removed-checkpoint-0"):

@@ -212,3 +212,12 @@ def test_rows_come_by_index_whatever_the_columns():
     data = Dataset.from_dict({"x": [10, 11, 12]}, features=Features({"x": Value("int64")}))
     assert rows_at(data, [2, 0, 2]) == {2: {"x": 12}, 0: {"x": 10}}
     assert rows_at(data, []) == {}
+
+
+def test_sixteen_bits_are_scaled_not_cut_off():
+    levels = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    stream = io.BytesIO()
+    PILImage.fromarray(levels).save(stream, format="png")
+    found = np.asarray(decode({"bytes": stream.getvalue(), "path": None}))
+    assert found.shape == (64, 64, 3)
+    assert np.abs(found[..., 0].astype(float) - levels / 257).max() <= 0.5

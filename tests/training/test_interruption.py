@@ -31,13 +31,15 @@ def test_outside_the_main_thread_nothing_is_installed():
     assert seen == [(before, False)]
 
 
-def test_a_second_request_ends_the_process():
+def test_a_second_request_ends_the_process_unless_it_is_the_first_again():
     code = """
-import os, signal
-from sima_hf.training.interruption import StopRequest
-with StopRequest():
+import os, signal, time
+from sima_hf.training import interruption
+with interruption.StopRequest():
+    os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     print("still here", flush=True)
+    interruption.SECONDS_OF_ONE_REQUEST = 0.0
     os.kill(os.getpid(), signal.SIGTERM)
     print("not here", flush=True)
 """

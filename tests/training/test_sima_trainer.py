@@ -2,12 +2,14 @@
 
 import copy
 import json
+import logging
+import math
 import os
 import signal
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import EarlyStoppingCallback, ViTConfig, ViTForImageClassification
 
 import sima_hf
 from sima_hf.errors import CheckpointError, TrainingError
@@ -264,7 +266,7 @@ def test_a_worker_that_dies_is_said_to_have(images, tmp_path):
     deadly.main = os.getpid()
     deadly.deadly = {draws[0].seed for draws in list(trainer.get_train_dataloader().batch_sampler)[5:]}
     with pytest.raises(
-        TrainingError, match=r"A process that loads images died at step \d .*--dataloader_num_workers.*checkpoint-3"
+        TrainingError, match=r"A process that loads images died .*--dataloader_num_workers.*checkpoint-3"
     ):
         trainer.train()
 
@@ -277,6 +279,73 @@ def test_a_run_of_another_batch_size_does_not_go_on(images, tmp_path):
     trainer_of(tmp_path, images, per_device_train_batch_size=8, gradient_accumulation_steps=2).train(
         str(tmp_path / "checkpoint-3")
     )
+
+
+def rates(trainer):
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_rates_and_decay_given_anew_are_those_that_count(images, tmp_path):
+    """As the advice after a divergence has it: go on with a lower rate."""
+    first = trainer_of(tmp_path, images)
+    first.train()
+    lower = trainer_of(tmp_path, images, learning_rate=1e-3, min_learning_rate=1e-6, weight_decay=0.3)
+    lower.train(str(tmp_path / "checkpoint-3"))
+    cosine = [1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert rates(lower)[:3] == rates(first)[:3]
+    assert rates(lower)[3:] == pytest.approx(cosine[3:])
+    assert {group["weight_decay"] for group in lower.optimizer.param_groups} == {0.3, 0.0}
+
+
+def test_going_on_from_an_earlier_checkpoint_puts_the_later_ones_aside(images, tmp_path):
+    trainer_of(tmp_path, images, save_steps=1, save_total_limit=None).train()
+    trainer_of(tmp_path, images, save_steps=1, save_total_limit=2, max_steps=4).train(str(tmp_path / "checkpoint-3"))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-4"]
+    assert {path.name for path in tmp_path.glob("abandoned-*")} == {
+        f"abandoned-checkpoint-{step}" for step in (4, 5, 6)
+    }
+
+
+def test_a_run_taken_up_at_its_end_does_not_go_past_it(images, tmp_path):
+    """Also where the end lies in the middle of an epoch: six steps are one epoch here, four are not."""
+    whole = trainer_of(tmp_path, images, max_steps=4, save_steps=4)
+    whole.train()
+    again = trainer_of(tmp_path, images, max_steps=4, save_steps=4)
+    again.train(str(tmp_path / "checkpoint-4"))
+    assert again.state.global_step == 4
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4"]
+
+
+def test_the_best_checkpoint_brings_its_average(images, tmp_path):
+    trainer = trainer_of(
+        tmp_path, images, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=False,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")  # with rates so high, the first is the better
+    saved = sima_hf.SimAForImageClassification.from_pretrained(tmp_path / "checkpoint-3" / "ema").state_dict()
+    with trainer.weights_to_save():
+        assert same(saved, trainer.model.state_dict())
+
+
+def test_changed_settings_are_said(images, tmp_path, caplog):
+    trainer_of(tmp_path, images).train()
+    logging.getLogger("transformers").propagate = True
+    logging.getLogger("sima_hf").propagate = True
+    fewer = (TrainImages(images[0].data.select(range(64)), images[0].view), images[1])
+    trainer_of(tmp_path, fewer, seed=7).train(str(tmp_path / "checkpoint-3"))
+    assert "was made with seed 42, this run has 7: the order of the images" in caplog.text
+    assert "was made with steps_per_epoch 6, this run has 4: the data set has another size" in caplog.text
+
+
+def test_early_stopping_keeps_its_patience(images, tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "loss", "greater_is_better": False}
+    trainer = trainer_of(tmp_path, images, **settings)
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=3))
+    trainer.train()
+    state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"] == 1
 
 
 def test_a_checkpoint_of_another_model_does_not_go_on(images, tmp_path):
