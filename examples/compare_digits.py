@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from comparison_figure import SMALL, THRESHOLD, draw_figure, update_readme, update_scales
+from comparison_figure import THRESHOLD, draw_figure, update_readme, update_scales
 from comparison_scales import SIDES, against_tokens, block_scales, normal_inputs, projections, random_vit
 from digits_training import Digits, accuracy, begin_process, enlarged, train
 from tqdm.auto import tqdm
@@ -82,16 +82,12 @@ CONTESTANTS = {
     "vit_softmax": ("vit", "softmax", {}),
     "vit_none": ("vit", "none", {}),
     "vit_tokens": ("vit", "tokens", {}),
-    "vit_softmax_one_head": ("vit", "softmax", {"num_attention_heads": 1}),
     "vit_tokens_one_head": ("vit", "tokens", {"num_attention_heads": 1}),
     "native_none": ("native", "none", {}),
     "native_tokens": ("native", "tokens", {}),
     "cvt_softmax": ("cvt", "softmax", {}),
     "cvt_none": ("cvt", "none", {}),
     "cvt_tokens": ("cvt", "tokens", {}),
-    "vit_softmax_small_weights": ("vit", "softmax", {"initializer_range": 0.02}),
-    "vit_none_small_weights": ("vit", "none", {"initializer_range": 0.02}),
-    "vit_tokens_small_weights": ("vit", "tokens", {"initializer_range": 0.02}),
 }
 RECIPE = {"epochs": 45, "batch_size": 16, "weight_decay": 0.05, "label_smoothing": 0.1, "fused": True}
 RATES = (1e-3, 2e-3, 4e-3)
@@ -186,14 +182,13 @@ def main() -> None:
         "--from_results", action="store_true", help="measure nothing: picture and tables from the JSON"
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2; to choose by, 10")
-    parser.add_argument("--models", nargs="+", choices=list(CONTESTANTS), help="all; to choose by, not those of SMALL")
+    parser.add_argument("--models", nargs="+", choices=list(CONTESTANTS), help="all by default")
     parser.add_argument("--epochs", type=int, default=RECIPE["epochs"])
     parser.add_argument("--choose", action="store_true", help="all learning rates, on held-out training images")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or ([10] if arguments.choose else [0, 1, 2])
-    all_models = [name for name in CONTESTANTS if not (arguments.choose and name in SMALL)]
-    arguments.models = arguments.models or all_models
+    arguments.models = arguments.models or list(CONTESTANTS)
     path = arguments.output_dir / ("comparison_choice.json" if arguments.choose else "comparison_digits.json")
     if not arguments.from_results:
         arguments.output_dir.mkdir(parents=True, exist_ok=True)

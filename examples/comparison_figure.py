@@ -12,7 +12,6 @@ TITLES = {
     "vit_softmax": ("ViT", "softmax, 4 heads"),
     "vit_none": ("ViT", "SimA, gain none, 4 heads"),
     "vit_tokens": ("ViT", "SimA, gain tokens, 4 heads"),
-    "vit_softmax_one_head": ("ViT", "softmax, 1 head"),
     "vit_tokens_one_head": ("ViT", "SimA, gain tokens, 1 head"),
     "native_none": ("SimA's own", "gain none"),
     "native_tokens": ("SimA's own", "gain tokens"),
@@ -20,7 +19,6 @@ TITLES = {
     "cvt_none": ("CvT", "SimA, gain none"),
     "cvt_tokens": ("CvT", "SimA, gain tokens"),
 }
-SMALL = {f"vit_{attention}_small_weights": f"vit_{attention}" for attention in ("softmax", "none", "tokens")}
 COLORS = {"softmax": "#555753", "none": "#e07b1a", "tokens": "#3465a4"}
 LABELS = {"softmax": "softmax", "none": "SimA, gain none", "tokens": "SimA, gain tokens"}
 KINDS = {
@@ -159,7 +157,7 @@ def markdown_table(path: Path) -> str:
 
 
 def scales_table(path: Path) -> str:
-    """Scales of the ViT's attention as WHY_GAIN.md has them: against tokens, and in its blocks before and after training."""
+    """Scales of the ViT's attention as examples/README.md has them: against tokens, and in its blocks before and after training."""
     results = read(path)
     kinds = by_tokens(results)
     names = [KINDS[kind][0] for kind in kinds]
@@ -182,7 +180,7 @@ def scales_table(path: Path) -> str:
         "W_v W_o grew | accuracy |",
         "|--:|---|--:|--:|--:|--:|--:|",
     ]
-    for model in [*(base for base in SMALL.values()), *SMALL]:
+    for model in ("vit_softmax", "vit_none", "vit_tokens"):
         runs = runs_of(results, model)
         if not runs:
             continue
