@@ -2,7 +2,7 @@
 
 A ViT, the same with SimA and either gain, both with a single head, the paper's own architecture, and CvT. A swapped model starts
 from the weights that its softmax twin starts from. Nothing was chosen by the 500 test images: `--choose` trains on fewer images
-and measures on held-out training images, and the learning rate of each family below comes from that.
+and measures on held-out training images, where the learning rate of each family below was chosen.
 
 python examples/compare_digits.py --output_dir examples/results --readme README.md        # or: make comparison
 """
