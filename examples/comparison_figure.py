@@ -116,6 +116,7 @@ def _scales(axis, results: dict) -> None:
     axis.set_xlabel("tokens N")
     axis.set_ylabel("RMS of output / RMS of values")
     axis.grid(alpha=0.3)
+    axis.set_ylim(bottom=1e-7)  # room for the legend below the lines
     axis.legend(fontsize=7, loc="lower left")
 
 
