@@ -64,7 +64,7 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
         attention_gain (`str`, *optional*, defaults to `"none"`):
             `"none"` is the paper's formula, with which the original checkpoints load exactly. `"tokens"` multiplies
             every attention's output by its number of keys, so that its scale does not shrink with the number of tokens:
-            far quicker to train on small data sets, and steadier across resolutions.
+            steadier across resolutions; which trains better depends on the model.
         qkv_bias (`bool`, *optional*, defaults to `True`):
             Whether the query, key and value projections have biases.
         position_encoding_hidden_size (`int`, *optional*, defaults to 32):
