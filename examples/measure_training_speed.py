@@ -34,7 +34,7 @@ DEFAULTS = {
         "batch_size": 8,
         "images": 256,
         "num_workers": [0, 1, 2],
-        "batches": 24,
+        "batches": 16,
         "dtype": "float32",
         "compile": False,
         "steps": 1,

@@ -137,11 +137,16 @@ def configured(name: str, overrides: str, image_size: int) -> tuple[ModelArgumen
 
 
 def training(step: TrainingStep, batch: dict, steps: int, wait: Callable[[], None]) -> Contestant:
-    """Steps on one batch that has been augmented before."""
+    """Steps on one batch that has been augmented before.
+
+    The first is not measured: workers that have been started since the last one shared this process's memory, which the system
+    gives back page by page as it is written.
+    """
     pixels, labels = batch["pixel_values"].to(step.device), batch["labels"].to(step.device)
     ready = step.augmentation(pixels, labels, batch["seeds"])
 
     def measure(number: int) -> Sample:
+        step(*ready)
         wait()
         start = time.perf_counter()
         for _ in range(steps):
@@ -158,10 +163,10 @@ def training_on_bytes(
 ) -> Iterator[Contestant]:
     """Steps with augmentation, fed by a loader or on a repeated batch: what waiting for data costs.
 
-    The clock starts when the loader's queue has been emptied, which is the worst moment. The time that the step waits is that
-    of `next(loader)`, with the device idle.
+    After a step that is not measured (see `training`; a run pays for that once in an epoch), the loader's queue is emptied,
+    which is the worst moment for the clock to start. The time that the step waits is that of `next(loader)`, with the device idle.
     """
-    longer = repeated(images, batch * (AHEAD * workers + steps))
+    longer = repeated(images, batch * (1 + AHEAD * workers + steps))
     repeats, pin = RECIPE.repeated_augmentation, step.device != "cpu"
     loader = training_loader(longer, batch, workers, repeats=repeats, pin_memory=pin, prefetch_factor=AHEAD)
     kept = bytes_batch(images, batch)
@@ -179,11 +184,15 @@ def training_on_bytes(
     def fed(number: int) -> Sample:
         loader.set_epoch(number)
         batches = iter(loader)
+        step.on_bytes(next(batches))
+        wait()
         for _ in range(AHEAD * workers):
             next(batches)
         return measure(number, batches)
 
     def on_one(number: int) -> Sample:
+        step.on_bytes(kept)
+        wait()
         return measure(
             number, ({**kept, "seeds": kept["seeds"] + batch * (number * steps + turn)} for turn in range(steps))
         )

@@ -164,14 +164,16 @@ def test_waiting_is_seen(parts, clock, load, step):
     images = Images(4, clock, load)
     fed, on_one = parts.steps.training_on_bytes(model, images, batch=2, workers=0, steps=4, wait=lambda: None)
     found = fed.measure(0)
-    assert (found.images, len(taken)) == (8, 4)
+    assert (found.images, len(taken)) == (8, 5)  # the first is not measured
     assert found.waited == pytest.approx(4 * 2 * load)
     assert found.seconds == pytest.approx(4 * (2 * load + step))
     found = on_one.measure(0)
     assert found.waited == 0
     assert found.seconds == pytest.approx(4 * step)
-    assert all(torch.equal(one["pixel_values"], taken[4]["pixel_values"]) for one in taken[4:])
-    assert len({tuple(one["seeds"].tolist()) for one in taken[4:]}) == 4  # other augmentation each time
+    same = taken[6:]
+    assert len(same) == 4
+    assert all(torch.equal(one["pixel_values"], same[0]["pixel_values"]) for one in same)
+    assert len({tuple(one["seeds"].tolist()) for one in same}) == 4  # other augmentation each time
 
 
 def test_summed_up(parts):
@@ -275,7 +277,7 @@ def test_committed_results():
     }
     assert all(float(row["times_the_step"]) > 10 for row in loaders.values())
     assert {row["image_size"] for row in rows} == {"224"}
-    assert all(int(row["rounds"]) >= 3 for row in rows)
+    assert all(int(row["rounds"]) >= 5 for row in rows)
 
 
 def test_readme_has_the_results(parts):
