@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+from sima_hf.benchmark_report import replace_between
 from sima_hf.figures import pyplot
 
 
@@ -127,9 +128,4 @@ def update_readme(readme: Path, path: Path) -> None:
     Raises:
         ValueError: the marks are not there.
     """
-    start, end = "<!-- calibration:start -->\n", "<!-- calibration:end -->"
-    text = readme.read_text(encoding="utf-8")
-    if start not in text or end not in text:
-        raise ValueError(f"{readme} has no lines {start.strip()} and {end}; put them where the table belongs.")
-    before, after = text.split(start)[0], text.split(end)[1]
-    readme.write_text(f"{before}{start}{markdown_table(path)}\n{end}{after}", encoding="utf-8")
+    replace_between(readme, "calibration", markdown_table(path))

@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+from sima_hf.benchmark_report import replace_between
 from sima_hf.figures import pyplot
 
 
@@ -212,18 +213,9 @@ def _share(runs: list[dict], when: str) -> float:
 
 def update_readme(readme: Path, path: Path) -> None:
     """Replace what stands between the README's comparison marks; ValueError where they are not."""
-    _replace(readme, "comparison", markdown_table(path))
+    replace_between(readme, "comparison", markdown_table(path))
 
 
 def update_scales(text: Path, path: Path) -> None:
     """Replace what stands between the text's comparison-scales marks; ValueError where they are not."""
-    _replace(text, "comparison-scales", scales_table(path))
-
-
-def _replace(file: Path, name: str, content: str) -> None:
-    start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
-    text = file.read_text(encoding="utf-8")
-    if start not in text or end not in text:
-        raise ValueError(f"{file} has no lines {start.strip()} and {end}; put them where the table belongs.")
-    before, after = text.split(start)[0], text.split(end)[1]
-    file.write_text(f"{before}{start}{content}\n{end}{after}", encoding="utf-8")
+    replace_between(text, "comparison-scales", scales_table(path))

@@ -40,9 +40,9 @@ def writing(
     its place; a process killed before that leaves the earlier checkpoints as they were.
 
     Args:
-        run_dir: folder of the run, made if need be.
+        run_dir: folder of the run, on a file system that all processes share; made if need be.
         step: optimizer steps done.
-        seals: whether this process writes the manifest and moves the folder; one does on each file system.
+        seals: whether this process makes the folder, writes the manifest and moves it; one does.
         wait: called where all processes must meet (a barrier).
 
     Raises:
@@ -56,7 +56,6 @@ def writing(
             remove_leftovers(run_dir)
             aside.mkdir()
         wait()
-        aside.mkdir(exist_ok=True)  # a node that does not share the file system
         yield aside
         wait()
         if seals:

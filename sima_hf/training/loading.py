@@ -146,7 +146,7 @@ def lost_workers_as_errors(what_next: Callable[[], str]) -> Iterator[None]:
     except (RuntimeError, OSError, EOFError) as error:
         # Either DataLoader notices that it is gone, or what it was just handing over breaks off.
         broken_off = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-        if "DataLoader worker" not in str(error) and not broken_off:
+        if "DataLoader worker (pid" not in str(error) and not broken_off:
             raise
         raise TrainingError(
             f"A process that loads images died ({str(error).splitlines()[0]}); it may have run out of memory: lower "

@@ -95,6 +95,7 @@ class SimATrainer(Trainer):
         self.stopped_by_signal = False
         self._resumes_from: Path | None = None
         self._goes_on_from = 0
+        self._saved_at: int | None = None
         self._updates_per_epoch: int | None = None
         self.add_callback(_AfterEachStep(self))  # behind the flow callback, whose decisions it adds to
 
@@ -192,6 +193,7 @@ class SimATrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As `Trainer.train`; `resume_from_checkpoint` is a checkpoint that `checkpoint_to_resume` has checked."""
         self._resumes_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._saved_at = None
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
         with self.stop_request, lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir)):
@@ -261,6 +263,8 @@ class SimATrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint with all that going on needs, whole or not at all."""
+        if self.state.global_step == self._saved_at:
+            return  # at the end of an epoch and of the run: replacing it would leave a moment without any
         self._check_finite()
         run_dir, step = Path(self._get_output_dir(trial)), self.state.global_step
         self.store_flos()
@@ -279,6 +283,7 @@ class SimATrainer(Trainer):
                 self._note_callbacks()
                 self.state.save_to_json(str(folder / "trainer_state.json"))
                 write_position(folder, self._position())
+        self._saved_at = step
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / f"{PREFIX}{step}"))
         if seals:

@@ -115,6 +115,36 @@ def test_texts_have_the_results(figure):
     assert figure.scales_table(RESULTS) in (ROOT / "examples/README.md").read_text(encoding="utf-8")
 
 
+def test_the_prose_says_what_the_file_says(results, figure):
+    """The figures that stand in sentences, in both READMEs."""
+    start, grown = {}, {}
+    for attention in ("softmax", "none", "tokens"):
+        runs = figure.runs_of(results, f"vit_{attention}")
+        start[attention] = figure._share(runs, "scales_at_start")
+        grown[attention] = figure._mean(runs, "scales_after", "weights") / figure._mean(
+            runs, "scales_at_start", "weights"
+        )
+    after = figure._share(figure.runs_of(results, "vit_tokens"), "scales_after")
+    softmax, none, tokens = (mean_accuracy(results, f"vit_{attention}") for attention in start)
+    text = (ROOT / "examples/README.md").read_text(encoding="utf-8")
+    for words in (
+        f"adds {start['none']:.0%}".replace("%", " %"),
+        f"softmax adds {start['softmax']:.0%}".replace("%", " %"),
+        f"grow {grown['none']:.1f}-fold in training, softmax's {grown['softmax']:.1f}-fold",
+        f"ends at {none:.1f} % where softmax has {softmax:.1f} %",
+        f"branch of {start['tokens']:.1f} times the stream, ends at {after:.1f} times",
+        f"stays {softmax - tokens:.1f} points behind it ({tokens:.1f} %)",
+        f"{results['recipe']['epochs']} epochs of {math.ceil(1297 / results['recipe']['batch_size'])} steps",
+    ):
+        assert words in text, words
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    one_head = tokens - mean_accuracy(results, "vit_tokens_one_head")
+    assert f"One head costs {one_head:.1f} points" in readme
+    assert (
+        f"SimA stays {softmax - none:.1f} (gain none) and {softmax - tokens:.1f} points (gain tokens) behind" in readme
+    )
+
+
 def test_picture_and_tables_come_from_the_results_alone(script, figure, tmp_path, monkeypatch):
     path = tmp_path / "comparison_digits.json"
     path.write_text((ROOT / RESULTS).read_text(encoding="utf-8"), encoding="utf-8")

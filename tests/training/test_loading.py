@@ -12,9 +12,15 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-from sima_hf.errors import DataError
+from sima_hf.errors import DataError, TrainingError
 from sima_hf.training.images import TrainImages
-from sima_hf.training.loading import GRACE_SECONDS, Unreadable, leaving_flag, training_loader
+from sima_hf.training.loading import (
+    GRACE_SECONDS,
+    Unreadable,
+    leaving_flag,
+    lost_workers_as_errors,
+    training_loader,
+)
 from sima_hf.training.sampling import EpochBatches
 from sima_hf.training.streaming import StreamedImages
 from sima_hf.training.views import TrainView
@@ -224,3 +230,18 @@ def test_a_run_that_ends_in_the_middle_ends_at_once(images):
     run.join(20)
     assert run.exitcode == 0
     assert time.monotonic() - begun < GRACE_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", TrainingError),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", TrainingError),
+        ("Caught IndexError in DataLoader worker process 0.", RuntimeError),
+    ],
+)
+def test_only_a_lost_worker_is_called_one(text, kind):
+    """What a worker raises is a fault of its own, whose traceback is wanted."""
+    with pytest.raises(RuntimeError) as caught, lost_workers_as_errors(lambda: "Go on."):
+        raise RuntimeError(text)
+    assert type(caught.value) is kind

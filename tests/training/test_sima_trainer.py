@@ -317,6 +317,15 @@ def test_a_run_taken_up_at_its_end_does_not_go_past_it(images, tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4"]
 
 
+def test_a_step_is_saved_once(images, tmp_path):
+    """Else there were a moment without the newest checkpoint: asked for at the last step and at the end of its epoch."""
+    trainer = trainer_of(tmp_path, images, save_steps=6)
+    trainer.train()
+    before = (tmp_path / "checkpoint-6").stat().st_ino
+    trainer._save_checkpoint(trainer.model, None)
+    assert (tmp_path / "checkpoint-6").stat().st_ino == before
+
+
 def test_the_best_checkpoint_brings_its_average(images, tmp_path):
     trainer = trainer_of(
         tmp_path, images, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True, metric_for_best_model="loss",
