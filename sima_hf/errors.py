@@ -29,6 +29,10 @@ class MissingDependencyError(SimAError, ImportError):
     """An optional package that is not installed; the text ends in the pip command that installs it."""
 
 
+class PublishError(SimAError, ValueError):
+    """A model folder that cannot be published, or a Hub that did not take it; the text says why and what to do."""
+
+
 class TrainingError(SimAError, RuntimeError):
     """A training run that cannot go on; the text says why and which checkpoint is the last good one."""
 

@@ -1,0 +1,30 @@
+"""Publishing: model folders checked, given a card and the code a reader needs, and pushed to the Hub."""
+
+import importlib
+
+
+# Public name -> file that defines it, imported at first use.
+_NAMES = {
+    "CardFacts": ".card_facts",
+    "CheckedFolder": ".folder",
+    "auto_map": ".remote_code",
+    "check_folder": ".folder",
+    "find_facts": ".card_facts",
+    "model_card": ".card",
+    "plan_push": ".push",
+    "prepare_for_hub": ".prepare",
+    "push": ".push",
+    "read_provenance": ".provenance",
+    "remote_code": ".remote_code",
+    "write_provenance": ".provenance",
+}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str):
+    """Imported at first use: checking a folder needs models, the command line's help does not."""
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_NAMES))}")
+    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
+    return value
