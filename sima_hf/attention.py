@@ -69,7 +69,8 @@ def sima_attention_forward(
     if gain is None:
         gain = getattr(getattr(module, "config", None), "attention_gain", "none")
     bias = None
-    if isinstance(attention_mask, PositionBias):
+    # A PositionBias, of whichever copy of this file: models that came with code bring their own.
+    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
         bias, attention_mask = attention_mask.bias, attention_mask.mask
     if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
         attention_mask = attention_mask[:, 0, 0].expand(query.shape[0], -1)  # the same keys for every query: padding

@@ -65,7 +65,7 @@ class Row:
 
 
 def literal_formula(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The original code's two lines: normalise query and key in memory, then multiply in the cheaper order."""
+    """`(B,H,N,D)` from three of that shape by the original code's two lines: normalise in memory, multiply in the cheaper order."""
     query, key = F.normalize(query, p=1.0, dim=-2), F.normalize(key, p=1.0, dim=-2)
     if query.shape[-2] < query.shape[-1]:
         return (query @ key.transpose(-2, -1)) @ value
@@ -89,7 +89,13 @@ def strided_inputs(batch: int, tokens: int, dtype: torch.dtype, device: str) -> 
 
 
 def check_agreement(tensors: list[torch.Tensor], functions: dict[str, Callable], mode: str) -> None:
-    """Raise RuntimeError unless all that is SimA gives the literal formula's numbers in float64; in training, its gradients too."""
+    """Raise RuntimeError unless all that is SimA gives the literal formula's numbers in float64; in training, its gradients too.
+
+    Args:
+        tensors: query, key and value `(B,H,N,D)`, float32, float16 or bfloat16.
+        functions: contestant -> function of the three; "softmax" and "literal" are passed over.
+        mode: "forward" or "train".
+    """
     weights = torch.randn_like(tensors[0])
 
     def results(function, given):
@@ -111,7 +117,7 @@ def check_agreement(tensors: list[torch.Tensor], functions: dict[str, Callable],
 
 
 def in_mode(function: Callable, tensors: list[torch.Tensor], mode: str) -> Callable[[], None]:
-    """A call without arguments: the forward without gradients, or forward and backward."""
+    """A call without arguments for query, key and value `(B,H,N,D)`: the forward without gradients, or forward and backward."""
     if mode == "forward":
 
         def forward():

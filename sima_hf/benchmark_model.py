@@ -75,6 +75,7 @@ def build(
     Args:
         name: a key of `MODELS`, a native variant, or a folder or Hub name of a model that `patch_model` takes.
         against: "sdpa" or "eager".
+        dtype, device: in what and where all of them compute.
 
     Raises:
         UnsupportedModelError, OSError: the model cannot be swapped, or cannot be loaded.
@@ -184,6 +185,9 @@ def measure_model(
 
     `compiled`: all through torch.compile, in inference with frozen weights (Inductor's `freezing`), as one would ship them, and with
     dynamic shapes: for those, Inductor's linear layers go through oneDNN, else through MKL, half as fast on some processors.
+
+    Raises:
+        ValueError: unknown mode. What `build` raises: no such model, or one that gives wrong numbers.
     """
     if mode not in MODES:
         raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
@@ -227,7 +231,11 @@ def measure_model(
 
 
 def peak_memory(name: str, contestant: str, pixels: int, against: str = "sdpa") -> int:
-    """Bytes at most resident while one image of `pixels` squared goes through a contestant, in a process of its own (Linux)."""
+    """Bytes at most resident while one image of `pixels` squared goes through a contestant, in a process of its own (Linux).
+
+    Raises:
+        RuntimeError: that process failed; the text has the end of what it wrote.
+    """
     code = (
         "import sys, torch; from sima_hf.benchmark_model import _forward, _images, _taken, load, patch_model; "
         "name, contestant, pixels, against = sys.argv[1:]; model = load(name); "

@@ -7,15 +7,15 @@ import importlib
 _NAMES = {
     "CardFacts": ".card_facts",
     "CheckedFolder": ".folder",
-    "auto_map": ".remote_code",
+    "auto_map": ".published_code",
     "check_folder": ".folder",
     "find_facts": ".card_facts",
     "model_card": ".card",
-    "plan_push": ".push",
+    "plan_push": ".pushing",
     "prepare_for_hub": ".prepare",
-    "push": ".push",
+    "push": ".pushing",
     "read_provenance": ".provenance",
-    "remote_code": ".remote_code",
+    "remote_code": ".published_code",
     "write_provenance": ".provenance",
 }
 

@@ -13,7 +13,11 @@ __all__ = ["backend_names", "backend_report", "check_gain", "sima_attention"]
 
 
 def check_gain(gain: str) -> None:
-    """Raise ValueError unless `gain` is one that `sima_attention` takes."""
+    """Raise ValueError unless a gain is one that `sima_attention` takes.
+
+    Args:
+        gain: "none" or "tokens".
+    """
     one_of("gain", gain, GAINS)
 
 

@@ -42,7 +42,7 @@ BACKENDS = (
 
 
 def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Return the function of the backend called `name`, or for "auto" of the first that serves `query`.
+    """Return the function of the backend called `name`, or for "auto" of the first that serves `query`, `(B,H,N,D)`.
 
     Raises:
         BackendError: no such backend (the text lists those there are), or it cannot serve these inputs (with the reason).
@@ -51,7 +51,7 @@ def pick_backend(name: str, query: torch.Tensor) -> Callable[..., torch.Tensor]:
 
 
 def served_by(name: str, query: torch.Tensor) -> str:
-    """The name of the backend that `pick_backend` takes."""
+    """The name of the backend that `pick_backend` takes for `query`, `(B,H,N,D)`."""
     return _pick(name, query).name
 
 
@@ -75,7 +75,14 @@ def backend_names() -> list[str]:
 
 
 def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:
-    """Every backend's name with what it is, or with the reason why it cannot serve inputs like `query` (`(B,H,N,D)`)."""
+    """Say of every backend what it is, or why it cannot serve.
+
+    Args:
+        query: inputs that it should serve, `(B,H,N,D)`; by default float32 on the CPU.
+
+    Returns:
+        Name -> summary or reason, in the order in which "auto" asks them.
+    """
     if query is None:
         query = torch.empty(1, 1, 1, 1)
     return {backend.name: backend.why_not(query) or backend.summary for backend in BACKENDS}

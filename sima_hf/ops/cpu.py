@@ -17,7 +17,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def why_not(query: torch.Tensor) -> str | None:
-    """The reason why the kernels cannot serve `query`, or None. The first call for tensors that they could serve builds them."""
+    """The reason why the kernels cannot serve `query`, `(B,H,N,D)`, or None. The first call that they could serve builds them."""
     if query.device.type != "cpu":
         return f"it computes on the CPU, and the tensors are on {query.device.type}"
     if query.dtype not in TYPES:

@@ -166,7 +166,7 @@ def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable,
 
 
 def kept(query: torch.Tensor, value: torch.Tensor, save: bool) -> tuple[torch.Tensor, ...]:
-    """Empty tensors for a, b, `k^T v` and the gain; without elements unless they are to be saved."""
+    """Empty tensors for a, b `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`; without elements unless they are to be saved."""
     batch, heads, _, width = query.shape
     if not save:
         return tuple(query.new_empty(batch, 0, dtype=torch.float32) for _ in range(4))

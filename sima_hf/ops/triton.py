@@ -20,7 +20,7 @@ PIECE, FILL, FILL_TOKENS = 256, 2, 8
 
 
 def why_not(query: torch.Tensor) -> str | None:
-    """The reason why the kernels cannot serve `query`, or None."""
+    """The reason why the kernels cannot serve `query`, `(B,H,N,D)`, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton"
     if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

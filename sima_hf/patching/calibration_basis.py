@@ -50,6 +50,7 @@ def choose_basis(query: HeadMoments, key: HeadMoments, centre: bool, constant: b
     The new vectors are `map_q @ q + added` and `map_k @ (k - offset) + added`.
 
     Args:
+        query, key: sums of the two projections' outputs.
         centre: take the mean off the keys.
         constant: give up a channel for the constant; without it softmax's map stays what it is.
 
@@ -114,7 +115,12 @@ def _equal_diagonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def apply_basis(query: nn.Linear, key: nn.Linear, basis: tuple[torch.Tensor, ...]) -> None:
-    """Write a basis into the two projections; a projection without bias must have nothing added or taken off."""
+    """Write a basis into the two projections; a projection without bias must have nothing added or taken off.
+
+    Args:
+        query, key: the layers; changed in place.
+        basis: what `choose_basis` gives: two maps `(H, D, D)`, an offset `(H, D)` and what is added `(H, D)`.
+    """
     map_q, map_k, offset, added = basis
     for layer, mapping, shift in ((query, map_q, 0 * offset), (key, map_k, offset)):
         heads, channels, _ = mapping.shape

@@ -192,7 +192,8 @@ def find_route(
 
     Args:
         run: gives the stream `(S, C)` of a block with zero input, when the layer's output is the `(rows, channels)` given.
-        like: a tensor of the block's dtype and device.
+        rows, channels: shape of the layer's output.
+        like: a tensor of the block's dtype and device, of any shape.
     """
     ones = torch.ones(rows, channels, dtype=like.dtype, device=like.device)
     rest, all_ones = run(0 * ones), run(ones)

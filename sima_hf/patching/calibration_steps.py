@@ -69,7 +69,11 @@ class Shares:
 
 
 class Calibration:
-    """One run of calibration; changes `model`, which is a copy, and notes in `changed` the names of parameters it changed."""
+    """One run of calibration; changes `model`, which is a copy, and notes in `changed` the names of parameters it changed.
+
+    Raises:
+        CalibrationError: there is no batch, or none of the blocks that can be calibrated runs on the first one.
+    """
 
     def __init__(
         self,

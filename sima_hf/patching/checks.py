@@ -106,7 +106,11 @@ def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
 
 
 def check_swapped(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
-    """Nothing may call itself SimA without being it: a host in whose modules no attention was found is refused."""
+    """Nothing may call itself SimA without being it: a host in whose modules no attention was found is refused.
+
+    Raises:
+        UnsupportedModelError: there is one, by name.
+    """
     done = {part.host for part in describe(model).swapped}
     for host in hosts.values():
         if (

@@ -6,9 +6,11 @@ Every class is an attribute of this module by its name, so that models can be pi
 import functools
 import itertools
 import types
+from collections.abc import Iterator
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from ..attention import attention_function_names
@@ -88,12 +90,20 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
         },
     )
     _MADE[made.__name__] = made
-    # Without this a base model loaded from a classifier's folder would be random where the host renames keys.
     for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
-        mapping = get_checkpoint_conversion_mapping(theirs)
-        if mapping is not None:
-            register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
+        convert_alike(ours, theirs)
     return made
+
+
+def convert_alike(ours: str, theirs: str) -> None:
+    """Have checkpoint keys of one class or type converted as those of another.
+
+    Transformers leaves classes that are not its own out of this, and a base model loaded from a classifier's folder would be
+    random where the host renames keys.
+    """
+    mapping = get_checkpoint_conversion_mapping(theirs)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
 
 
 def host_of(module: nn.Module) -> Host | None:
@@ -203,22 +213,36 @@ def _likely_hosts(name: str) -> list[Host]:
 
 @functools.cache
 def register_models_of(host: Host) -> None:
-    """Enter the SimA<Host> classes wherever Transformers' Auto classes have the host's, and in the host's own table."""
-    from transformers.models.auto import modeling_auto
-
+    """Enter the SimA<Host> classes in Transformers' tables, the native model's and the attention functions before them."""
     from ..registration import register_models
 
     register_models()
-    base = host_config_class(host)
+    enter_classes(host)
+
+
+def auto_classes(base: type[PreTrainedConfig]) -> Iterator[tuple[type, tuple[type[PreTrainedModel], ...]]]:
+    """Transformers' Auto classes that know a config class, each with the models that it may make, the usual one first."""
+    from transformers.models.auto import modeling_auto
+
     for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None)
-        if not name.startswith("Auto") or mapping is None or base not in mapping:
-            continue
-        classes = mapping[base]
-        made = tuple(model_class(one, host) for one in (classes if isinstance(classes, tuple) else (classes,)))
-        mapping.register(config_class(host), made if isinstance(classes, tuple) else made[0], exist_ok=True)
+        if name.startswith("Auto") and mapping is not None and base in mapping:
+            classes = mapping[base]
+            yield auto, classes if isinstance(classes, tuple) else (classes,)
+
+
+def enter_classes(host: Host) -> None:
+    """Enter the SimA<Host> classes wherever Transformers' Auto classes have the host's, and in the host's own table."""
+    for auto, classes in auto_classes(host_config_class(host)):
+        made = tuple(model_class(one, host) for one in classes)
+        auto._model_mapping.register(config_class(host), made if len(made) > 1 else made[0], exist_ok=True)
     if host.class_table:
-        table, entry = host.class_table
-        classes = getattr(modeling_module(host), table)
-        # What is built under SimA's names is exchanged as soon as it is built (`adopt_parts`).
-        classes.update(dict.fromkeys(attention_function_names(), classes[entry]))
+        enter_table(host)
+
+
+def enter_table(host: Host) -> None:
+    """Enter SimA's names in a host's own table of attention classes."""
+    table, entry = host.class_table
+    classes = getattr(modeling_module(host), table)
+    # What is built under SimA's names is exchanged as soon as it is built (`adopt_parts`).
+    classes.update(dict.fromkeys(attention_function_names(), classes[entry]))

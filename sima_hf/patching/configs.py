@@ -7,6 +7,7 @@ instead of running softmax. This file imports no model, because `AutoConfig` nee
 import copy
 import functools
 import importlib
+import os
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -65,6 +66,11 @@ class SimAHostConfig:
     def to_dict(self) -> dict:
         """As the host's, with a name of attention that stops whoever reads it as the host's."""
         return {**super().to_dict(), "attn_implementation": IN_FILES}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As the host's; a config that `sima_hf.prepare_for_hub` prepared brings its code along."""
+        _save_code(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def validate_output_attentions(self):
         """SimA's maps can always be asked for, unlike those of fused softmax."""
@@ -136,6 +142,21 @@ class SimAParentConfig:
     def to_dict(self) -> dict:
         """As the host's, with a name of attention that stops whoever reads it as the host's."""
         return {**super().to_dict(), "attn_implementation": IN_FILES}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As the host's; a config that `sima_hf.prepare_for_hub` prepared brings its code along."""
+        _save_code(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _save_code(config: PreTrainedConfig, folder: str | os.PathLike) -> None:
+    """Write the code that `auto_map` names, made anew: the installed version's, for the class that is being saved."""
+    if not getattr(config, "auto_map", None):
+        return
+    from ..hub.published_code import auto_map, write_remote_code
+
+    config.auto_map = auto_map(config)
+    write_remote_code(config, folder)
 
 
 def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -45,7 +45,15 @@ class Description:
 
 
 def describe(model: PreTrainedModel) -> Description:
-    """Say which parts of `model` compute SimA attention, and which other models it holds that do not."""
+    """Say which parts of a model compute SimA attention, and which other models it holds that do not.
+
+    Args:
+        model: any Transformers model; it is only looked at, nothing runs.
+
+    Returns:
+        A `Description`; `print` it, or read `swapped` (path, host, number of attentions, backend, gain, position bias of each
+        part) and `left` (path -> class).
+    """
     parts = [
         (path, part) for path, part in model.named_modules() if isinstance(vars(part).get("config"), PreTrainedConfig)
     ]

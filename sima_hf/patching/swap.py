@@ -147,9 +147,13 @@ def _verify(model: PreTrainedModel, inputs: Any) -> None:
 
 
 def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Turn a model that `patch_model` swapped back into what it was, bit for bit. Returns the same object.
+    """Turn a model that `patch_model` swapped back into what it was, bit for bit.
 
-    A model that was never patched is returned as it is.
+    Args:
+        model: a model that was patched in this process; one that never was is returned as it is.
+
+    Returns:
+        The same object.
 
     Raises:
         ValueError: it was loaded as SimA, so that there is nothing to turn back to; the text says what to do.
@@ -180,7 +184,17 @@ def _restore(before: list[Before]) -> None:
 
 @contextlib.contextmanager
 def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto") -> Iterator[PreTrainedModel]:
-    """`patch_model` for the length of a `with` block; what was before comes back, also when the block fails."""
+    """`patch_model` for the length of a `with` block; what was before comes back, also when the block fails.
+
+    Args:
+        model, gain, backend: as for `patch_model`. Of a model that is SimA already, gain and backend come back.
+
+    Yields:
+        The same object, swapped.
+
+    Raises:
+        UnsupportedModelError, TypeError, ValueError: as `patch_model`, before the block begins.
+    """
     configs = sima_configs(model) if isinstance(model, nn.Module) else []
     settings = [(config, config.attention_gain, config._attn_implementation) for config in configs]
     remembered = isinstance(model, nn.Module) and _MEMORY in vars(model)

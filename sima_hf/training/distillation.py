@@ -26,7 +26,11 @@ TEACHER_DTYPES = {
 
 @dataclass
 class DistillationArguments:
-    """Who teaches, and what the student learns from it. The defaults of the loss are those of the original script."""
+    """Who teaches, and what the student learns from it. The defaults of the loss are those of the original script.
+
+    Raises:
+        ValueError: a choice that there is not, or a number outside of its range, by the name of the argument.
+    """
 
     teacher_model_name_or_path: str | None = field(
         default=None,
@@ -84,6 +88,8 @@ def build_teacher(
     resolution, else at its own. Its classes matter only where its answers do.
 
     Args:
+        arguments: who teaches, and what.
+        model_args: read for `--patch` and for how the Hub is asked.
         student: the model to be trained, of whose config the names of classes are read.
         processor: the student's image processor, whose normalisation the images will have.
         image_size: the student's resolution in pixels.

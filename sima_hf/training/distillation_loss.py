@@ -87,6 +87,8 @@ def distillation_loss(
 
     Args:
         student_logits, teacher_logits: `(B,K)`, any floating dtype. The teacher's get no gradient.
+        kind: "soft" or "hard".
+        tau: temperature of "soft".
 
     Raises:
         ValueError: unknown kind ("none" has no distillation), or shapes that differ.
@@ -108,5 +110,5 @@ def distillation_loss(
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or in float64 if that is what it is."""
+    """A tensor of any shape in float32, or in float64 if that is what it is."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -150,7 +150,11 @@ def read(image, label: int | None) -> tuple[PILImage.Image, int]:
 
 
 def decode(image) -> PILImage.Image:
-    """An image of PIL in RGB. Raises whatever PIL raises for a broken file."""
+    """An image of PIL in RGB, upright.
+
+    Raises:
+        ValueError: there is no image. For a broken file, whatever PIL raises.
+    """
     if image is None or (isinstance(image, dict) and image["bytes"] is None and image["path"] is None):
         raise ValueError("there is no image")
     if isinstance(image, dict):

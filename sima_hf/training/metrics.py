@@ -146,8 +146,12 @@ def _tensor(values: Any) -> torch.Tensor:
 def accuracies(ranked: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int]:
     """`{"accuracy", "top_5_accuracy", "num_images"}` of all images; says how many of them had no answer.
 
+    Args:
+        ranked: int64 `(B, k)` classes by rank, from `rank_classes`.
+        labels: int64 `(B,)`, without those that count nowhere.
+
     Raises:
-        DataError: there are none.
+        DataError: there is no image.
     """
     if len(labels) == 0:
         raise DataError(f"There is no image to measure on: none came, or all labels were {IGNORED}.")

@@ -160,17 +160,17 @@ def enhance() -> Any:
 
 
 def brightness(images: Images, factors: torch.Tensor, fill: torch.Tensor | None = None) -> Images:
-    """Mixture of the image and black: 0 is black, 1 the image; `ImageEnhance.Brightness`."""
+    """Mixture of each image and black, by factors `(B,)`: 0 is black, 1 the image; `ImageEnhance.Brightness`."""
     return enhance().adjust_brightness_accumulative(images, factors)
 
 
 def contrast(images: Images, factors: torch.Tensor, fill: torch.Tensor | None = None) -> Images:
-    """Mixture of the image and its mean grey: 0 is grey, 1 the image; `ImageEnhance.Contrast`."""
+    """Mixture of each image and its mean grey, by factors `(B,)`: 0 is grey, 1 the image; `ImageEnhance.Contrast`."""
     return enhance().adjust_contrast_with_mean_subtraction(images, factors)
 
 
 def saturation(images: Images, factors: torch.Tensor, fill: torch.Tensor | None = None) -> Images:
-    """Mixture of the image and its grey version: 0 is grey, 1 the image; `ImageEnhance.Color`."""
+    """Mixture of each image and its grey version, by factors `(B,)`: 0 is grey, 1 the image; `ImageEnhance.Color`."""
     return enhance().adjust_saturation_with_gray_subtraction(images, factors)
 
 

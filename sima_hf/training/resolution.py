@@ -44,7 +44,11 @@ def resize(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
 
 
 def stretch(embeddings: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Position embeddings `(1,N,C)` of a square grid behind leading class tokens, for `tokens` of them: `(1,tokens,C)`."""
+    """Position embeddings `(1,N,C)` of a square grid behind leading class tokens, for `tokens` of them: `(1,tokens,C)`.
+
+    Raises:
+        ValueError: with the same number of class tokens, one of the two is no square.
+    """
     before, after = (_grid(count) for count in (embeddings.shape[1], tokens))
     leading = embeddings.shape[1] - before**2
     if leading != tokens - after**2:

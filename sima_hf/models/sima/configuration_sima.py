@@ -1,5 +1,9 @@
 """SimA model configuration."""
 
+import os
+import shutil
+from pathlib import Path
+
 from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
@@ -190,6 +194,15 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"`{name}` must be at least 0 and less than 1, but {getattr(self, name)} came.")
         if self.attention_gain not in ATTENTION_GAINS:
             raise ValueError(f"`attention_gain` must be 'none' or 'tokens', but {self.attention_gain!r} came.")
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As any config; one that was prepared for the Hub, by its `auto_map`, brings the code beside this file along."""
+        if getattr(self, "auto_map", None) and self._auto_class is None:  # else Transformers copies it
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for path in sorted(Path(__file__).parent.glob("*_sima.py")):
+                if path.name.split("_")[0] in ("configuration", "embeddings", "modeling"):
+                    shutil.copyfile(path, Path(save_directory) / path.name)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_variant(cls, name: str, **kwargs) -> "SimAConfig":

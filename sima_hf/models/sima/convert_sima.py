@@ -53,7 +53,8 @@ def convert_original_state_dict(
     """Turn a state_dict of the original code into one of `SimAForImageClassification`.
 
     Args:
-        original_state: original key -> tensor, as in the `model` entry of an original checkpoint.
+        original_state: original key -> tensor, as in the `model` entry of an original checkpoint; every tensor of the shape
+            that it has there, any dtype.
         config: what the checkpoint should be. Without it the sizes are read off the tensors, so that only a gap or a
             stray can be noticed, not a missing last block.
 

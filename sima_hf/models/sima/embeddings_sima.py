@@ -20,6 +20,7 @@ class SimAConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B,in_channels,H,W)` to `(B,out_channels,h,w)`."""
         return self.norm(self.convolution(hidden_states))
 
 
@@ -35,6 +36,7 @@ class SimAPatchEmbeddings(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The feature map of `(B,C,H,W)`."""
         hidden_states = self.layers[0](pixel_values)
         for layer in self.layers[1:]:
             hidden_states = layer(self.activation(hidden_states))
@@ -62,6 +64,7 @@ class SimAPositionEncoding(nn.Module):
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
     def forward(self, height: int, width: int) -> torch.Tensor:
+        """`(1,hidden_size,height,width)` for a grid of that many patches."""
         weight = self.projection.weight
         with maybe_autocast(weight.device.type, enabled=False):
             rows = self.axis_features(height, weight.device)[:, None].expand(-1, width, -1)
@@ -80,6 +83,7 @@ class SimAEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The tokens of `(B,C,H,W)`, row by row, and (h, w); ValueError for another number of axes or channels."""
         expected = self.patch_embeddings.num_channels
         if pixel_values.dim() != 4 or pixel_values.shape[1] != expected:
             raise ValueError(

@@ -41,7 +41,7 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """SimA: `(q / |q|_1) (k / |k|_1)^T v`, norms over the tokens, folded into the D x D matrix between q and the rest.
 
-    query, key and value are `(B,H,N,D)`; the output is `(B,N,H,D)`, the map `(B,H,N,N)` if asked for.
+    query, key and value are `(B,H,N,D)`; the output is `(B,N,H,D)`, the map `(B,H,N,N)` if asked for. ValueError for a mask.
     """
     if attention_mask is not None:
         raise ValueError("The SimA model's own attention takes no mask; sima_hf.sima_attention does.")
@@ -112,6 +112,7 @@ class SimAAttention(nn.Module):
         return tuple(projection(hidden_states).view(shape).transpose(1, 2) for projection in projections)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(B,N,hidden_size)` to the same, and the signed map `(B,H,N,N)` if asked for."""
         query, key, value = self.project(hidden_states)
         implementation = check_attention_is_sima(self.config._attn_implementation, type(self).__name__)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -127,6 +128,7 @@ class SimAClassAttention(SimAAttention):
     """The class token, first of `(B,1+N,hidden_size)`, reads all tokens; the output is `(B,1,hidden_size)`."""
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The class token's output, and its map `(B,H,1,1+N)`."""
         output, attentions = class_attention_forward(*self.project(hidden_states), self.config.attention_gain)
         return self.dropout(self.o_proj(output.flatten(2))), attentions
 
@@ -143,13 +145,14 @@ class SimALocalPatchInteraction(nn.Module):
         self.convolution2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels)
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """`(B,N,hidden_size)` to the same; `grid` is (h, w) of the N patches."""
         feature_map = hidden_states.transpose(1, 2).unflatten(-1, grid)
         feature_map = self.activation(self.convolution1(feature_map))
         feature_map = self.convolution2(self.normalize(feature_map))
         return feature_map.flatten(2).transpose(1, 2)
 
     def normalize(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """The batch norm; its running statistics stay as they are while a checkpointed block is computed again."""
+        """The batch norm of `(B,C,h,w)`; its running statistics stay while a checkpointed block is computed again."""
         recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
         if not recomputing:
             return self.norm(feature_map)
@@ -172,18 +175,20 @@ class SimAMLP(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Both layers, with dropout after each."""
         hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
         return self.dropout(self.fc2(hidden_states))
 
 
 class SimADropPath(nn.Module):
-    """Stochastic depth: in training, drops a residual branch per sample and scales up what stays."""
+    """Stochastic depth on `(B, ...)`: in training, drops a residual branch per sample and scales up what stays."""
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The branch, with some of its samples zero."""
         if self.rate == 0 or not self.training:
             return hidden_states
         keep = 1 - self.rate
@@ -191,6 +196,7 @@ class SimADropPath(nn.Module):
         return hidden_states * (mask / keep)
 
     def extra_repr(self) -> str:
+        """The rate, for `print(model)`."""
         return f"rate={self.rate}"
 
 
@@ -211,6 +217,7 @@ class SimALayer(GradientCheckpointingLayer):
         self.drop_path = SimADropPath(config.drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs) -> torch.Tensor:
+        """The stream after the block; `grid` is (h, w) of the N patches."""
         output, _ = self.attention(self.layernorm_attention(hidden_states), **kwargs)
         hidden_states = hidden_states + self.drop_path(self.layer_scale_attention * output)
         output = self.interaction(self.layernorm_interaction(hidden_states), grid)
@@ -237,6 +244,7 @@ class SimAClassAttentionLayer(GradientCheckpointingLayer):
         self.layer_scale_mlp = nn.Parameter(torch.ones(config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        """The stream after the block."""
         normed = self.layernorm_attention(hidden_states)
         class_output, _ = self.attention(normed, **kwargs)
         output = torch.cat((class_output, normed[:, 1:]), dim=1)
@@ -305,7 +313,11 @@ class SimAPreTrainedModel(PreTrainedModel):
 
 
 class SimAModel(SimAPreTrainedModel):
-    """The SimA vision transformer without a head."""
+    """The SimA vision transformer without a head.
+
+    Args:
+        config: a `SimAConfig`.
+    """
 
     def __init__(self, config: SimAConfig):
         super().__init__(config)
@@ -355,7 +367,11 @@ class SimAModel(SimAPreTrainedModel):
 
 
 class SimAForImageClassification(SimAPreTrainedModel):
-    """SimA with a linear classifier on the class token."""
+    """SimA with a linear classifier on the class token.
+
+    Args:
+        config: a `SimAConfig`; `num_labels` says for how many classes, 0 for none.
+    """
 
     def __init__(self, config: SimAConfig):
         super().__init__(config)
@@ -387,7 +403,11 @@ class SimAForImageClassification(SimAPreTrainedModel):
 
 
 class SimABackbone(BackboneMixin, SimAPreTrainedModel):
-    """Feature maps `(batch_size, hidden_size, h, w)` of chosen SimA blocks, all at the resolution of the patches."""
+    """Feature maps `(batch_size, hidden_size, h, w)` of chosen SimA blocks, all at the resolution of the patches.
+
+    Args:
+        config: a `SimAConfig`; `out_features` or `out_indices` choose among "stem", "stage1", ...
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^(sima\.)?(class_|layernorm\.)", r"^classifier\."]  # noqa: RUF012
 

@@ -11,11 +11,16 @@ import importlib
 from torch import nn
 
 
+def forward_class(place: str) -> type:
+    """The class at `place`, "file.Class" of this folder."""
+    file, name = place.split(".")
+    return getattr(importlib.import_module(f".{file}", __name__), name)
+
+
 @functools.cache
 def mixed_class(original: type[nn.Module], place: str) -> type[nn.Module]:
-    """`SimA<Original>`: a subclass of the host's class with the forward of the class at `place`, "file.Class" of this folder."""
-    file, name = place.split(".")
-    forward = getattr(importlib.import_module(f".{file}", __name__), name)
+    """`SimA<Original>`: a subclass of the host's class with the forward of the class at `place`."""
+    forward = forward_class(place)
     body = {
         "__module__": __name__,
         "__doc__": f"{original.__name__} with SimA attention; the host's own parameters.",

@@ -41,7 +41,7 @@ class Reduced:
         return (context, maps) if output_attentions else (context,)
 
     def finish(self, context: torch.Tensor) -> torch.Tensor:
-        """What follows the attention within the module; nothing here."""
+        """What follows the attention `(B,H*W,C)` within the module; nothing here."""
         return context
 
 
@@ -86,7 +86,7 @@ class PvtV2Reduced(Reduced):
         return self.layer_norm(_on_map(hidden_states, height, width, self.spatial_reduction))
 
     def finish(self, context: torch.Tensor) -> torch.Tensor:
-        """The output projection."""
+        """The output projection of `(B,H*W,C)`."""
         return self.proj_drop(self.proj(context))
 
 
@@ -131,7 +131,7 @@ class MgpstrEncoder:
     attends = False
 
     def forward(self, hidden_states: torch.Tensor, output_attentions: bool = False, **kwargs):
-        """As MgpstrEncoder's."""
+        """As MgpstrEncoder's, on `(B,N,C)`."""
         for block in self.blocks:
             block.attn.maps_wanted = bool(output_attentions)
         return super().forward(hidden_states, output_attentions=output_attentions, **kwargs)
@@ -143,7 +143,7 @@ class OnesAllowed:
     attends = False
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        """As the host's."""
+        """As the host's, on `(B,N,C)`; of a mask `(B,1 or H,N,N)`, what is above -100 counts as allowed."""
         if attention_mask is not None:
             attention_mask = attention_mask > HIDDEN
         return super().forward(hidden_states, attention_mask, **kwargs)

@@ -1,0 +1,174 @@
+"""`sima-hf bench`: SimA against what would run otherwise, measured here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .choices import DEVICES, DType, bench_models, one_of, softmax_models
+from .commands import Command
+from .output import AsJSON, emit, stdout_kept_clean
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    short_help="Measure speed and memory against softmax, here.",
+    help="Measure SimA on this machine against what would run otherwise.",
+)
+
+Mode = Annotated[
+    str,
+    typer.Option(help="forward, or train for forward and backward.", autocompletion=one_of("forward", "train")),
+]
+DTypeName = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16 or float16.", autocompletion=one_of(*(one.value for one in DType))),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", autocompletion=one_of(*DEVICES))]
+Against = Annotated[
+    str,
+    typer.Option(help="Softmax attention to compare with: sdpa or eager.", autocompletion=one_of("sdpa", "eager")),
+]
+
+
+@app.command(
+    "attention",
+    cls=Command,
+    short_help="The attention alone, over numbers of tokens.",
+    epilog="Example:\nsima-hf bench attention --dtype bfloat16 --mode train --output-dir results",
+)
+def bench_attention(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens; may be given several times.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images at once, with --tokens; 1 by default.")] = None,
+    mode: Mode = "forward",
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Let torch.compile's SimA take part.")
+    ] = True,
+    dtype: DTypeName = "float32",
+    device: Device = "cpu",
+    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 6.0,
+    readme: Annotated[Path | None, typer.Option(help="README whose table is to be brought up to date.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """The attention alone, against softmax and the literal formula, over numbers of tokens."""
+    with stdout_kept_clean():
+        from .. import benchmark, benchmark_report
+
+        sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
+        rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
+        path = output_dir / f"{'_'.join(parts)}.csv"
+        benchmark_report.write_csv(rows, path)
+        benchmark_report.draw(path, path.with_suffix(".png"))
+        if readme is not None:
+            benchmark_report.replace_between(readme, "bench", benchmark_report.markdown_table(path))
+    files = [path, path.with_suffix(".png")]
+    emit(_facts(rows, files), f"{benchmark_report.table(path)}\n{files[0]} and {files[1]}", as_json)
+
+
+@app.command(
+    "model",
+    cls=Command,
+    short_help="A whole model, over image sizes.",
+    epilog="Example:\nsima-hf bench model deit-small --against sdpa --pixels 224 --pixels 512",
+)
+def bench_model(
+    model: Annotated[
+        str,
+        typer.Argument(help="deit-tiny, deit-small, deit-base, or a folder or Hub name.", autocompletion=bench_models),
+    ] = "deit-small",
+    against: Against = "sdpa",
+    pixels: Annotated[list[int] | None, typer.Option(help="Side of the image; may be given several times.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images at once, with --pixels; 1 by default.")] = None,
+    mode: Mode = "forward",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile both.")] = False,
+    dtype: DTypeName = "float32",
+    device: Device = "cpu",
+    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 10.0,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """A whole model with softmax against the same one with SimA, over image sizes."""
+    with stdout_kept_clean():
+        from .. import benchmark_model, benchmark_model_report, benchmark_report
+
+        sizes = _sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
+        rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
+        text, files = benchmark_model_report.table(rows), []
+        if output_dir is not None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            kind = ("compiled",) if compiled else ()
+            parts = ("model", Path(model).name, mode, *kind, device.partition(":")[0], dtype)
+            path = output_dir / f"{'_'.join(parts)}.csv"
+            benchmark_report.write_csv(rows, path)
+            benchmark_model_report.draw(rows, path.with_suffix(".png"))
+            files = [path, path.with_suffix(".png")]
+            text += f"\n{files[0]} and {files[1]}"
+    emit(_facts(rows, files), text, as_json)
+
+
+@app.command(
+    "memory",
+    cls=Command,
+    short_help="The most memory that one image takes.",
+    epilog="Example:\nsima-hf bench memory deit-small --pixels 2048",
+)
+def bench_memory(
+    model: Annotated[
+        str, typer.Argument(help="As for bench model; not a native variant.", autocompletion=softmax_models)
+    ] = "deit-small",
+    against: Against = "sdpa",
+    pixels: Annotated[int, typer.Option(help="Side of the image.")] = 2048,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
+    with stdout_kept_clean():
+        from .. import benchmark_model, benchmark_report
+
+        if model in benchmark_model.SIMA_VARIANTS:
+            raise ValueError(
+                f"{model} has no softmax to compare with; name a model that can be swapped, such as deit-small."
+            )
+        rows = benchmark_model.measure_memory(model, against, pixels)
+        lines = [
+            f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB"
+            for row in rows
+        ]
+        files = []
+        if output_dir is not None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            files = [output_dir / f"memory_{Path(model).name}_cpu_float32.csv"]
+            benchmark_report.write_csv(rows, files[0])
+    emit(_facts(rows, files), "\n".join([*lines, *map(str, files)]), as_json)
+
+
+def _facts(rows: list, files: list[Path]) -> dict:
+    return {"rows": [vars(row) for row in rows], "files": [str(file) for file in files]}
+
+
+def _sizes(device: str, batch: int | None, sizes: list[int] | None, option: str, least: int) -> tuple:
+    """`(batch, size)` for each size asked for, none for the usual ones; ValueError for what cannot be measured."""
+    import torch
+
+    if batch is not None and (batch < 1 or not sizes):
+        raise ValueError(
+            f"--batch must be 1 or more and come with {option}: the usual sizes have batches of their own."
+        )
+    if sizes and min(sizes) < least:
+        raise ValueError(f"{option} must be {least} or more, but {min(sizes)} came.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {device} needs a CUDA device and a torch built for it; there is none here. Leave it out for the CPU."
+        )
+    return tuple((batch or 1, size) for size in sizes or ())
+
+
+def _dtype(name: str):
+    import torch
+
+    if name not in [one.value for one in DType]:
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16, but {name!r} came.")
+    return getattr(torch, name)

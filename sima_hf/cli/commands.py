@@ -1,0 +1,78 @@
+"""What all commands have in common: examples that can be copied from the help, --debug anywhere, quiet ends."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+DEBUG = "--debug"
+ORDER = ("env", "models", "convert", "patch", "calibrate", "certify", "evaluate", "bench", "push")
+
+
+class Command(TyperCommand):
+    """A command whose examples are printed as they are, not filled to the width of the page."""
+
+    def format_help(self, ctx, formatter):
+        """As typer has it, and the lines of the examples."""
+        _with_lines(self, super().format_help, ctx, formatter)
+
+
+class Commands(TyperGroup):
+    """The group of all commands: takes --debug anywhere, and ends quietly when interrupted or when nobody reads on."""
+
+    def list_commands(self, ctx):
+        """In the order of their use; others after them."""
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def format_help(self, ctx, formatter):
+        """As a command's."""
+        _with_lines(self, super().format_help, ctx, formatter)
+
+    def parse_args(self, ctx, args):
+        """--debug belongs to `sima-hf`, but where people add it is at the end."""
+        before, end, after = args, [], []
+        if "--" in args:
+            place = args.index("--")
+            before, end, after = args[:place], ["--"], args[place + 1 :]
+        moved = [DEBUG] if DEBUG in before else []
+        return super().parse_args(ctx, [*moved, *(one for one in before if one != DEBUG), *end, *after])
+
+    def make_context(self, *args, **kwargs):
+        """Help is printed in here."""
+        with _quiet_end():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx):
+        """Run a command."""
+        with _quiet_end():
+            return super().invoke(ctx)
+
+
+def _with_lines(command, format_help, ctx, formatter) -> None:
+    """Format a help page, plain or rich's, without filling the lines at its end."""
+    epilog, command.epilog = command.epilog, None
+    try:
+        format_help(ctx, formatter)
+    finally:
+        command.epilog = epilog
+    for line in ("", *(epilog or "").splitlines()):
+        formatter.write(f"  {line}".rstrip() + "\n")
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nsima-hf: interrupted.", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # Python writes what is left when it ends, and would complain again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None

@@ -1,0 +1,96 @@
+"""`sima-hf evaluate`: accuracy of an image classifier."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .choices import DEVICES, DType, Weights, one_of
+from .output import AsJSON, emit, quiet_transformers, stdout_kept_clean
+
+
+EXAMPLES = """Examples:
+sima-hf evaluate sima-deit --validation-dir imagenet/val --output-dir evaluated
+sima-hf evaluate out/checkpoint-500 --weights ema --validation-dir val
+sima-hf evaluate org/sima-deit --dataset imagenet-1k --image-size 384 \\
+  --eval-crop-pct 1.0 --json
+accelerate launch -m sima_hf.cli evaluate sima-deit --validation-dir val"""
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, training checkpoint, or Hub name.")],
+    weights: Annotated[
+        Weights | None, typer.Option(help="Of a training checkpoint: averaged or raw, which is the default.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set on the Hub; digits, the default, is scikit-learn's.")
+    ] = None,
+    config_name: Annotated[str | None, typer.Option(help="Configuration of that data set.")] = None,
+    train_dir: Annotated[
+        str | None, typer.Option(help="Folder of training images by class; what is held out of it is evaluated.")
+    ] = None,
+    validation_dir: Annotated[
+        str | None, typer.Option(help="Folder with one sub-folder of images for each class, all evaluated.")
+    ] = None,
+    data_files: Annotated[
+        list[str] | None,
+        typer.Option(help="Parquet files or WebDataset shards, all evaluated; may be given several times."),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Where the usual names do not tell.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Where the usual names do not tell.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share held out, where there is no validation split.")] = 0.2,
+    labels_by_index: Annotated[
+        bool, typer.Option("--labels-by-index", help="Match classes by index, whatever their names.")
+    ] = False,
+    image_size: Annotated[int | None, typer.Option(help="Resolution in pixels; the model's own by default.")] = None,
+    eval_crop_pct: Annotated[
+        float | None, typer.Option(help="0.875, or 1.0 for the full crop; the model's own way by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", autocompletion=one_of(*DEVICES)),
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="Of the model's parameters.")] = DType.float32,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a Hub model.")
+    ] = False,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and confusion.png.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Top-1, top-5, loss, speed and each class's accuracy, of a native, swapped or softmax classifier, at any resolution."""
+    with stdout_kept_clean():
+        from ..training.evaluation_report import report_text, write_report
+        from ..training.evaluation_run import EvaluationOptions, run_evaluation
+
+        quiet_transformers()
+        found = run_evaluation(
+            EvaluationOptions(
+                model_name_or_path=model,
+                weights=None if weights is None else weights.value,
+                dataset=dataset,
+                config_name=config_name,
+                train_dir=train_dir,
+                validation_dir=validation_dir,
+                data_files=data_files or None,
+                image_column=image_column,
+                label_column=label_column,
+                held_out=held_out,
+                labels_by_index=labels_by_index,
+                image_size=image_size,
+                eval_crop_pct=eval_crop_pct,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                device=device,
+                dtype=dtype.value,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                output_dir=output_dir,
+            )
+        )
+        if found is None:  # one of several processes, and not the one that speaks
+            return
+        files = [str(path) for path in write_report(found, output_dir)] if output_dir else []
+    emit({**found.report, "files": files}, "\n".join([report_text(found.report), *files]), as_json)

@@ -1,0 +1,79 @@
+"""`sima-hf push`: publish a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import AsJSON, emit, stdout_kept_clean
+
+
+EXAMPLES = """Examples:
+sima-hf push sima-deit org/sima-deit --dry-run
+sima-hf push sima-deit org/sima-deit --license apache-2.0 \\
+  --base-model facebook/deit-small-patch16-224 --results evaluated
+sima-hf push sima-deit org/sima-deit --private --revision calibrated \\
+  --commit-message 'Calibrated anew'"""
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A SimA model's folder, as save_pretrained writes it.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: org/name.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List files, sizes and the card; send nothing, and ask nobody.")
+    ] = False,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a repository that is new.", show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, made if it is not there; main by default.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Of the one commit that holds it all.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Of the Hub. Others can see it here; HF_TOKEN or a login (hf auth login) are safer."),
+    ] = None,
+    license_name: Annotated[
+        str | None, typer.Option("--license", help="As the Hub names it, such as apache-2.0.")
+    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub name of the model that it was made from.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="What it was trained on.")] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="evaluation.json or all_results.json, or its folder; may be given several times."),
+    ] = None,
+    benchmark: Annotated[
+        list[Path] | None, typer.Option(help="CSV of sima-hf bench model; may be given several times.")
+    ] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Publish a model on the Hub, in one commit: safetensors, config, image processor, model card, and the code a reader needs.
+
+    It is checked first: complete, weights that fit, no pickles, and no softmax where SimA should be.
+    """
+    with stdout_kept_clean():
+        from ..hub import find_facts, plan_push
+        from ..hub import push as push_folder
+
+        facts = find_facts(
+            folder,
+            license=license_name,
+            base_model=base_model,
+            dataset=dataset,
+            results=tuple(results or ()),
+            benchmark=tuple(benchmark or ()),
+        )
+        settings = {
+            "private": private,
+            "revision": revision,
+            "commit_message": commit_message,
+            "token": token,
+            "facts": facts,
+        }
+        if dry_run:
+            plan = plan_push(folder, repo_id, **settings)
+        else:
+            done = push_folder(folder, repo_id, **settings)
+    if dry_run:
+        emit(plan.to_dict(), plan, as_json)
+    else:
+        facts = {"repo_id": done.repo_id, "commit": done.commit, "url": done.url, "plan": done.plan.to_dict()}
+        emit(facts, f"{done.plan.repo_id}: {len(done.plan.files)} files in commit {done.commit}\n{done.url}", as_json)

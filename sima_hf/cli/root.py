@@ -1,0 +1,99 @@
+"""The command `sima-hf` itself: its sub-commands, what every one of them has in common, and how they end."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import SimAError
+from ..version import __version__
+from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
+from .commands import DEBUG, Command, Commands
+from .output import on_terminal
+
+
+EPILOG = """Examples:
+sima-hf env
+sima-hf patch facebook/deit-small-patch16-224 sima-deit \\
+  --calibrate-with photos --certify
+sima-hf evaluate sima-deit --validation-dir photos-val --json
+sima-hf push sima-deit org/sima-deit --dry-run
+
+Exit codes: 0 done; 1 a mistake, with what to do about it, or the answer
+is no (certify found softmax); 2 wrong usage; 130 interrupted; 141 whoever
+read the output closed it.
+
+Environment: SIMA_HF_DEBUG=1 is --debug; HF_HUB_OFFLINE, HF_ENDPOINT,
+HF_TOKEN and HF_HOME are those of huggingface_hub."""
+
+app = typer.Typer(
+    name="sima-hf",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+    rich_markup_mode="rich" if on_terminal() else None,  # panels for people, plain help in a pipe
+)
+for _module, _in_brief in (
+    (env, "Print what a bug report needs."),
+    (models, "List the models that can be swapped."),
+    (convert, "Turn an original .pth checkpoint into a folder."),
+    (patch, "Swap softmax for SimA, calibrate, certify and save."),
+    (calibrate, "Calibrate a model that was swapped before."),
+    (certify, "Count the softmax that a forward runs."),
+    (evaluate, "Measure an image classifier's accuracy."),
+    (push, "Publish a folder on the Hub."),
+):
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(cls=Command, epilog=_module.EXAMPLES, short_help=_in_brief)(getattr(_module, _name))
+app.add_typer(bench.app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sima-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show where an error came from.")] = False,
+) -> None:
+    """SimA: softmax-free vision transformers for Hugging Face Transformers."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `sima-hf` command: exit code 1 and one sentence for anything a user can mend.
+
+    Args:
+        arguments: without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = DEBUG in given or os.environ.get("SIMA_HF_DEBUG", "") not in ("", "0")
+    try:
+        app(args=arguments, prog_name="sima-hf")
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or debug:
+            raise
+        typer.echo(f"sima-hf: {sentence}", err=True)
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell about an error that a user can mend; None for one of ours."""
+    name = type(error).__name__
+    if name == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        return "The memory was not enough: lower the batch size or the number of images, or take a smaller model."
+    if name == "SafetensorError":
+        return f"The weights cannot be read, perhaps half-written: {error}. Get or write them again."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) if isinstance(error, (SimAError, ValueError, OSError, ImportError)) else None

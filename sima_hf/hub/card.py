@@ -1,0 +1,200 @@
+"""A model card from the facts at hand: no figure without its file, nothing guessed, and an existing README merged."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
+
+from ..errors import PublishError
+from .card_facts import CardFacts, card_files, find_facts
+from .card_known import GIVEN, Known, gather, is_repo_id
+from .card_merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
+from .card_results import EVALUATION, RESULT_FILES, TRAINING
+from .card_sections import (
+    CITATION,
+    attention_section,
+    model_section,
+    origin_section,
+    results_section,
+    softmax_in_sima,
+    speed_section,
+    summary,
+    versions_section,
+)
+from .card_speed import speed_table
+from .card_stock import is_push_to_hub_text, is_stock, is_trainer_text
+from .card_usage import loading_text, pipeline_tag
+
+
+if TYPE_CHECKING:
+    from .folder import CheckedFolder
+
+
+NOTE = "<!-- Written by sima_hf from the files named in it, and written anew with them: what you add belongs outside of the marks. -->"
+
+
+def model_card(
+    checked: "CheckedFolder", repo_id: str | None, facts: CardFacts | None = None, existing: str | None = None
+) -> str:
+    """Write the README.md of a model, or bring the one that is there up to date.
+
+    Args:
+        checked: what `check_folder` found.
+        repo_id: where the model will be, "org/name"; None: the card names the folder.
+        facts: see `find_facts`, which is asked where they are not given.
+        existing: the README that is there, its line endings untouched (read it with `newline=""`). What its author wrote stays:
+            front matter wins over what is found, except for measurements, and of the text only the block between the
+            marks `<!-- sima_hf:start -->` and `<!-- sima_hf:end -->` is exchanged; without marks it is appended. A text that
+            only Transformers wrote is replaced, where the settings in it are known from a file.
+
+    Returns:
+        The whole text; given back as `existing` it comes out unchanged.
+
+    Raises:
+        PublishError: the model is not SimA, a file is broken, has impossible numbers or is about another model, a fact that was
+            given contradicts the README, or the README's front matter cannot be read.
+    """
+    facts = find_facts(checked.path) if facts is None else facts
+    _check_sima(checked)
+    card_files(facts)
+    readme = read_readme(existing)
+    known = gather(checked, facts, readme)
+    name = repo_id.rpartition("/")[2] if repo_id else checked.path.name
+    ours = _front(checked, known, repo_id, name)
+    names = {*RESULT_FILES, *(path.name for path in facts.results)}
+    places = [f"{repo_id or ''}/blob/main/{file}" for file in sorted(names)]
+    theirs = readme.data
+    if is_stock(readme.body):  # nobody wrote it, so what is given counts
+        theirs = {key: value for key, value in theirs.items() if not getattr(facts, key, None) or key not in GIVEN}
+    data = merged_data(theirs, ours, places, readme.has_block)
+    if _replaceable(readme, known):
+        readme = Readme(readme.data, readme.front, "", readme.newline)
+    title = "" if around_block(readme) else f"# {name}\n\n"
+    block = f"{NOTE}\n\n{title}{_text(checked, known, repo_id or checked.path.name)}"
+    front = front_matter(readme, data).replace("\n", readme.newline)
+    body = merged_body(readme, block)
+    text = f"---{readme.newline}{front}{readme.newline}---{readme.newline}{body}"
+    _check_card(text)
+    return text
+
+
+def _check_sima(checked: "CheckedFolder") -> None:
+    """A card says how many softmax operations were counted; one that would have to say more than 0 is not written."""
+    found = softmax_in_sima(checked.model, checked.certificate, checked.description)
+    if found:
+        raise PublishError(
+            f"{checked.certificate.model} ran {sum(one.count for one in found)} operations of softmax attention, first "
+            f"{found[0].operation} in {found[0].path or 'the model itself'}, so no card says that it is SimA. Swap it first: "
+            "sima_hf.patch_model(model)."
+        )
+
+
+def _replaceable(readme: Readme, known: Known) -> bool:
+    """Whether nothing is lost with the text: Trainer's has settings, which must be in a file."""
+    if is_push_to_hub_text(readme.body):
+        return True
+    return is_trainer_text(readme.body) and bool(known.provenance.get("training") or known.trainer)
+
+
+def _front(checked: "CheckedFolder", known: Known, repo_id: str | None, name: str) -> dict[str, Any]:
+    """Our front matter, as the Hub reads it."""
+    tag = pipeline_tag(checked.model)
+    results = _eval_results(known, tag, repo_id)
+    changed = bool(known.provenance.get("calibration") or known.provenance.get("training") or known.trainer)
+    changed = changed or any(one.training for one in known.measured)
+    tags = ["sima", *(["softmax-free"] if checked.certificate.softmax_free else []), "vision", *([tag] if tag else [])]
+    data = ModelCardData(
+        library_name="transformers",
+        license=known.license or None,
+        base_model=known.base_model or None,
+        datasets=[known.hub_dataset] if known.hub_dataset else None,
+        metrics=["accuracy"] if results else None,
+        pipeline_tag=tag,
+        tags=[*tags, checked.config.model_type.removeprefix("sima_")],
+        model_name=name,
+        eval_results=results or None,
+        **({"base_model_relation": "finetune"} if known.base_model and changed else {}),
+    ).to_dict()
+    data.pop("model_name", None)
+    return data
+
+
+def _eval_results(known: Known, tag: str | None, repo_id: str | None) -> list[EvalResult]:
+    """Accuracies whose data are known; of two files about the same, the first."""
+    found: dict[tuple, EvalResult] = {}
+    for one in known.measured:
+        data = (known.facts.evaluated_on if one.kind == EVALUATION else None) or one.data or known.dataset
+        if not data or not tag:
+            continue
+        split = one.split or ("validation" if one.kind == TRAINING else None)
+        kind = data if is_repo_id(data) else re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
+        for metric, title in METRIC_NAMES.items():
+            if metric in one.figures:
+                url = f"{constants.ENDPOINT}/{repo_id}/blob/main/{one.path.name}" if repo_id else None
+                found.setdefault(
+                    (kind, split, metric),
+                    EvalResult(
+                        task_type=tag,
+                        dataset_type=kind,
+                        dataset_name=data,
+                        dataset_split=split,
+                        metric_type="accuracy",
+                        metric_name=title,
+                        metric_value=one.figures[metric],
+                        source_name=one.path.name if repo_id else None,
+                        source_url=url,
+                    ),
+                )
+    return list(found.values())
+
+
+def _text(checked: "CheckedFolder", known: Known, name: str) -> str:
+    """The sections that there are facts for."""
+    model, description = checked.model, checked.description
+    provenance, file = known.provenance, known.facts.provenance
+    training = [(one.training, one.path) for one in known.measured if one.training]
+    if provenance.get("training"):
+        training.insert(0, (provenance["training"], file))
+    if known.trainer:
+        training.insert(0, (known.trainer, known.facts.training))
+    calibration = provenance.get("calibration")
+    versions = [("saved", _saved_by(model.config), "config.json")]
+    made = f"made by `{provenance['made_by']}`" if provenance.get("made_by") else "made"
+    versions += [(made, provenance.get("versions", {}), file.name)] if file else []
+    versions += [("measured", one.versions, one.path.name) for one in known.measured]
+    evaluated = [
+        replace(one, data=known.facts.evaluated_on) if known.facts.evaluated_on and one.kind == EVALUATION else one
+        for one in known.measured
+    ]
+    sections = [
+        summary(model, description, pipeline_tag(model), known.base_model, known.base_file),
+        "## How to load it\n\n" + loading_text(checked.path, model, name),
+        attention_section(model, checked.certificate, description, checked.weights, name),
+        model_section(checked.path, model, checked.weights, known.license, (known.dataset, known.dataset_file)),
+        results_section(evaluated, known.dataset),
+        speed_section(
+            speed_table(path, (name, checked.path.name, str(checked.path))) for path in known.facts.benchmark
+        ),
+        origin_section((calibration, file) if calibration else None, training),
+        versions_section(versions),
+        f"## Citation\n\n{CITATION}",
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _saved_by(config: Any) -> Mapping[str, str]:
+    version = getattr(config, "transformers_version", None)
+    return {"transformers": str(version)} if version else {}
+
+
+def _check_card(text: str) -> None:
+    """Let huggingface_hub read the card, as it does before it uploads one."""
+    try:
+        ModelCard(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise PublishError(
+            f"The front matter of README.md is not what the Hub takes: {error}. Mend its model-index or remove it."
+        ) from error

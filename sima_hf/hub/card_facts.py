@@ -1,0 +1,131 @@
+"""The facts that a model card is written from, and the files they stand in."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import PublishError
+from .card_results import RESULT_FILES, looks_measured
+from .card_speed import is_benchmark
+from .provenance import PROVENANCE, read_provenance
+
+
+TRAINER_STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What is known of a model besides what its folder's config and weights say. What is not known stays None or empty.
+
+    Attributes:
+        license: identifier as the Hub lists them, such as "apache-2.0".
+        base_model: name on the Hub of the model that this one was made from.
+        dataset: what it was trained on; a name on the Hub, or plain words.
+        evaluated_on: what the evaluation measured on, where its file names a folder only.
+        results: files that hold what was measured: evaluation.json, all_results.json. A folder stands for those in it.
+        benchmark: CSVs of `sima-hf bench model`.
+        training: trainer_state.json, for the training settings that no provenance has.
+        provenance: sima_provenance.json.
+
+    A single path may be given where several can be; names of files as text, too.
+    """
+
+    license: str | None = None
+    base_model: str | None = None
+    dataset: str | None = None
+    evaluated_on: str | None = None
+    results: tuple[Path, ...] = ()
+    benchmark: tuple[Path, ...] = ()
+    training: Path | None = None
+    provenance: Path | None = None
+
+    def __post_init__(self):
+        for name in ("results", "benchmark"):
+            object.__setattr__(self, name, _paths(getattr(self, name)))
+        for name in ("training", "provenance"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    if value is None:
+        return ()
+    return (Path(value),) if isinstance(value, (str, Path)) else tuple(map(Path, value))
+
+
+def find_facts(folder: str | Path, **given: Any) -> CardFacts:
+    """Look for the files that say something about a model in its own folder.
+
+    Args:
+        folder: the model's.
+        given: fields of `CardFacts`, which are taken as they are in place of what would be found; None is not given.
+
+    Returns:
+        The facts. Files that only look alike, such as a results.json of something else, are passed over.
+
+    Raises:
+        PublishError: a file that was given does not exist.
+        TypeError: there is no such field.
+    """
+    folder = Path(folder)
+    known = {entry.name for entry in fields(CardFacts)}
+    if foreign := sorted(set(given) - known):
+        raise TypeError(f"find_facts takes {', '.join(sorted(known))}, but {', '.join(foreign)} came.")
+    explicit = CardFacts(**{name: value for name, value in given.items() if value not in (None, ())})
+    results = tuple(path for place in explicit.results for path in _results_at(place))
+    for path in (*explicit.benchmark, explicit.training, explicit.provenance):
+        if path is not None and not path.is_file():
+            raise PublishError(f"There is no file {path} to write the model card from.")
+    provenance = explicit.provenance or _if_file(folder / PROVENANCE)
+    training = explicit.training
+    if training is None and not (provenance and read_provenance(provenance).get("training")):
+        training = _if_file(folder / TRAINER_STATE)
+    return CardFacts(
+        license=explicit.license,
+        base_model=explicit.base_model,
+        dataset=explicit.dataset,
+        evaluated_on=explicit.evaluated_on,
+        results=results or _found_results(folder),
+        benchmark=explicit.benchmark or tuple(path for path in sorted(folder.glob("*.csv")) if is_benchmark(path)),
+        training=training,
+        provenance=provenance,
+    )
+
+
+def card_files(facts: CardFacts) -> tuple[Path, ...]:
+    """The files that a card written from these facts names for its figures; they are to be published with it.
+
+    Raises:
+        PublishError: two of them have the same name, so that only one could be.
+    """
+    files = [*facts.results, *facts.benchmark, facts.training, facts.provenance]
+    by_name: dict[str, Path] = {}
+    for path in files:
+        if path is None:
+            continue
+        other = by_name.setdefault(path.name, path)
+        if other.resolve() != path.resolve():
+            raise PublishError(
+                f"{other} and {path} would both be published as {path.name}, beside each other. Rename one of them."
+            )
+    return tuple(by_name.values())
+
+
+def _results_at(place: Path) -> tuple[Path, ...]:
+    """The file that was given, or the results in the folder that was."""
+    if place.is_dir():
+        found = _found_results(place)
+        if not found:
+            raise PublishError(f"{place} holds none of {', '.join(RESULT_FILES)}.")
+        return found
+    if not place.is_file():
+        raise PublishError(f"There is no file of results {place}.")
+    return (place,)
+
+
+def _found_results(folder: Path) -> tuple[Path, ...]:
+    return tuple(path for name in RESULT_FILES if (path := folder / name).is_file() and looks_measured(path))
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None

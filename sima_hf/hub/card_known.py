@@ -1,0 +1,141 @@
+"""What a card is written from: the facts that were given, what their files say, and what the README's author says."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..errors import PublishError
+from .card_facts import CardFacts
+from .card_merge import Readme
+from .card_results import TRAINING, Measured, check_measured, read_measured
+from .card_stock import is_stock
+from .provenance import read_provenance
+
+
+if TYPE_CHECKING:
+    from .folder import CheckedFolder
+
+
+# Facts that are entries of the front matter as well.
+GIVEN = ("license", "base_model")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The facts with what the files and the README say: what the card is written from.
+
+    Attributes:
+        facts: as they were given.
+        provenance: what sima_provenance.json says; {} without one.
+        measured: what the files of results say, in the order of the facts.
+        trainer: settings from trainer_state.json; {} without one.
+        license, base_model, dataset: what was given, else what the README's author says, else what was found; "" if nothing.
+        base_file, dataset_file: the file that the base model or the data set was found in.
+        hub_dataset: name of the data set on the Hub; "" if it is not known to be there.
+    """
+
+    facts: CardFacts
+    provenance: dict[str, Any]
+    measured: tuple[Measured, ...]
+    trainer: dict[str, Any]
+    license: str
+    base_model: str
+    dataset: str
+    base_file: Path | None
+    dataset_file: Path | None
+    hub_dataset: str
+
+
+def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
+    """Read what the facts name, and check it against the model and the README.
+
+    Raises:
+        PublishError: a file is broken or about another model, or a fact that was given is none or contradicts the README.
+    """
+    provenance = read_provenance(facts.provenance) if facts.provenance else {}
+    measured = tuple(read_measured(path) for path in facts.results)
+    for one in measured:
+        check_measured(one, checked.model)
+    if _measured_other_weights(provenance.get("training", {})):
+        measured = tuple(_without_figures(one) if one.kind == TRAINING else one for one in measured)
+    theirs, stock = readme.data, is_stock(readme.body)
+    for name in GIVEN:
+        given, said = getattr(facts, name), theirs.get(name)
+        alike = [said] if isinstance(said, str) else said or []
+        if given and said and not stock and given not in alike and given.lower() not in alike:
+            raise PublishError(
+                f"README.md says `{name}: {said}`, but {given!r} was given. Change the README, or do not give it; what its author "
+                "wrote is not overwritten."
+            )
+    licence = (facts.license or "").strip().lower()
+    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise PublishError(
+            f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, but {facts.license!r} came."
+        )
+    if facts.base_model and not is_repo_id(facts.base_model):
+        raise PublishError(
+            f"The base model should be a name on the Hub, such as facebook/deit-small-patch16-224, but {facts.base_model!r} came."
+        )
+    found = provenance.get("base_model", "")
+    said = theirs.get("base_model")
+    said = said if isinstance(said, str) and is_repo_id(said) else ""
+    base = facts.base_model or said or (found if is_repo_id(found) else "")
+    dataset = facts.dataset or provenance.get("dataset", "")
+    return Known(
+        facts,
+        provenance,
+        measured,
+        _trainer_settings(facts.training),
+        licence or (theirs["license"] if isinstance(theirs.get("license"), str) else ""),
+        base,
+        dataset,
+        facts.provenance if base and base == found else None,
+        facts.provenance if dataset and dataset == provenance.get("dataset") else None,
+        next((one for one in (facts.dataset, provenance.get("hub_dataset")) if one and _on_the_hub(one)), ""),
+    )
+
+
+def _measured_other_weights(training: Mapping[str, Any]) -> bool:
+    """Whether a run evaluated the averaged weights and saved the raw ones, or the other way: its accuracy is then not the model's."""
+    evaluated, saved = training.get("eval_weights", "ema"), training.get("save_weights", "ema")
+    return bool(training.get("ema_decay")) and saved != ("ema" if evaluated == "both" else evaluated)
+
+
+def _without_figures(measured: Measured) -> Measured:
+    return Measured(measured.path, measured.kind, {}, training=measured.training)
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be the name of a repository on the Hub."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return bool(text)
+
+
+def _on_the_hub(dataset: str) -> bool:
+    """Whether a data set's name can be one on the Hub: no folder here, nor scikit-learn's digits, whose name is like one."""
+    return dataset != "digits" and is_repo_id(dataset) and not Path(dataset).exists()
+
+
+def _trainer_settings(path: Path | None) -> dict[str, Any]:
+    """What trainer_state.json says of the training."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = ("num_train_epochs", "global_step", "train_batch_size")
+        found = {name: content[name] for name in names if content.get(name)}
+        rates = [entry["learning_rate"] for entry in content.get("log_history", ()) if "learning_rate" in entry]
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise PublishError(
+            f"{path} is not the state that Trainer saves: {error}. Leave it out, or save it again."
+        ) from error
+    return found | ({"highest_logged_learning_rate": max(rates)} if rates else {})

@@ -1,0 +1,252 @@
+"""What results files measured: read, checked for numbers that cannot be, and held against the model they claim to be about."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..errors import PublishError
+
+
+EVALUATION, TRAINING, QUICKSTART = "evaluation", "training", "quickstart"
+
+# Names of files that are looked for in a model's folder, the most careful measurement first.
+RESULT_FILES = ("evaluation.json", "results.json", "all_results.json")
+
+# Entries of a training script's results that are about the run, not about the model.
+_OF_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one results file says.
+
+    Attributes:
+        path: the file.
+        kind: "evaluation" (evaluate_model.py), "training" (all_results.json) or "quickstart" (its results.json).
+        figures: name -> value; accuracies are shares from 0 to 1, losses are means per image.
+        data, split: name of the images and of their part, where the file says so.
+        images: how many were measured.
+        conditions: in words, such as "32 px" and the device.
+        training: what it says of the training.
+        versions: package -> version, "revision" being sima_hf's commit.
+    """
+
+    path: Path
+    kind: str
+    figures: dict[str, float]
+    data: str | None = None
+    split: str | None = None
+    images: int | None = None
+    conditions: tuple[str, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    model_class: str | None = None
+    parameters: int | None = None
+    labels: tuple[str, ...] = ()
+    all_labels: bool = False
+
+
+def read_measured(path: str | Path) -> Measured:
+    """Read a results file.
+
+    Args:
+        path: what `examples/evaluate_model.py` writes as evaluation.json, the training scripts as all_results.json, or the
+            quickstart as results.json.
+
+    Raises:
+        PublishError: it is missing, not JSON, none of the three, or has a number that cannot be.
+    """
+    path = Path(path)
+    content = _json(path)
+    kind = kind_of(content)
+    if kind is None:
+        raise PublishError(
+            f"{path} is not a file of results that a card can be written from. Those are evaluation.json of "
+            "examples/evaluate_model.py and all_results.json of the training scripts."
+        )
+    try:
+        measured = {EVALUATION: _evaluation, TRAINING: _training, QUICKSTART: _quickstart}[kind](path, content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PublishError(
+            f"{path} is not as the script that wrote it leaves it ({type(error).__name__}: {error}). Measure again."
+        ) from error
+    for name, value in measured.figures.items():
+        _check_number(path, name, value, most=1 if "accuracy" in name else None)
+    if measured.images is not None and not (isinstance(measured.images, int) and measured.images > 0):
+        raise PublishError(f"{path} says that {measured.images!r} images were measured; it takes 1 at least.")
+    return measured
+
+
+def kind_of(content: Any) -> str | None:
+    """Which of the three files of results this is, by its entries; None for any other JSON."""
+    if not isinstance(content, Mapping):
+        return None
+    if "accuracy" in content and isinstance(content.get("settings"), Mapping):
+        return EVALUATION
+    if {"accuracy", "data", "test_images", "parameters"} <= set(content):
+        return QUICKSTART
+    return TRAINING if any(str(name).startswith(("eval_", "train_")) for name in content) else None
+
+
+def looks_measured(path: Path) -> bool:
+    """Whether a file is one of the three; one that is no JSON counts, so that it is not passed over in silence."""
+    try:
+        return kind_of(_json(path)) is not None
+    except PublishError:
+        return True
+
+
+def check_measured(measured: Measured, model: PreTrainedModel) -> None:
+    """Make sure that a file of results is about this model.
+
+    Raises:
+        PublishError: the file says that it measured another class, another number of parameters, or other labels.
+    """
+    remedy = "Measure this model with examples/evaluate_model.py, or leave that file out."
+    mine = type(model).__name__
+    if measured.model_class is not None and measured.model_class != mine:
+        raise PublishError(
+            f"{measured.path} was measured on a {measured.model_class}, but the folder holds a {mine}. {remedy}"
+        )
+    count = count_parameters(model)
+    if measured.parameters is not None and measured.parameters != count:
+        raise PublishError(
+            f"{measured.path} was measured on a model of {measured.parameters:,} parameters, but the folder's has {count:,}. "
+            f"{remedy}"
+        )
+    names = [str(name) for name in (getattr(model.config, "id2label", None) or {}).values()]
+    foreign = [label for label in measured.labels if label not in names]
+    if len(measured.labels) > len(names) or (measured.all_labels and len(measured.labels) != len(names)):
+        raise PublishError(
+            f"{measured.path} was measured on a model of {len(measured.labels)} labels, but the folder's has {len(names)}. "
+            f"{remedy}"
+        )
+    if foreign:
+        raise PublishError(
+            f"{measured.path} has the class {foreign[0]!r}, which is none of the {len(names)} that config.json names. {remedy}"
+        )
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Numbers in all parameters, shared ones once, as evaluate_model.py counts them."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file without NaN and infinities, which are no JSON."""
+    if not path.is_file():
+        raise PublishError(f"There is no file of results {path}.")
+
+    def refuse(word: str):
+        raise PublishError(
+            f"{path} holds {word} where a number should be, so nothing of it is published. Measure again."
+        )
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PublishError(f"{path} is not JSON: {error}. It may be half written; measure again.") from error
+
+
+def _check_number(path: Path, name: str, value: Any, most: float | None) -> None:
+    """A number that can be: finite, not negative where it is a share or a loss, and a share at most 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PublishError(f"{path} has {value!r} as {name}, where a finite number should be. Measure again.")
+    if most is not None and not 0 <= value <= most:
+        percent = " It looks like percent." if 1 < value <= 100 else ""
+        raise PublishError(f"{path} has {value!r} as {name}, which should be a share from 0 to 1.{percent}")
+
+
+def _evaluation(path: Path, content: dict) -> Measured:
+    settings = content["settings"]
+    data, split = _data_of(settings.get("data"))
+    crop = settings.get("eval_crop_pct")
+    processes = settings.get("processes", 1)
+    conditions = [
+        f"{settings['image_size']} px" if settings.get("image_size") else None,
+        f"central crop of {crop:g} of the side" if crop else None,
+        f"{settings['weights']} weights" if settings.get("weights") in ("ema", "raw") else None,
+        settings.get("dtype"),
+        f"batch {settings['batch_size']}" if settings.get("batch_size") else None,
+        f"{processes} processes" if processes != 1 else None,
+        settings.get("device"),
+    ]
+    for name in ("not_a_number", "left_out"):
+        if content.get(name):
+            conditions.append(f"{content[name]:,} images {_SPOILT[name]}")
+    figures = {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss") if content.get(name) is not None}
+    return Measured(
+        path,
+        EVALUATION,
+        figures,
+        data,
+        split,
+        content["num_images"],
+        tuple(str(one) for one in conditions if one),
+        versions=_versions(content.get("versions")),
+        model_class=settings.get("class"),
+        parameters=settings.get("parameters"),
+        labels=tuple(str(row["label"]) for row in content.get("per_class") or ()),
+    )
+
+
+_SPOILT = {"not_a_number": "got no finite answer and count as wrong", "left_out": "were left out"}
+
+
+def _training(path: Path, content: dict) -> Measured:
+    figures, training = {}, {}
+    for name, value in content.items():
+        # Where both are evaluated, "eval_raw_" has the weights that are not averaged, and those are not what is saved.
+        if name.startswith("eval_") and not name.startswith("eval_raw_") and not name.endswith(_OF_THE_RUN):
+            figures[name.removeprefix("eval_")] = value
+        elif name in ("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"):
+            _check_number(path, name, value, None)
+            training[name] = value
+    return Measured(path, TRAINING, figures, training=training)
+
+
+def _quickstart(path: Path, content: dict) -> Measured:
+    names = ("epochs", "batch_size", "learning_rate", "seed", "train_images", "validation_images", "train_seconds")
+    training = {name: content[name] for name in names if name in content}
+    for name, value in training.items():
+        _check_number(path, name, value, None)
+    return Measured(
+        path,
+        QUICKSTART,
+        {"accuracy": content["accuracy"]},
+        shown_place(content["data"]),
+        "held out",
+        content["test_images"],
+        tuple(f"{content[name]}{unit}" for name, unit in (("image_size", " px"), ("device", "")) if name in content),
+        training,
+        _versions(content),
+        parameters=content["parameters"],
+        labels=tuple(map(str, content.get("labels", ()))),
+        all_labels="labels" in content,
+    )
+
+
+def _data_of(text: str | None) -> tuple[str | None, str | None]:
+    """Name and split of what evaluate_model.py calls "NAME, validation split"."""
+    if not text:
+        return None, None
+    name, comma, last = text.rpartition(", ")
+    if comma and last.endswith(" split"):
+        return shown_place(name), last.removesuffix(" split")
+    return shown_place(text), None
+
+
+def shown_place(text: str) -> str:
+    """A name of data as a stranger may see it: of a folder on someone's disk, the last part."""
+    words = str(text).split(", ")
+    return ", ".join(Path(word).name if word.startswith(("/", "~", "..")) or ":\\" in word else word for word in words)
+
+
+def _versions(content: Mapping | None) -> dict[str, str]:
+    names = ("sima_hf", "revision", "torch", "transformers", "python")
+    return {name: str(content[name]) for name in names if content and content.get(name)}

@@ -1,0 +1,330 @@
+"""The sections of a model card: each a text made from facts, with the file that a figure stands in beside it; "" without facts."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..errors import PublishError
+from ..models.sima.modeling_sima import SimAPreTrainedModel
+from ..patching.certificate import Certificate, Operation
+from ..patching.description import Description
+from .card_results import EVALUATION, Measured, count_parameters
+
+
+SIMA = "[SimA](https://arxiv.org/abs/2206.08898)"
+
+# As in the README.
+CITATION = """```bibtex
+@inproceedings{koohpayegani2024sima,
+  title     = {SimA: Simple Softmax-free Attention for Vision Transformers},
+  author    = {Koohpayegani, Soroush Abbasi and Pirsiavash, Hamed},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
+  year      = {2024}
+}
+```"""
+
+_GAINS = {
+    "none": "`none`, the paper's formula",
+    "tokens": "`tokens`: the output times the number of keys, so that its scale does not depend on the resolution",
+}
+_BIASES = {
+    "none": "the host has none",
+    "add": "added to the product of the normalised query and key",
+}
+_FIGURES = {"accuracy": "top-1 accuracy", "top_5_accuracy": "top-5 accuracy", "loss": "loss"}
+_TASK_WORDS = {"image-classification": "An image classifier"}
+_WORDS = {
+    "num_train_epochs": "epochs",
+    "epoch": "epochs",
+    "max_steps": "optimizer steps",
+    "global_step": "optimizer steps",
+    "step": "optimizer steps",
+    "per_device_train_batch_size": "images per device and micro-batch",
+    "train_batch_size": "batch size",
+    "world_size": "processes",
+    "highest_logged_learning_rate": "highest learning rate logged",
+    "train_loss": "mean loss in training",
+    "train_runtime": "time, s",
+    "train_seconds": "time, s",
+    "train_samples_per_second": "images per second",
+    "train_images": "images trained on",
+    "validation_images": "images to choose the checkpoint by",
+    "layers": "layers refitted",
+    "bases": "blocks with another basis of queries and keys",
+    "unexplained_before": "unexplained share, mean over the layers, before",
+    "unexplained_after": "the same after",
+    "mlp": "MLPs refitted",
+    "classifier": "classifier refitted",
+    "basis": "basis of queries and keys chosen",
+    "balance": "scale of value and output layer balanced",
+}
+_RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
+
+
+def cell(value: Any) -> str:
+    """A value as one cell of a Markdown table, whatever signs are in it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    text = " ".join(str(value).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; columns called "value" are to the right."""
+    head = list(head)
+    rule = "".join("--:|" if name == "value" else "---|" for name in head)
+    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def link(path: Path) -> str:
+    """A file that is published beside the card."""
+    return f"[{path.name}]({path.name})"
+
+
+def summary(
+    model: PreTrainedModel, description: Description, tag: str | None, base: str, base_file: Path | None
+) -> str:
+    """What this is, in two sentences; `base` is the model it was made from, or ""."""
+    what = _TASK_WORDS.get(tag or "", "A vision model")
+    how = "queries and keys are L1-normalised over the tokens, and three matrices multiplied in the cheaper order"
+    source = f" ({link(base_file)})" if base_file else ""
+    origin = f" It was made from `{base}`{source}." if base else ""
+    name = type(model).__name__
+    if native_parts(model) == [""]:
+        return f"{what} without softmax: every attention is {SIMA}; {how}. The architecture is SimA's own, `{name}`.{origin}"
+    whole = any(part.path == "" for part in description.swapped) or not description.left
+    subject = f"{what} whose attention is" if whole else f"{what} in part of which attention is"
+    return (
+        f"{subject} {SIMA} in place of softmax: {how}. It is Transformers' `{model.config.model_type.removeprefix('sima_')}` with the "
+        f"same parameters under the same names, as `{name}`.{origin}"
+    )
+
+
+def model_section(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: tuple[Path, ...],
+    license_name: str,
+    dataset: tuple[str, Path | None],
+) -> str:
+    """Size, classes, resolution, preprocessing, licence and data, each with its file."""
+    config = model.config
+    rows = [("class", f"`{type(model).__name__}`", "config.json")]
+    rows.append(("parameters", f"{count_parameters(model):,}", _weights_words(weights)))
+    names = {str(name) for name in (getattr(config, "id2label", None) or {}).values()}
+    if "Classification" in type(model).__name__ and "ZeroShot" not in type(model).__name__ and names:
+        rows.append(("classes", f"{len(config.id2label):,}", "config.json"))
+    if size := _image_size(config):
+        rows.append(("image size", f"{size} px", "config.json"))
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            rows += [(*row, name) for row in _preprocessing(folder / name)]
+            break
+    if license_name:
+        rows.append(("licence", cell(license_name), ""))
+    if dataset[0]:
+        rows.append(("trained on", cell(dataset[0]), link(dataset[1]) if dataset[1] else ""))
+    return "## The model\n\n" + table(("", "", "from"), rows)
+
+
+def _weights_words(weights: tuple[Path, ...]) -> str:
+    if len(weights) == 1:
+        return weights[0].name
+    return f"{weights[0].name} and {len(weights) - 1} more" if weights else ""
+
+
+def _image_size(config: Any) -> str:
+    inner = [config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)]
+    size = next((value for one in inner if (value := getattr(one, "image_size", None))), None)
+    if isinstance(size, (list, tuple)):
+        return " x ".join(map(str, size))
+    return f"{size} x {size}" if size else ""
+
+
+def _preprocessing(path: Path) -> list[tuple[str, str]]:
+    """How an image becomes the model's input, from the processor's own file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content = content.get("image_processor", content)
+        steps = []
+        if content.get("do_resize", True) and content.get("size"):
+            how = _RESAMPLING.get(content.get("resample"), "")
+            steps.append(f"resized to {_side(content['size'])}{f', {how}' if how else ''}")
+        if content.get("do_center_crop") and content.get("crop_size"):
+            steps.append(f"central crop of {_side(content['crop_size'])}")
+        rows = [("image", "; ".join(steps))] if steps else []
+        if content.get("do_normalize", True) and content.get("image_mean"):
+            mean, std = (", ".join(f"{part:g}" for part in content[name]) for name in ("image_mean", "image_std"))
+            rows.append(("normalised by", f"mean {mean}; standard deviation {std}"))
+        return rows
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PublishError(
+            f"{path} is not an image processor's configuration: {error}. Save the processor again."
+        ) from error
+
+
+def _side(size: int | Mapping[str, int]) -> str:
+    if isinstance(size, int):
+        return f"{size} px"
+    if "height" in size:
+        return f"{size['height']} x {size['width']} px"
+    return ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value)
+
+
+def native_parts(model: PreTrainedModel) -> list[str]:
+    """Paths of the outermost models in it that are SimA's own architecture; [""] for one that is so as a whole."""
+    paths = [path for path, part in model.named_modules() if isinstance(part, SimAPreTrainedModel)]
+    return [path for path in paths if not any(path != other and _is_under(path, other) for other in paths)]
+
+
+def softmax_in_sima(model: PreTrainedModel, certificate: Certificate, description: Description) -> list[Operation]:
+    """Operations of softmax attention where SimA should be; in a model that has no SimA, all of them."""
+    native = native_parts(model) or ([] if description.swapped else [""])
+    return [
+        one
+        for one in certificate.operations
+        if not one.allowed and (one.swapped or any(_is_under(one.path, place) for place in native))
+    ]
+
+
+def _is_under(path: str, place: str) -> bool:
+    return not place or path == place or path.startswith(f"{place}.")
+
+
+def attention_section(
+    model: PreTrainedModel, certificate: Certificate, description: Description, weights: tuple[Path, ...], name: str
+) -> str:
+    """What is SimA, with which gain and position bias, and which softmax operations were counted where."""
+    native = native_parts(model)
+    rows = [
+        (
+            f"`{path}`" if path else "the whole model",
+            "all, by its own architecture",
+            _gain(model.get_submodule(path).config.attention_gain),
+            "none",
+        )
+        for path in native
+    ]
+    rows += [
+        (
+            f"`{part.path}`" if part.path else "the whole model",
+            f"{part.attentions} in `{part.host}`{f', in {part.within} alone' if part.within else ''}",
+            _gain(part.gain),
+            _BIASES.get(part.position_bias, part.position_bias),
+        )
+        for part in description.swapped
+    ]
+    inside = softmax_in_sima(model, certificate, description)
+    outside = [one for one in certificate.operations if not one.allowed and one not in inside]
+    left = {path: cls for path, cls in description.left.items() if not any(_is_under(path, place) for place in native)}
+    where = "where SimA is, " if outside or left else ""
+    lines = [
+        "## Attention",
+        "",
+        table(("SimA in", "attentions", "gain", "position bias"), rows),
+        "",
+        f"Softmax operations counted {where}in one forward of {_weights_words(weights)}: "
+        f"**{sum(one.count for one in inside)}**. `sima-hf certify {name}` counts again.",
+    ]
+    allowed = [one for one in certificate.operations if one.allowed]
+    if allowed:
+        lines += ["", "These ran, and may:", "", *_bullets(allowed)]
+    if outside:
+        count = sum(one.count for one in outside)
+        lines += [
+            "",
+            f"**Elsewhere in the model softmax stays**: {count} operations of softmax, exp or fused attention.",
+            "",
+            *_bullets(outside),
+        ]
+    if left:
+        kept = ", ".join(f"`{path}` ({cell(cls)})" for path, cls in left.items())
+        lines += ["", f"Not swapped: {kept}."]
+    return "\n".join(lines)
+
+
+def _gain(gain: str) -> str:
+    return _GAINS.get(gain, f"`{gain}`")
+
+
+def _bullets(operations: list[Operation]) -> list[str]:
+    """One line for each kind of operation and module class; a stack of equal layers is one line."""
+    groups: dict[tuple, list[Operation]] = {}
+    for one in operations:
+        groups.setdefault((one.operation, one.module, one.allowed), []).append(one)
+    return [
+        f"- {sum(one.count for one in group)} x `{operation}` in `{module}`"
+        f"{f' (`{group[0].path}` and {len(group) - 1} more)' if len(group) > 1 else f' (`{group[0].path}`)' if group[0].path else ''}"
+        f"{f': {cell(allowed)}' if allowed else ''}"
+        for (operation, module, allowed), group in groups.items()
+    ]
+
+
+def results_section(measured: Iterable[Measured], training_data: str) -> str:
+    """The figures, each with the images it was measured on and its file; below them the conditions."""
+    rows, conditions = [], []
+    for one in measured:
+        where = one.data or training_data
+        words = [f"{cell(where)}{f', {one.split}' if one.split else ''}"] if where else []
+        words += ["held-out images of the training run"] if one.data is None else []
+        words += [f"{one.images:,} images"] if one.images else []
+        for name, value in one.figures.items():
+            shown = f"{value:.2%}" if "accuracy" in name else f"{value:.4f}"
+            rows.append((_FIGURES.get(name, name.replace("_", " ")), shown, "; ".join(words), link(one.path)))
+        if one.conditions and one.figures:
+            who = (
+                "The model as saved" if one.kind == EVALUATION and "weights" not in str(one.conditions) else "Measured"
+            )
+            conditions.append(f"{link(one.path)}: {who.lower()}, {cell(', '.join(one.conditions))}.")
+    if not rows:
+        return ""
+    return "\n\n".join(["## Results", table(("", "value", "measured on", "file"), rows), *conditions])
+
+
+def speed_section(tables: Iterable[list[str]]) -> str:
+    """The tables of `card_speed.speed_table`, one after the other."""
+    parts = ["\n".join(lines) for lines in tables]
+    return "\n\n".join(["## Speed", *parts]) if parts else ""
+
+
+def origin_section(calibration: tuple[Mapping, Path] | None, training: Iterable[tuple[Mapping, Path]]) -> str:
+    """How the weights came about: calibration, then training, each setting with its file; what two files say alike, once."""
+    parts = []
+    if calibration:
+        parts += [
+            "## Calibration",
+            "Linear layers behind the attention were refitted in closed form from unlabelled images, so that the swapped model "
+            "follows the softmax model it was made from; no gradient, no new parameter.",
+            table(("", "", "file"), _settings([calibration])),
+        ]
+    rows = _settings(training)
+    if rows:
+        parts += ["## Training", table(("", "", "file"), rows)]
+    return "\n\n".join(parts)
+
+
+def _settings(found: Iterable[tuple[Mapping, Path]]) -> list[tuple[str, str, str]]:
+    rows: dict[tuple[str, str], str] = {}
+    for settings, path in found:
+        for name, value in settings.items():
+            rows.setdefault((cell(_WORDS.get(name, name.replace("_", " "))), cell(value)), link(path))
+    return [(*key, file) for key, file in rows.items()]
+
+
+def versions_section(found: Iterable[tuple[str, Mapping[str, str], str]]) -> str:
+    """Versions of the software: (occasion, package -> version, file)."""
+    rows = [
+        (
+            occasion,
+            ", ".join(f"{'commit' if name == 'revision' else name} {cell(value)}" for name, value in versions.items()),
+            file,
+        )
+        for occasion, versions, file in found
+        if versions
+    ]
+    return "## Versions\n\n" + table(("", "", "file"), rows) if rows else ""

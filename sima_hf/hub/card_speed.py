@@ -1,0 +1,100 @@
+"""The speed table of a card, from the CSV that `sima-hf bench model` left."""
+
+import csv
+import math
+from pathlib import Path
+
+from ..benchmark_report import read_csv
+from ..errors import PublishError
+
+
+_COLUMNS = ("model", "contestant", "mode", "batch", "pixels", "median_ms", "baseline", "ratio_to_baseline", "device")
+_TITLES = {"softmax": "softmax", "literal": "SimA's formula as written", "sima": "SimA", "none": "no attention"}
+
+
+def is_benchmark(path: Path) -> bool:
+    """Whether a CSV has the columns of `sima-hf bench model`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return set(_COLUMNS) <= set(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
+    """The lines of a Markdown table of medians, and below it where and with what they were measured.
+
+    Args:
+        path: the CSV.
+        names: what the model of the card is called; if another one was timed, a sentence says so.
+
+    Raises:
+        PublishError: the file is missing, is none of `sima-hf bench model`, or has times that cannot be.
+    """
+    if not path.is_file():
+        raise PublishError(f"There is no file of times {path}.")
+    if not is_benchmark(path):
+        raise PublishError(
+            f"{path} is not a CSV that `sima-hf bench model` wrote: it lacks columns such as median_ms."
+        )
+    rows = read_csv(path)
+    contestants = list(dict.fromkeys(row["contestant"] for row in rows))
+    if "sima" not in contestants:
+        raise PublishError(f"{path} has no row with SimA; measure again with `sima-hf bench model`.")
+    for row in rows:
+        _check(path, row)
+    compiled = {row.get("compiled") for row in rows} == {"True"}
+    head = ["mode", "batch", "pixels", *(_TITLES.get(name, name) for name in contestants), "SimA is faster"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    for key in dict.fromkeys((row["mode"], row["batch"], row["pixels"]) for row in rows):
+        here = {row["contestant"]: row for row in rows if (row["mode"], row["batch"], row["pixels"]) == key}
+        if "sima" not in here:
+            raise PublishError(
+                f"{path} has no row with SimA for {key[0]}, batch {key[1]}, {key[2]} px; measure again."
+            )
+        times = [_milliseconds(here[name]["median_ms"]) if name in here else "" for name in contestants]
+        factor = 1 / float(here["sima"]["ratio_to_baseline"])
+        mode = {"train": "training step"}.get(key[0], key[0])
+        lines.append(f"| {mode} | {key[1]} | {key[2]} | {' | '.join(times)} | {factor:.2f} times |")
+    timed = {row["model"].rstrip("/") for row in rows}
+    other = "" if timed & set(names) else " Timed was the model named here, not the weights in this repository."
+    return [*lines, "", _conditions(path, rows, compiled) + other]
+
+
+def _milliseconds(text: str) -> str:
+    """Three digits that count; a CSV has five or so."""
+    value = float(text)
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _conditions(path: Path, rows: list[dict[str, str]], compiled: bool) -> str:
+    """One sentence on model, machine and versions; where rows differ, all that occur."""
+
+    def of(column: str) -> str:
+        return ", ".join(dict.fromkeys(row[column] for row in rows if row.get(column)))
+
+    settings = [
+        f"`{Path(of('model')).name if of('model').startswith('/') else of('model')}`",
+        of("dtype"),
+        of("device"),
+    ]
+    settings += [f"{name} {of(name)}" for name in ("torch", "transformers", "sima_hf") if of(name)]
+    if of("revision"):
+        settings.append(f"commit {of('revision')}")
+    if compiled:
+        settings.insert(1, "compiled")
+    baseline = _TITLES.get(of("baseline"), of("baseline"))
+    return (
+        f"Medians, the contestants in turn, on {', '.join(one for one in settings if one)}. Faster than: {baseline}. "
+        f"[{path.name}]({path.name})"
+    )
+
+
+def _check(path: Path, row: dict[str, str]) -> None:
+    for name in ("median_ms", "ratio_to_baseline"):
+        try:
+            value = float(row[name])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise PublishError(f"{path} has {row[name]!r} as {name}, where a number above 0 should be. Measure again.")

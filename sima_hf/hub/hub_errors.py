@@ -1,0 +1,104 @@
+"""What the Hub or the way to it refuses, as sentences that say what to do."""
+
+import contextlib
+from collections.abc import Iterator
+
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # httpx's, of whichever version huggingface_hub brings; errors of the connection are among its children
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from ..errors import PublishError
+
+
+_AGAIN = "Run the same command again"
+_LONGEST = 600  # characters of another library's message
+_TOKEN = "Log in with `hf auth login`, or give a token from https://huggingface.co/settings/tokens as HF_TOKEN."
+# Status of the answer -> what it means and what to do; {repo} and {server} are filled in.
+_MEANINGS = {
+    400: "The Hub does not accept what was sent for {repo}{server}.",
+    401: f"The Hub does not know this token, or there is none, so nothing was pushed to {{repo}}{{server}}. {_TOKEN}",
+    403: "This token may not write to {repo}{server}. Take one with write access to that name, or a name of your own.",
+    404: "There is no repository {repo} that this token may see, and none could be made{server}. Check the name. "
+    + _TOKEN,
+    409: f"{{repo}} was changed by somebody else at the same moment{{server}}. {_AGAIN}; it takes up what is there now.",
+    412: f"{{repo}} was changed by somebody else during the push, which was stopped so as not to undo that{{server}}. {_AGAIN}.",
+    413: "The Hub finds something in this push to {repo} too large{server}.",
+    429: f"The Hub asks for fewer requests and took nothing more for {{repo}}{{server}}.{{wait}} {_AGAIN} then: what has arrived is "
+    "not sent a second time.",
+}
+_TROUBLE = f"The Hub has trouble of its own ({{status}}) and took nothing for {{repo}}{{server}}. {_AGAIN} later."
+
+
+@contextlib.contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Turn errors of huggingface_hub within the block into sentences.
+
+    Args:
+        repo_id: what the block writes to.
+
+    Raises:
+        PublishError: in place of any error of the Hub or the connection, which stays its cause.
+    """
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:
+        raised = [one for one in _causes(error) if isinstance(one, (HTTPError, OSError))]
+        told = isinstance(error, ValueError) and error not in raised  # it says more than its cause
+        if not raised and not isinstance(error, (RuntimeError, ValueError)):
+            raise  # a mistake of ours, not the Hub's
+        # An answer says more than what the client made of it.
+        first = next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0] if raised else error)
+        raise PublishError(_sentence(error if told else first, repo_id)) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, outermost first: an upload's own error is wrapped in a RuntimeError."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _sentence(error: BaseException, repo_id: str) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"There is no token to push to {repo_id} with. {_TOKEN}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo_id}. Unset it, or look at the plan with a dry run."
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, repo_id)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} could not be read ({error.strerror}), so nothing was pushed to {repo_id}."
+    if isinstance(error, (HTTPError, OSError)):
+        return (
+            f"The connection to the Hub was lost or not made ({_line(error)}). A push is one commit, so {repo_id} has "
+            f"all of it or nothing of it. {_AGAIN}; files that have arrived are not sent a second time."
+        )
+    return f"The push to {repo_id} did not succeed: {_line(error)}. The repository is as it was."
+
+
+def _answered(error: HfHubHTTPError, repo_id: str) -> str:
+    """What an answer with an error's status means."""
+    status = error.response.status_code
+    said = (error.server_message or "").strip().rstrip(".")
+    words = {
+        "repo": repo_id,
+        "server": f' (it says: "{said}")' if said else "",
+        "status": status,
+        "wait": _wait(error.response.headers.get("Retry-After")),
+    }
+    return _MEANINGS.get(status, _TROUBLE if status >= 500 else _MEANINGS[400]).format(**words)
+
+
+def _wait(seconds: str | None) -> str:
+    return f" It says to wait {seconds} seconds." if seconds and seconds.isdigit() and int(seconds) else ""
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:_LONGEST].rstrip(".") or type(error).__name__

@@ -1,0 +1,129 @@
+"""Which files of a model's folder are published, and why each of the others stays behind."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .weights_check import INDEX, TRAINING_STATE, matches
+
+
+README = "README.md"
+# What readers need besides weights, config and code, in whatever model it occurs.
+WANTED = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "license",
+    "license.txt",
+    "license.md",
+    "notice",
+    "notice.txt",
+)
+_PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.svg")
+# The first row that fits says why a file is left behind.
+_REASONS = (
+    (TRAINING_STATE, "a training's state, which only its own script reads"),
+    (
+        ("trainer_state.json", "checkpoint_manifest.json", "position.json"),
+        "a training's state, of which the card names nothing",
+    ),
+    (("*.safetensors", "*.index.json"), "not what the model loads its weights from"),
+    (("*.py",), "not the code that a reader needs, which is made anew from the package"),
+    (_PICTURES, "a picture that the README does not show"),
+    (("*.csv", "*results*.json", "evaluation*.json"), "results that the card does not name"),
+    ((".*",), "hidden"),
+)
+_OTHERWISE = "not among the files that a reader of the model needs"
+_SHOWN = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*\ssrc=[\"']([^\"']+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that is to be published.
+
+    Attributes:
+        name: in the repository, with "/" between folders.
+        size: bytes.
+        source: the file on this disk; None for one that is made here, whose `content` is then the whole of it.
+        content: UTF-8 text, as bytes.
+    """
+
+    name: str
+    size: int
+    source: Path | None = None
+    content: bytes | None = None
+
+    @classmethod
+    def of(cls, path: Path, name: str | None = None) -> "PlannedFile":
+        """A file of the disk, by default under its own name."""
+        return cls(name or path.name, path.stat().st_size, source=path.absolute())
+
+    @classmethod
+    def made(cls, name: str, text: str) -> "PlannedFile":
+        """A file that was made here."""
+        content = text.encode()
+        return cls(name, len(content), content=content)
+
+
+def pictures_in(folder: Path, text: str) -> list[PlannedFile]:
+    """The pictures of a folder that a README shows by their path in it; addresses elsewhere are none of its."""
+    found: dict[str, PlannedFile] = {}
+    for match in _SHOWN.finditer(text):
+        name = PurePosixPath(match[1] or match[2])
+        path = folder / name
+        inside = not name.is_absolute() and ".." not in name.parts
+        if inside and matches(name.name, _PICTURES) and path.is_file():
+            found[str(name)] = PlannedFile.of(path, str(name))
+    return list(found.values())
+
+
+def others_in(folder: Path) -> list[PlannedFile]:
+    """What a reader needs besides weights, config, code and card: image processor, tokenizer, licence."""
+    return [PlannedFile.of(path) for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, WANTED)]
+
+
+def weights_in(weights: Iterable[Path]) -> list[PlannedFile]:
+    """Weights and, if there are several files of them, their index."""
+    weights = list(weights)
+    index = weights[0].with_name(INDEX)
+    return [PlannedFile.of(path) for path in (*weights, *([index] if len(weights) > 1 else []))]
+
+
+def left_in(folder: Path, published: Iterable[str]) -> dict[str, str]:
+    """What of a folder is not published -> why; a folder in it counts as one, with a slash, unless a file of it is published."""
+    published = set(published)
+    inner = {name.partition("/")[0] for name in published if "/" in name}
+    left = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            rest = [] if path.name not in inner else sorted(one for one in path.rglob("*") if one.is_file())
+            names = {one.relative_to(folder).as_posix() for one in rest} if rest else {f"{path.name}/"}
+            left |= {name: _why_folder(path) for name in sorted(names - published)}
+        elif path.name not in published:
+            left[path.name] = _why(path.name)
+    return left
+
+
+def _why(name: str) -> str:
+    return next((reason for patterns, reason in _REASONS if matches(name, patterns)), _OTHERWISE)
+
+
+def _why_folder(path: Path) -> str:
+    if path.name.startswith("checkpoint-"):
+        return "a training checkpoint; publish it by its own path, if it is the model"
+    return "a folder; only files beside the weights are published"

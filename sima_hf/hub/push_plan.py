@@ -1,0 +1,172 @@
+"""What a push would publish: the files, what stays behind and why, and the card, made without touching anything."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PublishError
+from ..version import __version__
+from .card import model_card
+from .card_facts import CardFacts, card_files, find_facts
+from .card_versions import readme_to_merge, with_note
+from .folder import CONFIG, CheckedFolder
+from .published_code import auto_map, remote_code
+from .published_files import README, PlannedFile, left_in, others_in, pictures_in, weights_in
+from .weights_check import read_json
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push would do; printing it gives the files, what stays behind, and the card.
+
+    Attributes:
+        repo_id: "organization/name", or a name in the user's own account.
+        files: what would be published, by name.
+        left: what of the folder would not be -> why.
+        card: the README.
+        revision: branch; None for the main one.
+        private: whether a repository that is made is to be private; None leaves that to the account's settings.
+        commit_message: first line of the commit's message.
+    """
+
+    repo_id: str
+    files: tuple[PlannedFile, ...]
+    left: dict[str, str]
+    card: str
+    revision: str | None
+    private: bool | None
+    commit_message: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON; `made` says that a file is made by the push and is not in the folder as it will be published."""
+        files = [{"name": file.name, "bytes": file.size, "made": file.source is None} for file in self.files]
+        return {
+            "repo_id": self.repo_id,
+            "revision": self.revision,
+            "private": self.private,
+            "commit_message": self.commit_message,
+            "bytes": self.size,
+            "files": files,
+            "left": dict(self.left),
+            "card": self.card,
+        }
+
+    def __str__(self) -> str:
+        branch = f", branch {self.revision}" if self.revision else ""
+        seen = {None: "", True: ", private", False: ", public"}[self.private]
+        lines = [
+            f"{self.repo_id}{branch}{seen}: {len(self.files)} files, {human_size(self.size)}; {self.commit_message}"
+        ]
+        width = max(len(name) for name in (*(file.name for file in self.files), *self.left))
+        for file in self.files:
+            note = "  made by the push" if file.source is None else ""
+            lines.append(f"  {file.name:<{width}}  {human_size(file.size):>9}{note}")
+        if self.left:
+            lines += ["Left behind:", *(f"  {name:<{width}}  {reason}" for name, reason in self.left.items())]
+        return "\n".join([*lines, f"{README}:", "", self.card])
+
+
+def read_text(path: Path) -> str:
+    """A README, its line endings as they are.
+
+    Raises:
+        PublishError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise PublishError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}), as the Hub needs it. Save it anew."
+        ) from error
+
+
+def human_size(size: int) -> str:
+    """Bytes as the Hub's pages show them, in powers of a thousand."""
+    value, units = float(size), ["B", "kB", "MB", "GB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.{0 if units[0] == 'B' or value >= 100 else 1}f} {units[0]}"
+
+
+@dataclass
+class Publication:
+    """A checked folder and what its user wants of the push; the plan of it depends on the README that the repository has.
+
+    Attributes:
+        checked: the folder.
+        private, revision, commit_message: as for `push`.
+        facts: what the card is written from; None for what the folder's own files say.
+    """
+
+    checked: CheckedFolder
+    private: bool | None = None
+    revision: str | None = None
+    commit_message: str | None = None
+    facts: CardFacts | None = None
+
+    @functools.cached_property
+    def code(self) -> dict[str, str]:
+        """The code that a reader needs, by file."""
+        return remote_code(self.checked.config)
+
+    def plan(self, repo_id: str, existing: str | None = None) -> PushPlan:
+        """What a push would do where `existing` is the repository's README; None if it has none.
+
+        Raises:
+            PublishError: the card cannot be written from these facts, or merged with the README that is there.
+        """
+        checked, folder = self.checked, self.checked.path
+        facts = find_facts(folder) if self.facts is None else self.facts
+        local = read_text(folder / README) if (folder / README).is_file() else None
+        merged = readme_to_merge(local, existing, repo_id)
+        card, alone = (model_card(checked, repo_id, facts, readme) for readme in (merged, local))
+        card = with_note(card, alone, local)
+        files = [
+            _config(checked),
+            *(PlannedFile.made(name, text) for name, text in self.code.items()),
+            *weights_in(checked.weights),
+            *others_in(folder),
+            *map(PlannedFile.of, card_files(facts)),
+            *pictures_in(folder, card),
+            PlannedFile.made(README, card),
+        ]
+        by_name = _by_name(files)
+        return PushPlan(
+            repo_id=repo_id,
+            files=tuple(by_name[name] for name in sorted(by_name)),
+            left=left_in(folder, by_name),
+            card=card,
+            revision=self.revision,
+            private=self.private,
+            commit_message=self.commit_message
+            or f"{type(checked.model).__name__}, published with sima_hf {__version__}",
+        )
+
+
+def _by_name(files: list[PlannedFile]) -> dict[str, PlannedFile]:
+    found: dict[str, PlannedFile] = {}
+    for file in files:
+        other = found.setdefault(file.name, file)
+        if other != file:
+            raise PublishError(
+                f"{file.source or 'What the push makes'} and {other.source or 'what the push makes'} would both be published as "
+                f"{file.name}. Rename the one that is yours."
+            )
+    return found
+
+
+def _config(checked: CheckedFolder) -> PlannedFile:
+    """config.json with the places of the code in it, and otherwise as it is."""
+    path = checked.path / CONFIG
+    content = read_json(path)
+    wanted = auto_map(checked.config)
+    if content.get("auto_map") == wanted:
+        return PlannedFile.of(path)
+    return PlannedFile.made(CONFIG, json.dumps({**content, "auto_map": wanted}, indent=2, sort_keys=True) + "\n")

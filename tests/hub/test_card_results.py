@@ -1,0 +1,183 @@
+"""Files of results: real ones are read, and what cannot be, or is about another model, is refused with a sentence."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from card_models import NAMES, checked, evaluation, native, vit, write
+from huggingface_hub import ModelCard
+
+import sima_hf
+from sima_hf.errors import PublishError
+from sima_hf.hub.card import model_card
+from sima_hf.hub.card_facts import CardFacts, find_facts
+from sima_hf.hub.card_results import check_measured, read_measured
+from sima_hf.hub.card_speed import speed_table
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "examples/results"
+# The front matter of examples/model_card.py.
+QUICKSTART_CARD = """---
+model-index:
+- name: demo
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{name: scikit-learn digits, type: scikit-learn digits, split: held out}}
+    metrics:
+    - {{type: accuracy, value: {accuracy}}}
+---
+# demo
+"""
+BENCHMARK = RESULTS / "model_deit-small_forward_cpu_float32.csv"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return native(tmp_path_factory.mktemp("native"))
+
+
+def test_what_the_evaluation_script_writes_is_read(one, tmp_path):
+    """The script itself, on digits: every figure comes through, and the card takes it."""
+    from sima_hf.training.evaluation_report import write_report
+    from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
+
+    folder = one.path
+    found = run_evaluation(EvaluationOptions(model_name_or_path=str(folder), dataset="digits", labels_by_index=True))
+    write_report(found, tmp_path)
+    measured = read_measured(tmp_path / "evaluation.json")
+    check_measured(measured, one.model)
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert measured.figures == {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss")}
+    assert (measured.data, measured.split, measured.images) == ("digits", "validation", content["num_images"])
+    assert set(measured.labels) == set(NAMES.values())
+    assert measured.versions["sima_hf"] == sima_hf.__version__
+    card = model_card(one, None, find_facts(folder, results=tmp_path))
+    assert (
+        f"| top-1 accuracy | {content['accuracy']:.2%} | digits, validation; {content['num_images']} images |" in card
+    )
+
+
+def test_the_quickstarts_results_are_read(one, tmp_path):
+    content = {
+        "accuracy": 0.975,
+        "test_images": 360,
+        "parameters": one.model.num_parameters(),
+        "data": "scikit-learn digits",
+        "image_size": 64,
+        "epochs": 12.0,
+        "labels": list(NAMES.values()),
+        "device": "cpu",
+        "torch": "2.13.0",
+    }
+    measured = read_measured(write(tmp_path / "results.json", content))
+    check_measured(measured, one.model)
+    assert (measured.figures, measured.images) == ({"accuracy": 0.975}, 360)
+    assert measured.training == {"epochs": 12.0}
+    card = model_card(one, None, find_facts(tmp_path))
+    assert (
+        "| top-1 accuracy | 97.50% | scikit-learn digits, held out; 360 images | [results.json](results.json) |"
+        in card
+    )
+    existing = QUICKSTART_CARD.format(accuracy=0.5)
+    (result,) = ModelCard(model_card(one, None, find_facts(tmp_path), existing)).data.eval_results
+    assert result.metric_value == 0.975
+    write(tmp_path / "results.json", {**content, "labels": ["a", "b"]})
+    with pytest.raises(PublishError, match="2 labels, but the folder's has 10"):
+        check_measured(read_measured(tmp_path / "results.json"), one.model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accuracy": 97.5}, "0 to 1. It looks like percent"),
+        ({"accuracy": -0.1}, "share from 0 to 1"),
+        ({"top_5_accuracy": 1.01}, "share from 0 to 1"),
+        ({"accuracy": float("nan")}, "NaN where a number should be"),
+        ({"loss": float("inf")}, "Infinity where a number should be"),
+        ({"accuracy": "high"}, "'high' as accuracy"),
+        ({"accuracy": True}, "True as accuracy"),
+        ({"num_images": 0}, "says that 0 images were measured"),
+        ({"per_class": [3]}, "is not as the script that wrote it leaves it"),
+        ({"of_class": "SimADeiTForImageClassification"}, "was measured on a SimADeiTForImageClassification"),
+        ({"of_parameters": 5}, "a model of 5 parameters"),
+        ({"per_class": [{"label": f"digit {index}"} for index in range(12)]}, "of 12 labels, but the folder's has 10"),
+        ({"per_class": [{"label": "cat"}]}, "has the class 'cat', which is none of the 10"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_this_models_is_refused(changes, words, one, tmp_path):
+    path = write(tmp_path / "evaluation.json", evaluation(one, **changes))
+    with pytest.raises(PublishError, match=words):
+        model_card(one, None, CardFacts(results=path))
+
+
+def test_results_of_the_softmax_model_are_not_those_of_the_swapped_one(tmp_path):
+    teacher = checked(tmp_path, vit())
+    path = write(tmp_path / "evaluation.json", evaluation(teacher))
+    swapped = checked(tmp_path, sima_hf.patch_model(vit()))
+    check_measured(read_measured(path), teacher.model)
+    with pytest.raises(PublishError, match="on a ViTForImageClassification, but the folder holds a SimAViTFor"):
+        model_card(swapped, None, CardFacts(results=path))
+
+
+@pytest.mark.parametrize(("text", "words"), [('{"accuracy": 0.9', "is not JSON"), ("[]", "is not a file of results")])
+def test_no_results_at_all(text, words, one, tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(text)
+    with pytest.raises(PublishError, match=words):
+        model_card(one, None, CardFacts(results=path))
+    with pytest.raises(PublishError, match="There is no file of results"):
+        read_measured(tmp_path / "none.json")
+
+
+def test_a_broken_file_in_the_folder_is_not_passed_over(one, tmp_path):
+    (tmp_path / "evaluation.json").write_text('{"accuracy": 0.9')
+    with pytest.raises(PublishError, match="half written"):
+        model_card(one, None, find_facts(tmp_path))
+
+
+def test_training_results_are_checked_as_well(one, tmp_path):
+    for content, words in (
+        ({"eval_accuracy": 75.0}, "looks like percent"),
+        ({"train_loss": float("nan")}, "NaN"),
+        ({"eval_loss": None}, "None as loss"),
+    ):
+        with pytest.raises(PublishError, match=words):
+            read_measured(write(tmp_path / "all_results.json", content))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("median_ms", "-1", "'-1' as median_ms"),
+        ("median_ms", "nan", "'nan' as median_ms"),
+        ("ratio_to_baseline", "", "'' as ratio_to_baseline"),
+        ("contestant", "softmax", "no row with SimA"),
+    ],
+)
+def test_times_that_cannot_be_are_refused(column, value, words, tmp_path):
+    with BENCHMARK.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    path = tmp_path / "times.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, column: value} for row in rows)
+    with pytest.raises(PublishError, match=words):
+        speed_table(path)
+
+
+def test_a_csv_of_something_else_is_refused(tmp_path):
+    with pytest.raises(PublishError, match="is not a CSV that `sima-hf bench model` wrote"):
+        speed_table(RESULTS / "attention_cpu_float32.csv")
+    with pytest.raises(PublishError, match="There is no file of times"):
+        speed_table(tmp_path / "none.csv")
+
+
+def test_native_and_compiled_times_are_told_as_such():
+    native_times = "\n".join(speed_table(RESULTS / "model_sima_small_12_p16_forward_cpu_float32.csv"))
+    assert "| SimA's formula as written | SimA |" in native_times
+    assert "Faster than: SimA's formula as written." in native_times
+    compiled = "\n".join(speed_table(RESULTS / "model_deit-small_forward_compiled_cpu_float32.csv"))
+    assert "on `deit-small`, compiled, float32" in compiled
+    assert "training step" in "\n".join(speed_table(RESULTS / "model_deit-small_train_cpu_float32.csv"))

@@ -1,0 +1,349 @@
+"""Which model folders may be published: whole ones that are SimA by count; each way of being something else is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hosts_at_hand import make, vit
+from safetensors.torch import load_file, save_file
+
+import sima_hf
+from sima_hf import SimAConfig, SimAForImageClassification
+from sima_hf.errors import PublishError
+from sima_hf.hub import check_folder
+from sima_hf.patching.certificate import Certificate, Operation
+from sima_hf.training import checkpoints
+
+
+KEY = "vit.layers.0.attention.o_proj.weight"
+NATIVE = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A patched ViT in one file and in shards, and a softmax ViT, as `save_pretrained` writes them."""
+    root = tmp_path_factory.mktemp("saved")
+    model = sima_hf.patch_model(vit())
+    model.save_pretrained(root / "whole")
+    model.save_pretrained(root / "shards", max_shard_size="20KB")
+    vit().save_pretrained(root / "softmax")
+    return root
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved / "whole", tmp_path / "model")
+
+
+@pytest.fixture
+def shards(saved, tmp_path):
+    return shutil.copytree(saved / "shards", tmp_path / "model")
+
+
+def change_weights(folder, change, name="model.safetensors"):
+    """Read a file of weights, let `change` do something to it, and write it again as whole a file as before."""
+    state = load_file(folder / name)
+    change(state)
+    save_file(state, folder / name, metadata={"format": "pt"})
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refused(folder, *words, **more):
+    """Its refusal has all of these words in it, and names the folder."""
+    with pytest.raises(PublishError) as error:
+        check_folder(folder, **more)
+    text = str(error.value)
+    assert str(folder) in text
+    assert all(word in text for word in words), text
+    assert text.rstrip().endswith((".", ")"))
+    return text
+
+
+def test_a_patched_model(folder):
+    checked = check_folder(str(folder))
+    assert checked.path == folder
+    assert type(checked.model).__name__ == "SimAViTForImageClassification"
+    assert checked.config.model_type == "sima_vit"
+    assert not checked.model.training
+    assert checked.certificate.softmax_free
+    assert [(part.host, part.attentions) for part in checked.description.swapped] == [("vit", 2)]
+    assert checked.weights == (folder / "model.safetensors",)
+    state = load_file(folder / "model.safetensors")
+    assert torch.equal(checked.model.state_dict()[KEY], state[KEY])
+
+
+def test_shards(shards):
+    checked = check_folder(shards)
+    assert checked.weights == tuple(sorted(shards.glob("*.safetensors")))
+    assert len(checked.weights) > 2
+
+
+def test_what_the_model_does_not_load_from_is_none_of_its_weights(folder, saved):
+    for path in (saved / "shards").glob("model*"):
+        shutil.copy(path, folder)
+    assert check_folder(folder).weights == (folder / "model.safetensors",)
+
+
+def test_a_native_model(tmp_path):
+    SimAForImageClassification(SimAConfig(**NATIVE)).save_pretrained(tmp_path)
+    checked = check_folder(tmp_path)
+    assert checked.certificate.softmax_free
+    assert checked.description.swapped == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("deit", "DeiTModel"), ("swinv2", "Swinv2ForImageClassification"), ("cvt", "CvtModel")]
+)
+def test_other_hosts(tmp_path, case, name):
+    sima_hf.patch_model(make(case, name)).save_pretrained(tmp_path)
+    assert type(check_folder(tmp_path).model).__name__ == f"SimA{name}"
+
+
+def test_names_in_the_files_may_be_those_of_the_first_releases(tmp_path):
+    """Transformers writes many ViTs under old names; what counts is what its reader makes of them."""
+    model = sima_hf.patch_model(vit())
+    model.save_pretrained(tmp_path, save_original_format=True)
+    assert KEY not in load_file(tmp_path / "model.safetensors")
+    assert torch.equal(check_folder(tmp_path).model.state_dict()[KEY], model.state_dict()[KEY])
+
+
+def test_a_text_side_keeps_its_softmax(tmp_path):
+    """CLIP's text runs softmax, which is nothing that was swapped."""
+    sima_hf.patch_model(make("clip", "CLIPModel")).save_pretrained(tmp_path)
+    checked = check_folder(tmp_path)
+    assert not checked.certificate.softmax_free
+    assert checked.certificate.in_swapped == ()
+    assert checked.certificate.count > 0
+
+
+def test_half_precision(folder):
+    change_weights(folder, lambda state: state.update({key: value.half() for key, value in state.items()}))
+    change_config(folder, dtype="float16")
+    assert check_folder(folder).model.dtype == torch.float16
+
+
+# What is no model's folder
+
+
+def test_no_folder(tmp_path):
+    refused(tmp_path / "nowhere", "does not exist")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "is a file")
+
+
+def test_no_config(folder):
+    refused(folder.parent, "has no config.json", "There is one in model")
+    (folder / "config.json").unlink()
+    refused(folder, "has no config.json")
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "sima_', "", "\x00\xff"])
+def test_a_broken_config(folder, text):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    refused(folder, "cannot be read as JSON", "by half")
+
+
+def test_a_config_that_is_no_mapping(folder):
+    (folder / "config.json").write_text("[]")
+    refused(folder, "holds a list")
+
+
+def test_a_type_that_nobody_knows(folder):
+    change_config(folder, model_type="sima_unheard_of")
+    refused(folder, "'sima_unheard_of'", "neither sima_hf nor Transformers")
+    change_config(folder, model_type="sima_vit", hidden_size="wide")
+    refused(folder, "does not describe a 'sima_vit' model", "hidden_size")
+
+
+def test_a_config_without_its_class(folder):
+    change_config(folder, architectures=None)
+    refused(folder, "names no model class")
+    change_config(folder, architectures=["SimAViTForPoetry"])
+    refused(folder, "SimAViTForPoetry", "neither of sima_hf nor of Transformers")
+
+
+def test_a_softmax_type_with_a_sima_class(folder):
+    """AutoModel would load it as softmax, whatever class it names."""
+    change_config(folder, model_type="vit")
+    refused(folder, "contradicts itself", "'vit'", "SimAViTForImageClassification")
+    change_config(folder, model_type="sima_vit", architectures=["ViTForImageClassification"])
+    refused(folder, "contradicts itself", "'sima_vit'", "ViTForImageClassification")
+
+
+# Softmax
+
+
+def test_a_softmax_model(saved, tmp_path):
+    text = refused(
+        saved / "softmax", "ViTForImageClassification", "2 operations", "sima_hf.patch_model", "sima-hf patch"
+    )
+    assert "name says SimA" not in text
+    refused(shutil.copytree(saved / "softmax", tmp_path / "SimA-vit"), "although its folder's name says SimA")
+
+
+def test_softmax_in_what_was_swapped(folder):
+    """As if a new Transformers ran it there again; nothing in this one does."""
+    softmax = Operation("vit.layers.0.attention", "SimAViTAttention", "aten::_softmax", 3, swapped=True)
+    certificate = Certificate("SimAViTForImageClassification", (softmax,), ("",))
+    refused(folder, "one forward ran softmax", "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate)
+
+
+def test_softmax_in_a_native_model(tmp_path):
+    SimAForImageClassification(SimAConfig(**NATIVE)).save_pretrained(tmp_path)
+    softmax = Operation("sima.layers.0.attention", "SimAAttention", "aten::_softmax", 1)
+    certificate = Certificate("SimAForImageClassification", (softmax,), ())
+    refused(tmp_path, "1 operations", "sima.layers.0.attention", certificate=certificate)
+
+
+def test_a_certificate_of_another_model(folder):
+    certificate = Certificate("SimADeiTModel", (), ("",))
+    refused(folder, "is of a SimADeiTModel", "SimAViTForImageClassification", certificate=certificate)
+    refused(folder, "nothing was swapped", certificate=Certificate("SimAViTForImageClassification", (), ()))
+
+
+def test_inputs_that_cannot_be_made_up(tmp_path):
+    """LLaVA wants a token for each patch in its text; its user can certify it."""
+    model = sima_hf.patch_model(make("llava", "LlavaForConditionalGeneration"))
+    model.save_pretrained(tmp_path)
+    refused(tmp_path, "did not run on a made-up image", "certificate=sima_hf.certify(model, inputs)")
+    inputs = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.tensor([[1, *[40] * 16, 2]])}
+    certificate = sima_hf.certify(model, inputs)
+    assert check_folder(tmp_path, certificate=certificate).certificate is certificate
+
+
+# Pickles
+
+
+def test_pickled_weights(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin", "beside its safetensors", "runs code")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "as a pickle (pytorch_model.bin)", "save_pretrained")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "checkpoint.pth", "a.pt", "a.CKPT", "a.pkl"])
+def test_other_pickles(folder, name):
+    (folder / name).write_bytes(b"")
+    refused(folder, name)
+
+
+def test_what_a_training_keeps_is_no_weights(folder):
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "random_states_0.pkl"):
+        (folder / name).write_bytes(b"")
+    assert check_folder(folder).weights == (folder / "model.safetensors",)
+
+
+# Weights that are not all there, or not this model's
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refused(folder, "has no model.safetensors", "save_pretrained")
+    (folder / "adapter_config.json").write_text("{}")
+    refused(folder, "merge_and_unload")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1, -1000])
+def test_cut_short(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(folder, "no whole safetensors file", f"{path.stat().st_size:,} bytes")
+
+
+def test_something_else_under_the_name(folder):
+    (folder / "model.safetensors").write_text("<!doctype html><title>Not found</title>")
+    refused(folder, "or is something else")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(folder, "git lfs pull")
+
+
+def test_a_missing_shard(shards):
+    gone = sorted(shards.glob("*.safetensors"))[1]
+    gone.unlink()
+    refused(shards, "is not complete", gone.name, "of which 1 are missing")
+
+
+def test_a_shard_of_another_save(shards):
+    name = sorted(path.name for path in shards.glob("*.safetensors"))[0]
+    change_weights(shards, lambda state: state.popitem(), name)
+    refused(shards, name, "another save")
+
+
+@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
+def test_a_broken_index(shards, index):
+    (shards / "model.safetensors.index.json").write_text(index)
+    refused(shards, "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "pytorch_model.bin.txt"])
+def test_an_index_that_names_other_files(shards, name):
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {KEY: name}}))
+    refused(shards, "not safetensors beside it", name)
+
+
+def test_weights_that_are_missing(folder):
+    change_weights(folder, lambda state: state.pop(KEY))
+    refused(folder, "do not match its config.json", "1 are missing", KEY)
+
+
+def test_weights_too_many(folder):
+    change_weights(folder, lambda state: state.update(foreign=torch.zeros(2)))
+    refused(folder, "1 are none of its own (foreign)")
+
+
+def test_weights_of_another_shape(folder):
+    change_weights(folder, lambda state: state.update({KEY: torch.zeros(32, 8)}))
+    refused(folder, f"{KEY} is (32, 8) instead of (32, 32)")
+
+
+def test_another_models_config(folder):
+    """A deeper one and a wider one; both would load, with random weights."""
+    change_config(folder, num_hidden_layers=3)
+    refused(folder, "do not match", "are missing", "vit.layers.2")
+    change_config(folder, num_hidden_layers=2, intermediate_size=50)
+    refused(folder, "do not match", "have another shape")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_diverged(folder, value):
+    change_weights(folder, lambda state: state[KEY].view(-1)[5:6].fill_(value))
+    refused(folder, "hold infinities or NaN", KEY)
+
+
+# Training checkpoints
+
+
+def checkpoint(run, step):
+    with checkpoints.writing(run, step) as folder:
+        sima_hf.patch_model(vit()).save_pretrained(folder)
+        torch.save({}, folder / "optimizer.pt")
+    return run / f"checkpoint-{step}"
+
+
+def test_a_training_checkpoint(tmp_path):
+    path = checkpoint(tmp_path, 3)
+    assert check_folder(path).path == path
+
+
+def test_a_damaged_checkpoint(tmp_path):
+    """Even where the damage is to no weights: it shows that the folder was not copied whole."""
+    good, path = checkpoint(tmp_path, 3), checkpoint(tmp_path, 4)
+    (path / "optimizer.pt").unlink()
+    refused(path, "lacks the file optimizer.pt", f"The last good checkpoint beside it is {good}")
+
+
+def test_what_a_kill_left_of_a_checkpoint(tmp_path):
+    path = checkpoint(tmp_path, 3)
+    half = tmp_path / ".incomplete-checkpoint-4"
+    shutil.copytree(path, half)
+    (half / checkpoints.MANIFEST).unlink()
+    refused(half, "half written or half removed", f"The last good checkpoint beside it is {path}")
+
+
+def test_what_a_killed_command_left_of_a_folder(folder, tmp_path):
+    refused(folder.rename(tmp_path / ".sima-vit.incomplete-4711"), "what a killed process left")

@@ -1,0 +1,143 @@
+"""Published with `sima-hf push`, and loaded over HTTP by people who have torch and transformers and not sima_hf.
+
+In these processes importing sima_hf fails. The logits have to be those of the package's own plain backend to the last bit.
+"""
+
+import json
+
+import pytest
+from hub_client import ClientError
+from hub_server import HubServer
+from hub_stories import MODELS, reading_process
+
+
+WITHOUT = "import sys; sys.modules['sima_hf'] = None  # any import of it fails from here on\n"
+REPOSITORIES = {
+    # name: (what its classes are called, the files of its code)
+    "sima-deit": ("SimADeiT", {"modeling_sima_deit.py", "sima_attention.py"}),
+    "sima-cvt": ("SimACvt", {"modeling_sima_cvt.py", "sima_attention.py"}),
+    "sima": ("SimA", {"configuration_sima.py", "embeddings_sima.py", "modeling_sima.py"}),
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+        assert server.failures == []
+        assert [record for record in server.log if record.status == 501] == []
+
+
+@pytest.fixture(scope="module")
+def people(hub, tmp_path_factory):
+    """The process that users are forked from, after one has pushed the models from their folders."""
+    with reading_process(hub, tmp_path_factory.mktemp("people")) as process:
+        process.apart(
+            MODELS
+            + """
+from sima_hf.cli import main
+for name, model in (("sima-deit", swapped()), ("sima-cvt", swapped_own_code()), ("sima", native())):
+    model.save_pretrained(name)
+    processor.save_pretrained(name)
+    save_logits(plain(model), f"{name}.pt")
+    try:
+        main(["push", name, f"org/{name}", "--license", "apache-2.0"])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+""",
+            HF_TOKEN=hub.token,
+        )
+        yield process
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+@pytest.mark.usefixtures("people")
+def test_what_was_pushed(hub, name):
+    """One commit, with the code that the config names and nothing that could run unasked."""
+    files, code = hub.files(f"org/{name}"), REPOSITORIES[name][1]
+    assert len(hub.commits(f"org/{name}")) == 2  # the Hub's own and this one
+    expected = {".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert set(files) == expected | code
+    places = {place.split(".")[0] + ".py" for place in json.loads(files["config.json"])["auto_map"].values()}
+    assert places <= code
+    assert all(b"sima_hf." not in line for one in code for line in files[one].splitlines() if b"import" in line)
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_it_loads_without_sima_hf(people, name):
+    kind = REPOSITORIES[name][0]
+    found = people.apart(f"""{WITHOUT}
+trust = {{"trust_remote_code": True}}
+model = AutoModelForImageClassification.from_pretrained("org/{name}", **trust)
+classify = pipeline("image-classification", model="org/{name}", **trust)
+pixels = AutoImageProcessor.from_pretrained("org/{name}", **trust)(Image.open("red.png"), return_tensors="pt").pixel_values
+best = int(model.eval()(pixels).logits.argmax())
+{{
+    "config": type(AutoConfig.from_pretrained("org/{name}", **trust)).__name__,
+    "base": type(AutoModel.from_pretrained("org/{name}", **trust)).__name__,
+    "model": type(model).__name__,
+    "place": type(model).__module__.split(".")[0],
+    "same": same_logits(model, "{name}.pt"),
+    "agree": classify("red.png")[0]["label"] == model.config.id2label[best],
+    "classifier": type(classify.model).__name__,
+}}
+""")
+    classifier = f"{kind}ForImageClassification"
+    assert (found["config"], found["base"], found["model"]) == (f"{kind}Config", f"{kind}Model", classifier)
+    assert found["classifier"] == classifier
+    assert found["place"] == "transformers_modules"
+    assert found["same"]
+    assert found["agree"]
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_without_trust_it_says_what_to_pass(hub, people, name):
+    hub.log.clear()
+    for load in (
+        f"AutoModelForImageClassification.from_pretrained('org/{name}')",
+        f"AutoModel.from_pretrained('org/{name}', trust_remote_code=False)",
+        f"pipeline('image-classification', model='org/{name}')",
+    ):
+        with pytest.raises(ClientError, match="Please pass the argument `trust_remote_code=True`"):
+            people.apart(WITHOUT + load)
+    assert [path for _, path, _ in hub.requests if path.endswith((".py", ".safetensors"))] == []
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_with_sima_hf_its_own_classes_serve(hub, people, name):
+    """With or without trust, none of the published code is fetched, and the package's kernels are what runs."""
+    hub.log.clear()
+    for trust in ("", ", trust_remote_code=True"):
+        found = people.apart(f"""{MODELS}
+model = AutoModelForImageClassification.from_pretrained("org/{name}"{trust})
+runs = model.config._attn_implementation
+[type(model).__name__, type(model).__module__.split(".")[0], runs, same_logits(plain(model), "{name}.pt")]
+""")
+        assert found == [f"{REPOSITORIES[name][0]}ForImageClassification", "sima_hf", "sima", True]
+    assert [path for _, path, _ in hub.requests if path.endswith(".py")] == []
+
+
+def test_a_commit_of_the_code_can_be_pinned(hub, people):
+    """Code that changes after it was read is not run by those who name the commit that they read."""
+    read = hub.commits("org/sima-deit")[0]["oid"]
+    people.apart(
+        """
+from huggingface_hub import HfApi, hf_hub_download
+text = open(hf_hub_download("org/sima-deit", "modeling_sima_deit.py")).read() + "\\nraise RuntimeError('not what was read')\\n"
+HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo="modeling_sima_deit.py", repo_id="org/sima-deit").oid
+""",
+        HF_TOKEN=hub.token,
+    )
+    load = WITHOUT + (
+        "model = AutoModelForImageClassification.from_pretrained('org/sima-deit', trust_remote_code=True{}); "
+        "[read_commit in type(model).__module__, same_logits(model, 'sima-deit.pt')]"
+    ).replace("read_commit", repr(read))
+    with pytest.raises(ClientError, match="not what was read"):
+        people.apart(load.format(""))
+    assert people.apart(load.format(f", code_revision={read!r}")) == [True, True]
+    assert people.apart(load.format(f", revision={read!r}")) == [True, True]
+    push = MODELS + "from sima_hf.hub import push; push('sima-deit', 'org/sima-deit').commit"
+    mended = people.apart(push, HF_TOKEN=hub.token)  # the next push makes the code anew
+    assert hub.commits("org/sima-deit")[0]["oid"] == mended
+    assert people.apart(load.format("")) == [False, True]

@@ -1,0 +1,578 @@
+"""Pushing: what a plan says, and what arrives at a Hub on loopback; interrupted, repeated, refused."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from hosts_at_hand import vit
+from hub_client import Client, ClientError
+from hub_server import HubServer
+
+import sima_hf
+from sima_hf.errors import PublishError
+from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
+from sima_hf.training import checkpoints
+
+
+CODE = {"modeling_sima_vit.py", "sima_attention.py"}
+PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+WEIGHTS = "model.safetensors"
+BEFORE = """
+import time, logging, pathlib
+time.sleep = lambda seconds: None  # between the client's attempts
+import sima_hf
+from sima_hf.hub import check_folder, plan_push, push
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A patched ViT with its image processor, as a user's folder has it."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    sima_hf.patch_model(vit()).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    place = tmp_path_factory.mktemp("client")
+    with Client(hub.environment(place / "home", hub.token), place / "log", BEFORE) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _clean(request):
+    if "hub" not in request.fixturenames:
+        yield
+        return
+    hub = request.getfixturevalue("hub")
+    hub.log.clear()
+    hub.end_faults()
+    yield
+    assert hub.failures == []
+
+
+def pushed(client, folder, repo_id, **more):
+    """Push in the client's process; what it returned, the plan's text included."""
+    words = "".join(f", {name}={value!r}" for name, value in more.items())
+    code = f"done = push({str(folder)!r}, {repo_id!r}{words})\n"
+    return client.run(
+        f"{code}{{**vars(done), 'plan': str(done.plan), 'names': [one.name for one in done.plan.files]}}"
+    )
+
+
+def refused(client, folder, repo_id, *words, **more):
+    """The push ends in a PublishError of one sentence or more, all of these words in it."""
+    with pytest.raises(ClientError) as error:
+        pushed(client, folder, repo_id, **more)
+    assert error.value.kinds[0] == "PublishError", error.value
+    assert all(word in error.value.text for word in words), error.value.text
+    assert error.value.text.endswith("."), error.value.text
+    return error.value.text
+
+
+def large(hub):
+    """SHA-256 of the large files that arrived."""
+    return [one.path.split("?")[0].split("/")[-1] for one in hub.log if one.method == "PUT" and one.status]
+
+
+def change_weights(folder, seed=1):
+    """Other weights, of the same model."""
+    torch.manual_seed(seed)
+    sima_hf.patch_model(vit()).save_pretrained(folder)
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / WEIGHTS)
+    save_file({key: value + seed for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+# The plan
+
+
+def listing(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_plan_says_what_would_be_published(folder):
+    before = listing(folder)
+    plan = plan_push(folder, "org/sima-vit", revision="v2", private=True)
+    assert listing(folder) == before
+    files = {file.name: file for file in plan.files}
+    assert set(files) == {"README.md", "config.json", "preprocessor_config.json", WEIGHTS, *CODE}
+    assert files[WEIGHTS].size == (folder / WEIGHTS).stat().st_size
+    assert files[WEIGHTS].source == folder / WEIGHTS
+    assert {name for name, file in files.items() if file.source is None} == {"README.md", "config.json", *CODE}
+    assert all(len(file.content) == file.size for file in plan.files if file.source is None)
+    assert plan.left == {}
+    text = str(plan)
+    assert text.startswith(f"org/sima-vit, branch v2, private: 6 files, {plan.size / 1000:.0f} kB")
+    assert plan.card in text
+    assert all(name in text for name in files)
+    data = json.loads(json.dumps(plan.to_dict()))
+    assert [file["name"] for file in data["files"] if not file["made"]] == [WEIGHTS, "preprocessor_config.json"]
+    assert (data["bytes"], data["card"]) == (plan.size, plan.card)
+
+
+def test_the_config_gets_the_places_of_the_code_and_keeps_the_rest(folder):
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["config.json"]
+    content = json.loads(made.content)
+    places = content.pop("auto_map")
+    assert content == json.loads((folder / "config.json").read_text())
+    assert places["AutoModelForImageClassification"] == "modeling_sima_vit.SimAViTForImageClassification"
+    (folder / "config.json").write_bytes(made.content)
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["config.json"]
+    assert made.source == folder / "config.json"
+
+
+def test_what_stays_behind_and_why(folder):
+    for name in ("optimizer.pt", "notes.txt", ".env", "modeling_sima_deit.py", "old.safetensors", "my.csv", "cat.png"):
+        (folder / name).write_text("x")
+    (folder / "checkpoint-30").mkdir()
+    (folder / "runs" / "events").mkdir(parents=True)
+    (folder / "LICENSE").write_text("x")
+    plan = plan_push(folder, "org/sima-vit")
+    words = {
+        "optimizer.pt": "training's state",
+        "notes.txt": "not among the files",
+        ".env": "hidden",
+        "modeling_sima_deit.py": "made anew",
+        "old.safetensors": "not what the model loads",
+        "my.csv": "card does not name",
+        "cat.png": "does not show",
+        "checkpoint-30/": "training checkpoint",
+        "runs/": "a folder",
+    }
+    assert set(plan.left) == set(words)
+    assert all(word in plan.left[name] for name, word in words.items())
+    assert all(f"{name} " in str(plan) and reason in str(plan) for name, reason in plan.left.items())
+    assert "LICENSE" in {file.name for file in plan.files}
+
+
+def test_code_in_the_folder_is_made_anew(folder):
+    (folder / "modeling_sima_vit.py").write_text("raise SystemExit")
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["modeling_sima_vit.py"]
+    assert made.source is None
+    assert b"SystemExit" not in made.content
+
+
+def test_shards_and_their_index(saved, tmp_path):
+    sima_hf.patch_model(vit()).save_pretrained(tmp_path, max_shard_size="20KB")
+    names = {file.name for file in plan_push(tmp_path, "org/sima-vit").files}
+    assert {path.name for path in tmp_path.glob("model*")} <= names
+    assert "model.safetensors.index.json" in names
+
+
+def test_pictures_that_the_readme_shows(folder):
+    (folder / "images").mkdir()
+    for name in ("one.png", "two.jpg", "images/three.png", "images/four.png"):
+        (folder / name).write_bytes(b"x")
+    (folder.parent / "outside.png").write_bytes(b"x")
+    (folder / "README.md").write_text(
+        '# Mine\n\n![one](one.png "title") <img width="3" src="images/three.png">\n![no](../outside.png) '
+        "![far](https://example.org/two.jpg) ![code](config.json)\n"
+    )
+    plan = plan_push(folder, "org/sima-vit")
+    assert {"one.png", "images/three.png"} == {file.name for file in plan.files if file.name.endswith(("png", "jpg"))}
+    assert set(plan.left) == {"two.jpg", "images/four.png"}
+
+
+def test_the_readme_of_the_folder_is_merged(folder):
+    (folder / "README.md").write_text("# My model\n\nWritten by hand.\n")
+    card = plan_push(folder, "org/sima-vit").card
+    assert "Written by hand." in card
+    assert card.count("sima_hf:start") == 1
+
+
+def test_a_readme_that_is_not_utf_8(folder):
+    (folder / "README.md").write_bytes("# Größe".encode("latin-1"))
+    with pytest.raises(PublishError, match=r"README.md is not UTF-8 .* at byte 4"):
+        plan_push(folder, "org/sima-vit")
+
+
+def test_files_of_the_same_name(folder, tmp_path):
+    other = tmp_path / "preprocessor_config.json"
+    other.write_text(json.dumps({"eval_accuracy": 0.5, "epoch": 1.0}))
+    with pytest.raises(PublishError, match=r"would both be published as preprocessor_config\.json"):
+        plan_push(folder, "org/sima-vit", facts=CardFacts(results=other))
+
+
+def test_results_that_the_card_names_are_published(folder, tmp_path):
+    """With the one file from the folder and the other from elsewhere, each under its own name."""
+    results = tmp_path / "elsewhere" / "all_results.json"
+    results.parent.mkdir()
+    results.write_text(json.dumps({"eval_accuracy": 0.5, "epoch": 1.0}))
+    write_provenance(folder, base_model="facebook/deit-small-patch16-224")
+    facts = find_facts(folder, results=results, dataset="cifar10")
+    plan = plan_push(folder, "org/sima-vit", facts=facts)
+    sources = {file.name: file.source for file in plan.files}
+    assert sources["all_results.json"] == results
+    assert sources["sima_provenance.json"] == folder / "sima_provenance.json"
+    assert "all_results.json" in plan.card
+
+
+def test_a_folder_of_links(folder, tmp_path):
+    """As the cache of the Hub keeps what it downloads."""
+    (tmp_path / "snapshot").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    (tmp_path / "snapshot" / "broken").symlink_to("nowhere")
+    plan = plan_push(tmp_path / "snapshot", "org/sima-vit")
+    sizes = {file.name: file.size for file in plan.files}
+    assert sizes[WEIGHTS] == (folder / WEIGHTS).stat().st_size
+    assert set(plan.left) == {"broken"}
+
+
+def test_a_checkpoint_of_a_training(tmp_path, saved):
+    with checkpoints.writing(tmp_path, 3) as aside:
+        shutil.copytree(saved, aside, dirs_exist_ok=True)
+        (aside / "training_args.bin").write_bytes(b"x")
+    plan = plan_push(tmp_path / "checkpoint-3", "org/sima-vit")
+    assert set(plan.left) == {"training_args.bin", checkpoints.MANIFEST}
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "org/", "/name", "org/sima vit", "org/sima--vit", "x" * 100])
+def test_names_that_the_hub_does_not_take(folder, name):
+    with pytest.raises(PublishError, match="no name for a repository"):
+        plan_push(folder, name)
+
+
+def test_empty_revisions_and_messages(folder):
+    with pytest.raises(PublishError, match="revision"):
+        plan_push(folder, "org/sima-vit", revision=" ")
+    with pytest.raises(PublishError, match="message"):
+        plan_push(folder, "org/sima-vit", commit_message="")
+
+
+def test_a_softmax_model_is_never_planned(tmp_path):
+    vit().save_pretrained(tmp_path)
+    with pytest.raises(PublishError, match=r"2 operations.*patch_model"):
+        push(tmp_path, "org/sima-vit")
+
+
+# On the Hub
+
+
+def test_a_dry_run_asks_nobody(hub, client, folder):
+    before = listing(folder)
+    done = pushed(client, folder, "org/dry", dry_run=True)
+    assert hub.log == []
+    assert listing(folder) == before
+    assert (done["commit"], done["url"], done["changed"]) == (None, None, False)
+    assert hub.commits("org/dry") == []
+    assert "6 files" in done["plan"]
+
+
+def test_a_push_is_one_commit(hub, client, folder):
+    before = listing(folder)
+    done = pushed(client, folder, "org/first", commit_message="The first")
+    assert listing(folder) == before
+    assert [commit["title"] for commit in hub.commits("org/first")] == ["The first", "initial commit"]
+    assert hub.commits("org/first")[0]["oid"] == done["commit"]
+    assert (done["repo_id"], done["url"], done["changed"]) == ("org/first", f"{hub.endpoint}/org/first", True)
+    files = hub.files("org/first")
+    assert set(done["names"]) == set(files) - {".gitattributes"}
+    assert files[WEIGHTS] == before[WEIGHTS]
+    assert not hub.info("org/first")["private"]
+    assert "SimAViTForImageClassification" in files["README.md"].decode()
+
+
+def test_again_sends_only_what_changed(hub, client, folder):
+    first = pushed(client, folder, "org/again")
+    hub.log.clear()
+    same = pushed(client, folder, "org/again")
+    assert (same["commit"], same["changed"]) == (first["commit"], False)
+    assert large(hub) == []
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "do_resize": True}))
+    second = pushed(client, folder, "org/again")
+    assert large(hub) == []
+    assert len(hub.commits("org/again")) == 3
+    digest = change_weights(folder)
+    third = pushed(client, folder, "org/again")
+    assert large(hub) == [digest]
+    assert len({first["commit"], second["commit"], third["commit"]}) == 3
+
+
+def test_other_files_of_the_repository_stay(hub, client, folder):
+    client.run(
+        "from huggingface_hub import HfApi; api = HfApi(); api.create_repo('org/shared')\n"
+        "_ = api.upload_file(path_or_fileobj=b'x', path_in_repo='notes.txt', repo_id='org/shared')\n"
+        "_ = api.upload_file(path_or_fileobj=b'old', path_in_repo='modeling_sima_vit.py', repo_id='org/shared')"
+    )
+    pushed(client, folder, "org/shared")
+    files = hub.files("org/shared")
+    assert files["notes.txt"] == b"x"
+    assert b"SimAViT" in files["modeling_sima_vit.py"]
+
+
+def test_a_branch(hub, client, folder):
+    main = pushed(client, folder, "org/branches")
+    digest = change_weights(folder)
+    hub.log.clear()
+    done = pushed(client, folder, "org/branches", revision="smaller")
+    assert done["url"].endswith("/org/branches/tree/smaller")
+    assert hub.commits("org/branches")[0]["oid"] == main["commit"]
+    assert [one["oid"] for one in hub.commits("org/branches", "smaller")][:2] == [done["commit"], main["commit"]]
+    assert large(hub) == [digest]
+    again = pushed(client, folder, "org/branches", revision="smaller")
+    assert (again["commit"], again["changed"]) == (done["commit"], False)
+    client.run("from huggingface_hub import HfApi; HfApi().create_tag('org/branches', tag='v1')")
+    refused(client, folder, "org/branches", "v1 is a tag", revision="v1")
+
+
+def test_private(hub, client, folder):
+    pushed(client, folder, "org/secret", private=True)
+    assert hub.info("org/secret")["private"]
+    pushed(client, folder, "org/secret")
+    pushed(client, folder, "org/open")
+    commits = hub.commits("org/open")
+    change_weights(folder)
+    refused(client, folder, "org/open", "exists and is public", "Nothing was pushed", private=True)
+    assert hub.commits("org/open") == commits
+
+
+def test_a_name_without_an_organization_is_the_users(hub, client, folder):
+    assert pushed(client, folder, "mine")["repo_id"] == "somebody/mine"
+    assert "somebody/mine" in hub.files("somebody/mine")["README.md"].decode()
+
+
+# READMEs
+
+
+def edit_on_the_hub(client, repo_id, text):
+    client.run(
+        "from huggingface_hub import HfApi\n"
+        f"_ = HfApi().upload_file(path_or_fileobj={text.encode()!r}, path_in_repo='README.md', repo_id={repo_id!r})"
+    )
+
+
+def readme(hub, repo_id):
+    return hub.files(repo_id)["README.md"].decode()
+
+
+def test_a_readme_edited_on_the_hub_is_kept(hub, client, folder):
+    pushed(client, folder, "org/cards")
+    edit_on_the_hub(client, "org/cards", f"{readme(hub, 'org/cards')}\n## Limits\n\nIt has never seen a zebra.\n")
+    change_weights(folder)
+    pushed(client, folder, "org/cards")
+    text = readme(hub, "org/cards")
+    assert "never seen a zebra" in text
+    assert text.count("sima_hf:start") == 1
+
+
+def test_a_readme_edited_in_the_folder_is_taken(hub, client, folder):
+    (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
+    pushed(client, folder, "org/wording")
+    (folder / "README.md").write_text("# Mine\n\nSecond wording.\n")
+    pushed(client, folder, "org/wording")
+    text = readme(hub, "org/wording")
+    assert "Second wording." in text
+    assert "First wording." not in text
+
+
+def test_a_readme_that_stays_makes_no_commit(hub, client, folder):
+    (folder / "README.md").write_bytes(b"---\r\nlicense: mit\r\n---\r\n# Mine\r\n\r\nWritten on Windows.\r\n")
+    pushed(client, folder, "org/lines")
+    assert not pushed(client, folder, "org/lines")["changed"]
+
+
+def test_front_matter_edited_on_the_hub_is_kept(hub, client, folder):
+    """As its pages offer to do: a licence and a data set; then somebody changes the folder's text."""
+    (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
+    pushed(client, folder, "org/front")
+    edit_on_the_hub(client, "org/front", readme(hub, "org/front").replace("---\n", "---\nlicense: mit\n", 1))
+    done = pushed(client, folder, "org/front")
+    assert "license: mit" in readme(hub, "org/front")
+    assert pushed(client, folder, "org/front")["commit"] == done["commit"]
+    (folder / "README.md").write_text("# Mine\n\nSecond wording.\n")
+    refused(client, folder, "org/front", "both have text of their own")
+
+
+def test_a_readme_edited_in_both_places_is_nobodys_to_throw_away(hub, client, folder):
+    (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
+    pushed(client, folder, "org/both")
+    edit_on_the_hub(client, "org/both", readme(hub, "org/both").replace("First", "Better"))
+    pushed(client, folder, "org/both")
+    assert "Better wording." in readme(hub, "org/both")
+    (folder / "README.md").write_text("# Mine\n\nSecond wording.\n")
+    refused(client, folder, "org/both", "both have text of their own")
+    assert "Better wording." in readme(hub, "org/both")
+    (folder / "README.md").unlink()
+    pushed(client, folder, "org/both")
+    assert "Better wording." in readme(hub, "org/both")
+
+
+# Interrupted, and refused
+
+
+def test_an_upload_that_breaks_leaves_the_repository_as_it_was(hub, client, folder):
+    pushed(client, folder, "org/broken")
+    commits, files = hub.commits("org/broken"), hub.files("org/broken")
+    digest = change_weights(folder)
+    hub.drop_upload_after(1000, times=6)  # as often as the client tries
+    text = refused(client, folder, "org/broken", "connection", "all of it or nothing", "same command again")
+    assert "Traceback" not in text
+    assert hub.commits("org/broken") == commits
+    assert hub.files("org/broken") == files
+    hub.log.clear()
+    pushed(client, folder, "org/broken")
+    assert large(hub) == [digest]
+    assert hub.files("org/broken")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+def test_what_arrived_is_not_sent_again(hub, client, folder):
+    """The commit itself is refused once; the weights were there by then."""
+    hub.limit_rate(1, within="/commit/")
+    refused(client, folder, "org/arrived", "fewer requests")
+    assert len(large(hub)) == 1
+    assert [one["title"] for one in hub.commits("org/arrived")] == ["initial commit"]
+    hub.log.clear()
+    pushed(client, folder, "org/arrived")
+    assert large(hub) == []
+    assert WEIGHTS in hub.files("org/arrived")
+
+
+def test_too_many_requests(hub, client, folder):
+    hub.limit_rate(100, seconds=7)
+    refused(client, folder, "org/busy", "asks for fewer requests", "wait 7 seconds", "same command again")
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("hf_wrong", ("does not know this token", "hf auth login")),
+        ("hf_read", ("may not write to org/tokens", "write access")),
+        ("hf_other", ("may not write to org/tokens", "don't have the rights")),
+        (False, ("does not know this token, or there is none",)),
+    ],
+)
+def test_tokens(hub, client, folder, token, words):
+    refused(client, folder, "org/tokens", *words, token=token)
+    assert hub.commits("org/tokens") == []
+
+
+def test_a_token_that_may_only_read_an_existing_repository(hub, client, folder):
+    pushed(client, folder, "org/readable")
+    commits = hub.commits("org/readable")
+    change_weights(folder)
+    refused(client, folder, "org/readable", "may not write to org/readable", token="hf_read")
+    assert hub.commits("org/readable") == commits
+
+
+def test_an_answer_that_is_lost(hub, client, folder):
+    """The commit is made and nobody here knows: the message does not claim otherwise, and again changes nothing."""
+    pushed(client, folder, "org/lost")
+    change_weights(folder)
+    code = """
+from huggingface_hub import _commit_api
+from huggingface_hub.errors import HTTPError
+send = _commit_api._send_commit
+def send_and_lose(**payload):
+    _commit_api._send_commit = send
+    send(**payload)
+    raise HTTPError("Server disconnected without sending a response.")
+_commit_api._send_commit = send_and_lose
+"""
+    client.run(code)
+    refused(client, folder, "org/lost", "all of it or nothing of it")
+    commits = hub.commits("org/lost")
+    assert hub.files("org/lost")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+    assert not pushed(client, folder, "org/lost")["changed"]
+    assert hub.commits("org/lost") == commits
+
+
+def test_a_new_branch_whose_commit_fails(hub, client, folder):
+    pushed(client, folder, "org/branching")
+    change_weights(folder)
+    hub.limit_rate(1, within="/commit/")
+    refused(client, folder, "org/branching", "fewer requests", revision="new")
+    assert hub.commits("org/branching", "new") == hub.commits("org/branching")
+    hub.log.clear()
+    pushed(client, folder, "org/branching", revision="new")
+    assert large(hub) == []
+    assert len(hub.commits("org/branching", "new")) == 3
+
+
+def test_somebody_elses_commit_in_between(hub, client, folder):
+    """It comes after the README was read; the push would undo an edit of it that nobody has seen."""
+    pushed(client, folder, "org/race")
+    change_weights(folder)
+    code = """
+from huggingface_hub import HfApi
+send = HfApi.preupload_lfs_files
+def send_late(self, *args, **kwargs):
+    HfApi.preupload_lfs_files = send
+    self.upload_file(path_or_fileobj=b"# Theirs", path_in_repo="README.md", repo_id="org/race")
+    return send(self, *args, **kwargs)
+HfApi.preupload_lfs_files = send_late
+"""
+    client.run(code)
+    refused(client, folder, "org/race", "changed by somebody else", "same command again")
+    assert readme(hub, "org/race") == "# Theirs"
+    pushed(client, folder, "org/race")
+    assert readme(hub, "org/race").count("# Theirs") == 1
+
+
+def test_a_readme_that_could_not_be_read_is_not_taken_for_none(hub, client, folder):
+    pushed(client, folder, "org/unread")
+    edit_on_the_hub(client, "org/unread", "# Theirs\n")
+    hub.limit_rate(100, within="README.md")
+    refused(client, folder, "org/unread", "fewer requests")
+    assert readme(hub, "org/unread") == "# Theirs\n"
+
+
+def test_a_gitignore_that_hides_the_weights(hub, client, folder):
+    """The client would leave them out and say nothing; the loopback Hub has no such rules, so its answer is changed here."""
+    pushed(client, folder, "org/ignoring")
+    commits = hub.commits("org/ignoring")
+    change_weights(folder)
+    code = """
+from huggingface_hub import _commit_api
+check = _commit_api._validate_preupload_info
+def ignoring(info):
+    _commit_api._validate_preupload_info = check
+    for file in info["files"]:
+        file["shouldIgnore"] = file["path"].endswith(".safetensors")
+    return check(info)
+_commit_api._validate_preupload_info = ignoring
+"""
+    client.run(code)
+    refused(client, folder, "org/ignoring", ".gitignore", WEIGHTS, "Nothing was pushed")
+    assert hub.commits("org/ignoring") == commits
+
+
+def test_front_matter_that_the_hub_does_not_take(hub, client, folder):
+    (folder / "README.md").write_text("---\nlicense: mine\n---\n# Mine\n")
+    refused(client, folder, "org/license", "Invalid metadata in README.md", "license")
+    assert [one["title"] for one in hub.commits("org/license")] == ["initial commit"]
+
+
+def test_nobody_there(client, folder):
+    with pytest.raises(ClientError) as error:
+        client.apart(
+            "from huggingface_hub import constants\n"
+            "constants.ENDPOINT = 'http://127.0.0.1:9'\n"  # the port of a service that nobody runs
+            f"push({str(folder)!r}, 'org/gone')"
+        )
+    assert error.value.kinds[0] == "PublishError"
+    assert "was lost or not made" in error.value.text
+
+
+def test_offline(folder):
+    """As all of pytest's own process is."""
+    with pytest.raises(PublishError, match="HF_HUB_OFFLINE is set"):
+        push(folder, "org/offline")

@@ -1,0 +1,105 @@
+"""Every host in the table, published: loaded where sima_hf is not, it gives the same numbers to the last bit, twice over."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hosts_at_hand import CASES, REFUSED, UNKNOWN, given, make, tensors, type_of
+
+import sima_hf
+from sima_hf.hub import auto_map
+from sima_hf.hub.published_code import write_remote_code
+
+
+# The first case of every host; variants differ in sizes, not in the code that is published.
+ONE_OF_EACH = {}
+for case in CASES:
+    if case not in UNKNOWN | set(REFUSED):
+        ONE_OF_EACH.setdefault(type_of(case), case)
+SCRIPT = Path(__file__).with_name("load_without_sima_hf.py")
+
+
+def auto_class(model):
+    """An Auto class whose code makes just this class, or None.
+
+    Not AutoBackbone, which in Transformers asks the Hub for local folders, too.
+    """
+    named = auto_map(model.config).items()
+    found = [name for name, place in named if place.endswith(f".{type(model).__name__}") and name != "AutoBackbone"]
+    return found[0] if found else None
+
+
+def publish(case, folder):
+    """A published folder of a tiny swapped model of `case`, with what it gives; None where no Auto class makes it."""
+    for name in CASES[case][1][::-1]:
+        model = sima_hf.patch_model(make(case, name), backend="eager")
+        model.config.architectures = [type(model).__name__]  # as saving does
+        if (auto := auto_class(model)) is not None:
+            break
+    else:
+        return None
+    inputs = given(case, name)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        expected = tensors(model(**inputs))
+    model.config.auto_map = auto_map(model.config)
+    model.save_pretrained(folder)
+    write_remote_code(
+        model.config, folder
+    )  # what prepare_for_hub does to a folder, without its checks of this tiny model
+    torch.save(inputs, folder / "given.pt")
+    torch.save(expected, folder / "expected.pt")
+    (folder / "auto.txt").write_text(auto)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    root = tmp_path_factory.mktemp("published")
+    folders = {case: publish(case, root / case.replace("/", "_")) for case in ONE_OF_EACH.values()}
+    environment = {**os.environ, "HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, SCRIPT, *(str(folder) for folder in folders.values() if folder)],
+        env=environment,
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ONE_OF_EACH.values())
+def test_the_same_numbers_without_sima_hf(published, case):
+    folder = published[case]
+    problem = folder / "error.txt"
+    assert not problem.exists(), problem.read_text()
+    assert (folder / "class.txt").read_text().startswith("transformers_modules.")
+    expected = torch.load(folder / "expected.pt")
+    for name in ("got.pt", "again.pt"):
+        tensors_there = torch.load(folder / name)
+        assert len(tensors_there) == len(expected) > 0
+        assert all(torch.equal(one, other) for one, other in zip(expected, tensors_there, strict=True)), name
+
+
+def test_what_is_published_is_small_and_its_own(published):
+    """No import of the package, nothing relative but siblings that are there, no reference left open."""
+    for folder in published.values():
+        files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+        assert set(files) == {
+            "sima_attention.py",
+            Path(json.loads(config_of(folder))["auto_map"]["AutoConfig"]).stem + ".py",
+        }
+        for name, text in files.items():
+            assert text.count("\n") < 700, name
+            assert "from .." not in text
+            assert "import sima_hf" not in text
+            assert "from sima_hf" not in text
+
+
+def config_of(folder):
+    return (folder / "config.json").read_text(encoding="utf-8")
