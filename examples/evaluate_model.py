@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode images, per device")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the model's parameters")
+    parser.add_argument("--backend", default="auto", help="who computes SimA attention: cpu, triton, eager, reference")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with a Hub model")
     parser.add_argument("--output_dir", type=Path, help="folder for evaluation.json and confusion.png")

@@ -49,6 +49,7 @@ from sima_hf.training.losses import soft_cross_entropy
 from sima_hf.training.optimization import own_rates, parameter_groups
 from sima_hf.training.position import position_of, read_position, write_position
 from sima_hf.training.processors import normalization
+from sima_hf.training.publication import finish_folder
 from sima_hf.training.randomness import combine
 from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
 from sima_hf.training.run import Task, class_name, draw, failures_as_sentences, parse, prepare
@@ -331,14 +332,14 @@ class Loop:
         for name, results in {"train": trained, "eval": found, "all": {**trained, **found}}.items():
             write_json(folder / f"{name}_results.json", results)
         print("\n".join(f"{key:<26} {value:.4g}" for key, value in {**trained, **found}.items()))
-        if self.args.push_to_hub:
-            self.plain.push_to_hub(self.args.hub_model_id or folder.resolve().name)
-            self.task.processor.push_to_hub(self.args.hub_model_id or folder.resolve().name)
         title = (
             f"{class_name(self.plain)} on {self.task.data.source}, {self.task.built.image_size} px: {self.steps} steps of "
             f"{self.global_batch_size} images, seed {self.args.seed}"
         )
         draw(self.history, folder / "curves.png", title)
+        if not finish_folder(self.args, self.plain, self.task, self.global_batch_size) and self.args.push_to_hub:
+            self.plain.push_to_hub(self.args.hub_model_id or folder.resolve().name)
+            self.task.processor.push_to_hub(self.args.hub_model_id or folder.resolve().name)
 
     def newest(self, name: str) -> float:
         """The last record of a number."""

@@ -33,7 +33,7 @@ class Picture:
 def read_picture(path: str | Path | None) -> Picture:
     """Read a file of any kind; nothing is decoded before its size is known to be bearable.
 
-    JPEGs that are too large are decoded at a half, a quarter or an eighth of their size, which costs no more than the result.
+    JPEGs that are too large are decoded at a half, a quarter or an eighth of their size, which needs memory for the result alone.
 
     Raises:
         PictureError: there is no file, it is no image, it is damaged, or it is too large.

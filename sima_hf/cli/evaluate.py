@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .choices import DEVICES, DType, Weights, one_of
+from .choices import DEVICES, Backend, DType, Weights, one_of
 from .output import AsJSON, emit, quiet_transformers, stdout_kept_clean
 
 
@@ -53,6 +53,7 @@ def evaluate(
         typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", autocompletion=one_of(*DEVICES)),
     ] = None,
     dtype: Annotated[DType, typer.Option(help="Of the model's parameters.")] = DType.float32,
+    backend: Annotated[Backend, typer.Option(help="Who computes SimA attention.")] = Backend.auto,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a Hub model.")
@@ -85,6 +86,7 @@ def evaluate(
                 num_workers=num_workers,
                 device=device,
                 dtype=dtype.value,
+                backend=backend.value,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 output_dir=output_dir,

@@ -74,6 +74,13 @@ def push(
             done = push_folder(folder, repo_id, **settings)
     if dry_run:
         emit(plan.to_dict(), plan, as_json)
-    else:
-        facts = {"repo_id": done.repo_id, "commit": done.commit, "url": done.url, "plan": done.plan.to_dict()}
-        emit(facts, f"{done.plan.repo_id}: {len(done.plan.files)} files in commit {done.commit}\n{done.url}", as_json)
+        return
+    facts = {
+        "repo_id": done.repo_id,
+        "commit": done.commit,
+        "url": done.url,
+        "changed": done.changed,
+        "plan": done.plan.to_dict(),
+    }
+    what = f"{len(done.plan.files)} files" if done.changed else "nothing new, all of it was there already"
+    emit(facts, f"{done.repo_id}: {what}, commit {done.commit}\n{done.url}", as_json)

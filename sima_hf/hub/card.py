@@ -9,17 +9,16 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from ..errors import PublishError
+from .card_attention import attention_section, softmax_in_sima
 from .card_facts import CardFacts, card_files, find_facts
 from .card_known import GIVEN, Known, gather, is_repo_id
 from .card_merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
 from .card_results import EVALUATION, RESULT_FILES, TRAINING
 from .card_sections import (
     CITATION,
-    attention_section,
     model_section,
     origin_section,
     results_section,
-    softmax_in_sima,
     speed_section,
     summary,
     versions_section,

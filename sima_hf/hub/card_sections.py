@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..errors import PublishError
-from ..models.sima.modeling_sima import SimAPreTrainedModel
-from ..patching.certificate import Certificate, Operation
 from ..patching.description import Description
+from .card_attention import native_parts
+from .card_markdown import cell, link, table, weights_words
 from .card_results import EVALUATION, Measured, count_parameters
 
 
@@ -26,14 +26,6 @@ CITATION = """```bibtex
 }
 ```"""
 
-_GAINS = {
-    "none": "`none`, the paper's formula",
-    "tokens": "`tokens`: the output times the number of keys, so that its scale does not depend on the resolution",
-}
-_BIASES = {
-    "none": "the host has none",
-    "add": "added to the product of the normalised query and key",
-}
 _FIGURES = {"accuracy": "top-1 accuracy", "top_5_accuracy": "top-5 accuracy", "loss": "loss"}
 _TASK_WORDS = {"image-classification": "An image classifier"}
 _WORDS = {
@@ -62,28 +54,6 @@ _WORDS = {
     "balance": "scale of value and output layer balanced",
 }
 _RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
-
-
-def cell(value: Any) -> str:
-    """A value as one cell of a Markdown table, whatever signs are in it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        value = f"{value:.6g}"
-    text = " ".join(str(value).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; columns called "value" are to the right."""
-    head = list(head)
-    rule = "".join("--:|" if name == "value" else "---|" for name in head)
-    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def link(path: Path) -> str:
-    """A file that is published beside the card."""
-    return f"[{path.name}]({path.name})"
 
 
 def summary(
@@ -115,7 +85,7 @@ def model_section(
     """Size, classes, resolution, preprocessing, licence and data, each with its file."""
     config = model.config
     rows = [("class", f"`{type(model).__name__}`", "config.json")]
-    rows.append(("parameters", f"{count_parameters(model):,}", _weights_words(weights)))
+    rows.append(("parameters", f"{count_parameters(model):,}", weights_words(weights)))
     names = {str(name) for name in (getattr(config, "id2label", None) or {}).values()}
     if "Classification" in type(model).__name__ and "ZeroShot" not in type(model).__name__ and names:
         rows.append(("classes", f"{len(config.id2label):,}", "config.json"))
@@ -130,12 +100,6 @@ def model_section(
     if dataset[0]:
         rows.append(("trained on", cell(dataset[0]), link(dataset[1]) if dataset[1] else ""))
     return "## The model\n\n" + table(("", "", "from"), rows)
-
-
-def _weights_words(weights: tuple[Path, ...]) -> str:
-    if len(weights) == 1:
-        return weights[0].name
-    return f"{weights[0].name} and {len(weights) - 1} more" if weights else ""
 
 
 def _image_size(config: Any) -> str:
@@ -174,95 +138,6 @@ def _side(size: int | Mapping[str, int]) -> str:
     if "height" in size:
         return f"{size['height']} x {size['width']} px"
     return ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value)
-
-
-def native_parts(model: PreTrainedModel) -> list[str]:
-    """Paths of the outermost models in it that are SimA's own architecture; [""] for one that is so as a whole."""
-    paths = [path for path, part in model.named_modules() if isinstance(part, SimAPreTrainedModel)]
-    return [path for path in paths if not any(path != other and _is_under(path, other) for other in paths)]
-
-
-def softmax_in_sima(model: PreTrainedModel, certificate: Certificate, description: Description) -> list[Operation]:
-    """Operations of softmax attention where SimA should be; in a model that has no SimA, all of them."""
-    native = native_parts(model) or ([] if description.swapped else [""])
-    return [
-        one
-        for one in certificate.operations
-        if not one.allowed and (one.swapped or any(_is_under(one.path, place) for place in native))
-    ]
-
-
-def _is_under(path: str, place: str) -> bool:
-    return not place or path == place or path.startswith(f"{place}.")
-
-
-def attention_section(
-    model: PreTrainedModel, certificate: Certificate, description: Description, weights: tuple[Path, ...], name: str
-) -> str:
-    """What is SimA, with which gain and position bias, and which softmax operations were counted where."""
-    native = native_parts(model)
-    rows = [
-        (
-            f"`{path}`" if path else "the whole model",
-            "all, by its own architecture",
-            _gain(model.get_submodule(path).config.attention_gain),
-            "none",
-        )
-        for path in native
-    ]
-    rows += [
-        (
-            f"`{part.path}`" if part.path else "the whole model",
-            f"{part.attentions} in `{part.host}`{f', in {part.within} alone' if part.within else ''}",
-            _gain(part.gain),
-            _BIASES.get(part.position_bias, part.position_bias),
-        )
-        for part in description.swapped
-    ]
-    inside = softmax_in_sima(model, certificate, description)
-    outside = [one for one in certificate.operations if not one.allowed and one not in inside]
-    left = {path: cls for path, cls in description.left.items() if not any(_is_under(path, place) for place in native)}
-    where = "where SimA is, " if outside or left else ""
-    lines = [
-        "## Attention",
-        "",
-        table(("SimA in", "attentions", "gain", "position bias"), rows),
-        "",
-        f"Softmax operations counted {where}in one forward of {_weights_words(weights)}: "
-        f"**{sum(one.count for one in inside)}**. `sima-hf certify {name}` counts again.",
-    ]
-    allowed = [one for one in certificate.operations if one.allowed]
-    if allowed:
-        lines += ["", "These ran, and may:", "", *_bullets(allowed)]
-    if outside:
-        count = sum(one.count for one in outside)
-        lines += [
-            "",
-            f"**Elsewhere in the model softmax stays**: {count} operations of softmax, exp or fused attention.",
-            "",
-            *_bullets(outside),
-        ]
-    if left:
-        kept = ", ".join(f"`{path}` ({cell(cls)})" for path, cls in left.items())
-        lines += ["", f"Not swapped: {kept}."]
-    return "\n".join(lines)
-
-
-def _gain(gain: str) -> str:
-    return _GAINS.get(gain, f"`{gain}`")
-
-
-def _bullets(operations: list[Operation]) -> list[str]:
-    """One line for each kind of operation and module class; a stack of equal layers is one line."""
-    groups: dict[tuple, list[Operation]] = {}
-    for one in operations:
-        groups.setdefault((one.operation, one.module, one.allowed), []).append(one)
-    return [
-        f"- {sum(one.count for one in group)} x `{operation}` in `{module}`"
-        f"{f' (`{group[0].path}` and {len(group) - 1} more)' if len(group) > 1 else f' (`{group[0].path}`)' if group[0].path else ''}"
-        f"{f': {cell(allowed)}' if allowed else ''}"
-        for (operation, module, allowed), group in groups.items()
-    ]
 
 
 def results_section(measured: Iterable[Measured], training_data: str) -> str:

@@ -39,7 +39,7 @@ _TRAINER = re.compile(
     r"## Training and evaluation data\n+More information needed\n+"
     r"## Training procedure\n+### Training hyperparameters\n+"
     rf"(The following hyperparameters were used during training:\n{_LIST}|More information needed\n)\n*"
-    r"(### Training results\n+(\|[^\n]*\|\n)+\n*)?"
+    r"(### Training results\n+(\|[^\n]*\|\n)*\n*)?"
     rf"### Framework versions\n+{_LIST}\s*"
 )
 

@@ -8,10 +8,14 @@ from ..errors import PublishError
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
-from .card_facts import CardFacts
+from ..training import checkpoints
+from .card import model_card
+from .card_facts import CardFacts, find_facts
 from .folder import CONFIG, check_folder
 from .published_code import auto_map
-from .push_plan import Publication
+from .published_files import README
+from .push_plan import Publication, read_text
+from .weights_check import read_json
 
 
 def prepare_for_hub(
@@ -42,13 +46,18 @@ def prepare_for_hub(
     if isinstance(folder_or_model, PreTrainedModel):
         return _prepare_model(folder_or_model)
     folder = Path(folder_or_model)
-    plan = Publication(check_folder(folder, certificate), facts=facts).plan(repo_id or folder.resolve().name)
-    made = [file for file in plan.files if file.source is None]
-    for file in sorted(made, key=lambda file: file.name == CONFIG):  # what names the code comes after it
-        path = folder / file.name
-        aside = path.with_name(f".{file.name}.incomplete")
-        aside.write_bytes(file.content)
-        aside.replace(path)
+    checked, repo_id = check_folder(folder, certificate), repo_id or folder.resolve().name
+    facts = find_facts(folder) if facts is None else facts
+    plan = Publication(checked, facts=facts).plan(repo_id)
+    made = {file.name: file.content for file in plan.files if file.source is None}
+    readme = read_text(folder / README) if (folder / README).is_file() else None
+    made[README] = model_card(checked, repo_id, facts, readme).encode()  # without the push's notes for itself
+    for name in sorted(made, key=lambda name: name == CONFIG):  # what names the code comes after it
+        aside = folder / f".{name}.incomplete"
+        aside.write_bytes(made[name])
+        aside.replace(folder / name)
+    if (folder / checkpoints.MANIFEST).exists():  # a training checkpoint, which has other files now
+        checkpoints.seal(folder, read_json(folder / checkpoints.MANIFEST)["step"])
     return folder
 
 

@@ -114,10 +114,13 @@ def write_provenance(
 
 
 def read_provenance(place: str | Path) -> dict[str, Any]:
-    """What `sima_provenance.json` says; {} where there is none.
+    """What `sima_provenance.json` says.
 
     Args:
         place: a model's folder, or the file itself.
+
+    Returns:
+        Its entries; {} where there is no such file.
 
     Raises:
         PublishError: the file is not the JSON object that `write_provenance` writes.

@@ -44,7 +44,13 @@ Cut by sima_hf {version} from its own sources. Apache-2.0.
 
 
 def remote_code(config: PreTrainedConfig) -> dict[str, str]:
-    """The files that a reader without sima_hf needs: name -> text.
+    """The files that a reader without sima_hf needs.
+
+    Args:
+        config: of a native SimA model, of a swapped one, or of a parent that finds its swapped tower by type.
+
+    Returns:
+        Name of each file -> its text.
 
     Raises:
         PublishError: the config is not of a SimA model.
@@ -59,6 +65,12 @@ def auto_map(config: PreTrainedConfig) -> dict[str, str]:
     """`auto_map` of config.json: which class of those files each of Transformers' Auto classes takes.
 
     Where a host has several classes for one Auto class, as DeiT's classifiers, it is the one that `config.architectures` names.
+
+    Args:
+        config: as for `remote_code`.
+
+    Returns:
+        Name of an Auto class -> "file.Class".
 
     Raises:
         PublishError: as `remote_code`.

@@ -46,6 +46,7 @@ class EvaluationOptions:
         num_workers: processes that decode images, per device.
         device: "cpu", "cuda", ...; None: the best there is.
         dtype: a key of `DTYPES`, of the model's parameters.
+        backend: who computes SimA attention, see `sima_hf.ops.backend_report()`; "auto" leaves the choice.
         revision, trust_remote_code: of the model, as `from_pretrained`.
         output_dir: folder that a report is to be written to; here only looked at to find what is missing for that early.
     """
@@ -67,6 +68,7 @@ class EvaluationOptions:
     num_workers: int = 0
     device: str | None = None
     dtype: str = "float32"
+    backend: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
     output_dir: Path | None = None
@@ -101,6 +103,8 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     if options.revision:
         hub["revision"] = options.revision
     model, folder = load_classifier(options.model_name_or_path, options.weights, DTYPES[options.dtype], **hub)
+    if options.backend != "auto":
+        _choose_backend(model, options.backend)
     processor = load_processor(processor_source(folder), **hub)
     processor = processor_for(processor, options.image_size, options.eval_crop_pct)
     mean, std = normalization(processor)
@@ -134,6 +138,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
             "eval_crop_pct": options.eval_crop_pct,
             "processor": processor.to_dict(),
             "dtype": options.dtype,
+            "backend": options.backend,
             "batch_size": options.batch_size,
             "processes": accelerator.num_processes if accelerator else 1,
             "device": device_name(str(device)),
@@ -147,6 +152,14 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         },
     }
     return Evaluation(report, result, names)
+
+
+def _choose_backend(model, backend: str) -> None:
+    if not model.config.model_type.startswith("sima"):
+        raise ValueError(
+            f"--backend chooses who computes SimA attention, but this {type(model).__name__} has softmax; leave it out."
+        )
+    model.set_attn_implementation(f"sima_{backend}")
 
 
 def make_accelerator(device: str | None):

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching import calibrate, patch_model
+from ..patching.calibration import CalibrationReport
 from .arguments import ModelArguments
 from .resolution import resize
 
@@ -27,12 +28,16 @@ class BuiltModel:
         processor: where its image processor comes from: a folder or Hub name, or None for the usual one of SimA.
         image_size: resolution to train at, in pixels.
         original: the softmax model that a swapped one was made from, in evaluation mode; else None.
+        base_model: name or folder of the model that it was made from; None for fresh weights.
+        calibration: what `calibrate` reported, if it was.
     """
 
     model: PreTrainedModel
     processor: str | None
     image_size: int
     original: PreTrainedModel | None = None
+    base_model: str | None = None
+    calibration: CalibrationReport | None = None
 
 
 def build_model(arguments: ModelArguments, labels: list[str], drop_path: float | None = None) -> BuiltModel:
@@ -121,10 +126,10 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     image_size = arguments.image_size or before or 224
     model = resize(model, image_size)
     if not arguments.patch:
-        return BuiltModel(model, name, image_size)
+        return BuiltModel(model, name, image_size, base_model=name)
     original = copy.deepcopy(model).eval()
     patch_model(model, gain=arguments.attention_gain or "tokens")
-    return BuiltModel(model, name, image_size, original)
+    return BuiltModel(model, name, image_size, original, base_model=name)
 
 
 @torch.no_grad()
@@ -139,7 +144,7 @@ def _reorder(model: PreTrainedModel, order: list[int]) -> None:
 
 def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:
     """Calibrate a swapped model on batches of normalised pixels `(B,3,H,W)`, in place."""
-    calibrate(built.model, built.original, list(batches), progress=progress)
+    built.calibration = calibrate(built.model, built.original, list(batches), progress=progress)
 
 
 def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

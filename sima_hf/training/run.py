@@ -22,6 +22,7 @@ from .data import ImageData, load_image_data
 from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
 from .processors import load_processor, normalization, processor_for
+from .publication import finish_folder
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
@@ -42,6 +43,7 @@ class Task:
         processor: the image processor that is saved with the model.
         train: images for `SimATrainer`.
         validation: the same for evaluation; None where nothing is held out.
+        hub_dataset: name of the data on the Hub, if that is where they are from.
     """
 
     data: ImageData
@@ -49,6 +51,7 @@ class Task:
     processor: Any
     train: TrainImages | StreamedImages
     validation: EvalImages | None
+    hub_dataset: str | None = None
 
 
 def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
@@ -139,7 +142,9 @@ def prepare(
         )
     if validation is None:
         args.eval_strategy = "no"
-    return Task(data, built, processor, train, validation), checkpoint
+    named = data_args.dataset_name
+    elsewhere = named in (None, "digits") or Path(named).exists()
+    return Task(data, built, processor, train, validation, None if elsewhere else named), checkpoint
 
 
 def make_writable(folder: str) -> None:
@@ -272,7 +277,7 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
         return {}
     metrics = trainer.evaluate() if task.validation is not None else {}
     with trainer.weights_to_save():
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # the finished folder is pushed below, as a whole
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     if metrics:
@@ -286,9 +291,7 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
             f"{class_name(trainer.model)} on {task.data.source}, {task.built.image_size} px: {trainer.state.num_train_epochs} epochs, "
             f"{trainer.global_batch_size} images a step, seed {args.seed}",
         )
-        card = {"tasks": "image-classification", "dataset": task.data.source, "tags": ["image-classification", "sima"]}
-        if args.push_to_hub:
-            trainer.push_to_hub(**card)
-        else:
-            trainer.create_model_card(**card)
+        if not finish_folder(args, trainer.model, task, trainer.global_batch_size):
+            card = {"tasks": "image-classification", "dataset": task.data.source, "tags": ["image-classification"]}
+            (trainer.push_to_hub if args.push_to_hub else trainer.create_model_card)(**card)
     return {**result.metrics, **metrics}

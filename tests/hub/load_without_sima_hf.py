@@ -8,10 +8,6 @@ A folder that fails gets `error.txt` instead.
 """
 
 import sys
-
-
-sys.modules["sima_hf"] = None  # any import of it fails from here on
-
 import traceback
 from pathlib import Path
 
@@ -36,6 +32,8 @@ def run(model, given):
 
 
 def main(folders):
+    """Load each; nothing of sima_hf can be imported from here on."""
+    sys.modules["sima_hf"] = None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)

@@ -118,6 +118,49 @@ runs = model.config._attn_implementation
     assert [path for _, path, _ in hub.requests if path.endswith(".py")] == []
 
 
+PREPARED = {
+    "a model": """
+sima_hf.prepare_for_hub(model)
+model.push_to_hub("org/FOLDER")
+""",
+    "a folder": """
+model.save_pretrained("FOLDER")
+sima_hf.prepare_for_hub("FOLDER")
+AutoModelForImageClassification.from_pretrained("FOLDER").push_to_hub("org/FOLDER")
+""",
+    "a folder, uploaded": """
+from huggingface_hub import HfApi
+model.save_pretrained("FOLDER")
+sima_hf.prepare_for_hub("FOLDER")
+_ = HfApi().create_repo("org/FOLDER")
+_ = HfApi().upload_folder(folder_path="FOLDER", repo_id="org/FOLDER")
+""",
+}
+
+
+@pytest.mark.parametrize("model", ["swapped", "native"])
+@pytest.mark.parametrize("what", PREPARED)
+def test_prepared_and_pushed_by_other_means_it_stays_sima(hub, people, what, model):
+    """Transformers' own push, and once more by a reader who has no sima_hf: the code comes along, and loads with both."""
+    name = f"{model}-{list(PREPARED).index(what)}"
+    first, second = f"org/{name}", f"org/{name}-again"
+    pushes = PREPARED[what].replace("FOLDER", name)
+    people.apart(f"{MODELS}model = {model}()\n{pushes}\nsave_logits(plain(model), 'prepared.pt')", HF_TOKEN=hub.token)
+    load = "model = AutoModelForImageClassification.from_pretrained('{}', trust_remote_code=True); "
+    same = "same_logits({}, 'prepared.pt')"
+    again = f"_ = model.push_to_hub('{second}'); "
+    assert people.apart(WITHOUT + load.format(first) + again + same.format("model"), HF_TOKEN=hub.token)
+    assert people.apart(WITHOUT + load.format(second) + same.format("model"))
+    assert people.apart(
+        MODELS + load.replace(", trust_remote_code=True", "").format(second) + same.format("plain(model)")
+    )
+    code = {name for name in hub.files(first) if name.endswith(".py")}
+    assert code == REPOSITORIES["sima-deit" if model == "swapped" else "sima"][1]
+    assert {name: hub.files(first)[name] for name in code} == {
+        name: content for name, content in hub.files(second).items() if name.endswith(".py")
+    }
+
+
 def test_a_commit_of_the_code_can_be_pinned(hub, people):
     """Code that changes after it was read is not run by those who name the commit that they read."""
     read = hub.commits("org/sima-deit")[0]["oid"]

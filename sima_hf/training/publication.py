@@ -1,0 +1,61 @@
+"""What a finished run leaves for whoever reads its folder: where the model comes from, a card, the code to load it; and the push."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..errors import PublishError
+
+
+logger = logging.get_logger(__name__)
+
+
+def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step: int) -> bool:
+    """Write `sima_provenance.json`, and for a SimA model what `prepare_for_hub` adds; push the folder where `args` ask for it.
+
+    Called by one process, when model, image processor and results are in the folder. A model that is trained with softmax, as a
+    baseline or a teacher, gets its provenance alone.
+
+    Args:
+        args: `SimATrainingArguments` or `LoopArguments`.
+        model: what was trained.
+        task: the `Task` of the run: how the model was made, and on what it was trained.
+        images_per_step: images behind one step of the optimizer, on all devices.
+
+    Returns:
+        Whether it is SimA, so that card, code and push are done with.
+
+    Raises:
+        PublishError: the push was asked for and did not work. Without one, what stands in the way of publishing is a warning: the
+            run itself is whole.
+    """
+    from ..hub.provenance import calibration_facts, training_settings, write_provenance
+
+    folder, built, source = Path(args.output_dir), task.built, task.data.source
+    write_provenance(
+        folder,
+        base_model=built.base_model,
+        calibration=calibration_facts(built.calibration, source) if built.calibration else None,
+        training=training_settings(args, images_per_step=images_per_step),
+        dataset=source,
+        hub_dataset=task.hub_dataset,
+    )
+    if not type(model).__module__.startswith(f"{__package__.partition('.')[0]}."):
+        return False
+    from ..hub import prepare_for_hub, push
+
+    repo_id = getattr(args, "hub_model_id", None) or folder.resolve().name
+    try:
+        prepare_for_hub(folder, repo_id=repo_id)
+    except PublishError as error:
+        if args.push_to_hub:
+            raise
+        logger.warning(f"{folder} has no card for the Hub yet: {error}")
+        return True
+    if args.push_to_hub:
+        private, revision = getattr(args, "hub_private_repo", None), getattr(args, "hub_revision", None)
+        done = push(folder, repo_id, private=private, revision=revision, token=getattr(args, "hub_token", None))
+        print(f"{done.url}: published, commit {done.commit}.")
+    return True

@@ -1,0 +1,210 @@
+"""Commands that answer: env, models, convert, certify, evaluate, bench; for people, in a pipe, and for machines."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from sima_hf import __version__, benchmark_model
+from sima_hf.cli import env
+from sima_hf.patching.hosts import HOSTS, markdown_table
+from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
+
+
+def test_models(run):
+    rows = json.loads(run("models", "--json").out)
+    assert {"vit", "deit", "dinov2"} <= {row["model_type"] for row in rows}
+    plain = run("models").out.splitlines()
+    assert [line.split()[0] for line in plain] == [row["model_type"] for row in rows]
+    assert all(line.endswith(row["summary"]) for line, row in zip(plain, rows, strict=True)), "nothing is cut off"
+    assert run("models", "--markdown").out == markdown_table() + "\n"
+
+
+def test_some_models(run):
+    found = run("models", "swinv2", "upernet")
+    assert [line.split()[0] for line in found.out.splitlines()] == ["swinv2", "upernet"]
+    (row,) = json.loads(run("models", "dpt", "--json").out)
+    assert row["task"] == HOSTS["dpt"].task, "one that is swapped by itself, and stands on a tower of others, too"
+    refused = run("models", "bert")
+    assert (refused.code, refused.out) == (1, "")
+    assert "'bert' is not among the" in refused.err
+
+
+def on_a_terminal(*arguments, columns=70):
+    """What a command prints on a terminal so wide."""
+    command = [sys.executable, "-m", "sima_hf.cli", *arguments]
+    main, terminal = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment)
+    os.close(terminal)
+    said = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        said += part
+    os.close(main)
+    assert process.wait(timeout=60) == 0
+    return said.decode()
+
+
+def test_a_table_on_a_terminal_and_plain_text_in_a_pipe(run):
+    shown = on_a_terminal("models", "deit", "swinv2")
+    assert "model type" in shown
+    assert "─" in shown
+    assert max(map(len, shown.splitlines())) <= 70
+    piped = run("models", "deit", "swinv2").out
+    assert "model type" not in piped
+    assert piped.isascii()
+    assert max(map(len, piped.splitlines())) > 70
+
+
+def test_help_on_a_terminal_has_the_same_examples(run):
+    shown, piped = on_a_terminal("patch", "--help", columns=100), run("patch", "--help").out
+    assert "╭" in shown
+    assert "╭" not in piped
+    examples = piped.split("Examples:")[1].split()
+    assert shown.split("Examples:")[1].split() == examples
+
+
+def test_env(run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = run("env")
+    assert found.code == 0
+    for words in (
+        f"sima_hf: {__version__}\n",
+        f"torch: {torch.__version__}\n",
+        f"transformers: {transformers.__version__}\n",
+        f"threads: {torch.get_num_threads()}\n",
+        "\nbackends:\n",
+        "  eager: folded norms",
+        "  endpoint: http",
+        "  offline: yes",
+        "  logged_in: yes",
+        "\ncompiler: ",
+    ):
+        assert words in found.out
+    assert "hf_secret" not in found.out
+
+
+def test_env_for_machines(run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(env, "PACKAGES", ("torch", "no-such-package"))
+    facts = json.loads(run("env", "--json").out)
+    assert facts["sima_hf"] == __version__
+    assert facts["no-such-package"] == "not installed"
+    assert set(facts["backends"]) == {"cpu", "triton", "eager", "reference"}
+    assert str(os.cpu_count()) in facts["processor"]
+
+
+def test_env_keeps_a_password_in_the_endpoint_to_itself(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://me:secret@hub.example:8443/hf")
+    assert env.hub_facts()["endpoint"] == "https://hub.example:8443/hf"
+
+
+def test_env_where_there_is_no_compiler(run, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert "\ncompiler: none found\n" in run("env").out
+
+
+def test_convert_for_machines(saved, tmp_path, run):
+    from sima_hf.models.sima.convert_sima import original_name  # noqa: F401  the conversion itself has tests of its own
+
+    found = run("convert", tmp_path / "nope.pth", tmp_path / "out", "--json")
+    assert (found.code, found.out) == (1, "")
+    assert "There is no file" in found.err
+
+
+def test_certify(saved, run):
+    found = run("certify", saved / "sima")
+    assert (found.code, found.out) == (0, "SimADeiTForImageClassification: no softmax ran\n")
+    found = run("certify", saved / "native", "--height", "32", "--width", "16")
+    assert (found.code, found.out) == (0, "SimAForImageClassification: no softmax ran\n")
+    found = run("certify", saved / "softmax")
+    assert found.code == 1
+    assert "deit.layers.0.attention" in found.out
+    found = run("certify", saved / "softmax", "--json")
+    assert found.code == 1
+    facts = json.loads(found.out)
+    assert facts["softmax_free"] is False
+    assert facts["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bert",), "takes no `pixel_values`"),
+        (("sima", "--width", "16"), "--width came without --height"),
+        (("sima", "--height", "3"), "did not run on a made-up image"),
+        (("nowhere",), "nowhere"),
+        (("sima/config.json",), "is a file; give the folder"),
+    ],
+    ids=["text", "width-alone", "too-small", "no-folder", "file"],
+)
+def test_certify_says_what_is_wrong(saved, arguments, words, run):
+    name, *options = arguments
+    found = run("certify", saved / name, *options)
+    assert (found.code, found.out) == (1, "")
+    assert words in found.err
+
+
+def test_evaluate(saved, tmp_path, run):
+    # The script's tests hold the core against counting by hand; here, that the command asks it for what it was asked.
+    arguments = (saved / "sima", "--image-size", "20", "--eval-crop-pct", "1.0", "--batch-size", 50)
+    found = run("evaluate", *arguments, "--json", "--backend", "eager", "--output-dir", tmp_path)
+    assert found.code == 0, found.err
+    facts = json.loads(found.out)
+    options = EvaluationOptions(str(saved / "sima"), image_size=20, eval_crop_pct=1.0, batch_size=360)
+    expected = run_evaluation(options).report
+    assert facts["accuracy"] == expected["accuracy"]
+    assert facts["per_class"] == expected["per_class"]
+    assert facts["settings"]["backend"] == "eager"
+    assert facts["settings"]["image_size"] == 20
+    assert [Path(file).name for file in facts["files"]] == ["evaluation.json", "confusion.png"]
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {**written, "files": facts["files"]} == facts
+    shown = run("evaluate", *arguments).out
+    assert f"top-1 accuracy  {facts['accuracy']:.2%}" in shown
+    assert "%|" not in shown, "progress is on stderr"
+
+
+def test_evaluate_says_what_is_wrong(saved, tmp_path, run):
+    for arguments, words in (
+        (("./nowhere",), "There is no folder ./nowhere"),
+        ((saved / "bert",), "has no image classifier"),
+        ((saved / "sima", "--validation-dir", tmp_path / "none"), "no folder"),
+        ((saved / "sima", "--validation-dir", tmp_path, "--dataset", "digits"), "one source of images"),
+        ((saved / "softmax", "--backend", "eager"), "--backend chooses who computes SimA attention"),
+        ((saved / "sima", "--backend", "triton"), "cannot serve here"),
+    ):
+        found = run("evaluate", *arguments)
+        assert (found.code, found.out) == (1, ""), arguments
+        assert words in found.err, (arguments, found.err)
+
+
+def test_bench_for_machines(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(benchmark_model, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
+    found = run("bench", "memory", "--pixels", "512", "--json", "--output-dir", tmp_path)
+    facts = json.loads(found.out)
+    assert [row["peak_resident_bytes"] for row in facts["rows"]] == [512 * 2**20] * 2
+    assert facts["files"] == [str(tmp_path / "memory_deit-small_cpu_float32.csv")]
+    few = ("--tokens", 8, "--seconds", 0, "--no-compile", "--json", "--output-dir", tmp_path)
+    found = run("bench", "attention", *few)
+    assert found.code == 0, found.err
+    facts = json.loads(found.out)
+    assert {row["tokens"] for row in facts["rows"]} == {8}
+    assert {"softmax", "sima"} <= {row["contestant"] for row in facts["rows"]}
+    assert all(Path(file).is_file() for file in facts["files"])
+    assert run("bench", "model", "nowhere-at-all", "--pixels", 32).code == 1

@@ -1,0 +1,114 @@
+"""prepare_for_hub: a folder gets its code, its card and auto_map, or stays as it was; a model brings its code when it is saved."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hosts_at_hand import make, vit
+
+import sima_hf
+from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
+from sima_hf.errors import PublishError
+from sima_hf.hub import auto_map, prepare_for_hub, remote_code
+
+
+NATIVE = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")
+
+
+def native():
+    return SimAForImageClassification(
+        SimAConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
+    )
+
+
+def swapped():
+    return sima_hf.patch_model(vit())
+
+
+CODE = {native: set(NATIVE), swapped: {"modeling_sima_vit.py", "sima_attention.py"}}
+
+
+@pytest.mark.parametrize("build", CODE, ids=lambda build: build.__name__)
+def test_a_folder(tmp_path, build):
+    model = build()
+    model.save_pretrained(tmp_path / "model")
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert prepare_for_hub(tmp_path / "model", repo_id="org/sima-small") == tmp_path / "model"
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", *CODE[build]}
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == weights
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["auto_map"] == auto_map(model.config)
+    assert "org/sima-small" in (tmp_path / "model" / "README.md").read_text()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    prepare_for_hub(tmp_path / "model", repo_id="org/sima-small")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before, "twice is once"
+
+
+@pytest.mark.parametrize("build", CODE, ids=lambda build: build.__name__)
+def test_a_model_brings_its_code_along(tmp_path, build):
+    model = build()
+    model.save_pretrained(tmp_path / "before")
+    assert not list((tmp_path / "before").glob("*.py"))
+    assert prepare_for_hub(model) is model
+    model.save_pretrained(tmp_path / "after")
+    assert {path.name for path in (tmp_path / "after").glob("*.py")} == CODE[build]
+    again = type(model).from_pretrained(tmp_path / "after")
+    again.save_pretrained(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == CODE[build], "loaded here, saved here"
+
+
+def test_the_code_follows_the_class_that_is_saved(tmp_path):
+    prepare_for_hub(native()).save_pretrained(tmp_path / "classifier")
+    model = SimAModel.from_pretrained(tmp_path / "classifier")
+    model.save_pretrained(tmp_path / "base")
+    assert {path.name for path in (tmp_path / "base").glob("*.py")} == set(NATIVE)
+    deit = sima_hf.patch_model(make("deit", "DeiTForImageClassificationWithTeacher"))
+    prepare_for_hub(deit).save_pretrained(tmp_path / "deit")
+    named = json.loads((tmp_path / "deit" / "config.json").read_text())["auto_map"]
+    assert named["AutoModelForImageClassification"].endswith(".SimADeiTForImageClassificationWithTeacher")
+
+
+def test_a_refused_folder_stays_as_it_was(tmp_path):
+    softmax = vit()
+    softmax.save_pretrained(tmp_path / "sima-vit")
+    swapped().save_pretrained(tmp_path / "torn")
+    path = tmp_path / "torn" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    for name, reason in (("sima-vit", "without any SimA attention"), ("torn", "model.safetensors")):
+        before = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        with pytest.raises(PublishError, match=reason):
+            prepare_for_hub(tmp_path / name)
+        assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
+    with pytest.raises(PublishError, match=r"without SimA attention.*patch_model"):
+        prepare_for_hub(softmax)
+    assert not hasattr(softmax.config, "auto_map")
+
+
+def test_a_parent_of_its_own_class_is_prepared_as_a_folder():
+    llava = sima_hf.patch_model(make("llava", "LlavaForConditionalGeneration"))
+    with pytest.raises(PublishError, match=r"keeps Transformers' own class.*prepare_for_hub\(folder\)"):
+        prepare_for_hub(llava)
+    assert "class LlavaForConditionalGeneration" in remote_code(llava.config)["modeling_sima_llava.py"]
+
+
+def test_a_folder_made_elsewhere_is_read_by_our_classes(tmp_path):
+    """With sima_hf the local classes serve, the fused kernels with them, without trust."""
+    model = native()
+    model.save_pretrained(tmp_path / "model")
+    prepare_for_hub(tmp_path / "model")
+    shutil.copytree(tmp_path / "model", tmp_path / "elsewhere")
+    from transformers import AutoModelForImageClassification
+
+    for trust in (None, True):
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "elsewhere", trust_remote_code=trust)
+        assert type(loaded) is SimAForImageClassification
+        assert loaded.config._attn_implementation == "sima"
+        images = torch.randn(2, 3, 32, 48)
+        assert torch.equal(loaded.eval()(images).logits, model.eval()(images).logits)
+
+
+def test_softmax_has_no_code_to_publish():
+    with pytest.raises(PublishError, match="is the config of a model without SimA attention"):
+        remote_code(vit().config)
