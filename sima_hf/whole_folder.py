@@ -9,6 +9,7 @@ from pathlib import Path
 
 # What belongs to the model that was there before and must not lie beside the new one.
 _OF_THE_OLD = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "sima_provenance.json")
+_ASIDE = ".incomplete-"
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> Path:
@@ -28,10 +29,10 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
     above = next(one for one in (path, *path.parents) if one.exists())
     if not above.is_dir():
         raise NotADirectoryError(f"{above} is a file, so no folder {folder} can be made; name another one.")
-    # Not of root's, who may write everywhere: there the system itself says no, later.
-    if not os.access(above if above != path else path.parent, os.W_OK):
-        raise PermissionError(f"Nothing may be written into {above}; name another folder.")
-    if not path.exists() or not any(path.iterdir()):
+    here = above if above != path or _is_empty(path) else path.parent
+    if not os.access(here, os.W_OK):
+        raise PermissionError(f"Nothing may be written into {here}; name another folder.")
+    if above != path or _is_empty(path):
         return path
     if not overwrite:
         raise FileExistsError(
@@ -41,7 +42,7 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
         raise FileExistsError(
             f"{folder} is not empty and holds no model (no config.json), so nothing in it is replaced; name another folder."
         )
-    inside = sorted(one.name for one in path.iterdir() if one.is_dir())
+    inside = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith(_ASIDE))
     if inside:
         raise FileExistsError(
             f"{folder} holds more than a model, the folder {inside[0]} for example, so nothing in it is replaced; name another "
@@ -54,39 +55,43 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
 def whole_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A new folder beside `folder` to write into; it takes that place when the block ends, and is removed if it fails.
 
-    A process that is killed leaves what was there before, and a folder `.NAME.incomplete-PID` that may be removed. A model
-    that is replaced goes with its weights; files that are not of it, such as README.md, are carried over.
+    A process that is killed leaves what was there before, and a folder `.NAME.incomplete-PID` that may be removed. Where
+    `folder` is there and empty, perhaps the current one or another disk, what was written moves into it, from a folder
+    `.incomplete-PID` in it. A model that is replaced goes with its weights; files that are not of it, such as README.md, are
+    carried over.
 
     Raises:
         OSError: as `check_free`, or the disk is full.
     """
     path = check_free(folder, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
+    into = path.exists() and _is_empty(path)
+    aside = path / f"{_ASIDE}{os.getpid()}" if into else path.with_name(f".{path.name}{_ASIDE}{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that had this number before
     aside.mkdir()
     try:
         yield aside
-        if not path.exists():
-            aside.rename(path)
-        elif not any(path.iterdir()):
-            _move_into(aside, path)
-        else:
+        if into:
+            for one in sorted(aside.iterdir(), key=lambda one: one.name == "config.json"):
+                one.rename(path / one.name)  # config.json last: without it, it is no model yet
+        elif path.exists():
             _replace(path, aside)
+        else:
+            aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _move_into(aside: Path, path: Path) -> None:
-    """Into an empty folder, which may be the current one or a mount point; config.json, without which it is no model, last."""
-    for one in sorted(aside.iterdir(), key=lambda one: one.name == "config.json"):
-        one.replace(path / one.name)
+def _is_empty(path: Path) -> bool:
+    """Whether nothing is in a folder but what a killed process may have left."""
+    return all(one.name.startswith(_ASIDE) for one in path.iterdir())
 
 
 def _replace(path: Path, aside: Path) -> None:
     """Put `aside` in the place of the model in `path`."""
     for one in path.iterdir():
-        if not (aside / one.name).exists() and not any(one.match(pattern) for pattern in _OF_THE_OLD):
+        of_the_old = one.is_dir() or any(one.match(pattern) for pattern in _OF_THE_OLD)
+        if not of_the_old and not (aside / one.name).exists():
             shutil.copy2(one, aside / one.name)
     before = path.with_name(f".{path.name}.before-{os.getpid()}")
     path.rename(before)

@@ -1,11 +1,18 @@
 """Every Python block of the README runs as it stands, and the commands it names exist."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hub_server import HubServer
+from transformers import DeiTConfig, DeiTForImageClassification
+from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+
+import sima_hf
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,10 +24,41 @@ def test_there_are_examples():
     assert len(BLOCKS) >= 2
 
 
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub on loopback with what the README loads from it."""
+    root = tmp_path_factory.mktemp("hub")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = DeiTForImageClassification(DeiTConfig(**sizes, image_size=32, patch_size=8, num_labels=3))
+    sima_hf.patch_model(model).save_pretrained(root / "sima-deit")
+    processor = DeiTImageProcessorPil(do_center_crop=False, size={"height": 32, "width": 32})
+    processor.save_pretrained(root / "sima-deit")
+    sima_hf.prepare_for_hub(root / "sima-deit", repo_id="org/sima-deit")
+    with HubServer(root / "server") as server:
+        environment = {**os.environ, **server.environment(root / "home", server.token)}
+        environment.pop("HF_HUB_OFFLINE", None)
+        code = "import sys; from huggingface_hub import HfApi; HfApi().create_repo('org/sima-deit'); "
+        code += f"HfApi().upload_folder(repo_id='org/sima-deit', folder_path={str(root / 'sima-deit')!r})"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
+        yield environment
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_block_runs(number, tmp_path):
+def test_python_block_runs(number, tmp_path, request):
+    code, environment = BLOCKS[number], None
+    if '"org/' in code:
+        environment = request.getfixturevalue("hub")
+        if "import sima_hf" not in code:
+            code = f"import sys; sys.modules['sima_hf'] = None\n{code}"
     run = subprocess.run(
-        [sys.executable, "-c", BLOCKS[number]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 # Colours from low to high. Both give zero the same light grey, so that zero looks alike in signed and in softmax maps.
 SIGNED = ((0x0B, 0x3C, 0x8C), (0x5B, 0x93, 0xD6), (0xF2, 0xF2, 0xF2), (0xE8, 0x7C, 0x55), (0x8E, 0x0B, 0x1E))
-POSITIVE = ((0xF2, 0xF2, 0xF2), (0xFB, 0xC1, 0x6B), (0xE2, 0x6A, 0x1B), (0x8A, 0x2D, 0x04), (0x3A, 0x0F, 0x02))
-OVERLAY_OPACITY = 0.85
+POSITIVE = ((0xF2, 0xF2, 0xF2), (0xFB, 0xC8, 0x78), (0xF0, 0x86, 0x2A), (0xC4, 0x4A, 0x08), (0x7A, 0x1F, 0x02))
+OVERLAY_OPACITY = 0.7
 PICTURE_SIDE = 336  # pixels of the long side of what is drawn
 MEAN_OF_HEADS = "mean over heads"
 
@@ -23,7 +23,9 @@ STYLE = """
 .looks { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
 .look { flex: 1 1 210px; max-width: 340px; min-width: 0; margin: 0; }
 .look img { width: 100%; display: block; image-rendering: pixelated; border-radius: 4px; }
-.look figcaption { font-size: 0.86em; line-height: 1.4; color: var(--body-text-color); overflow-wrap: break-word; }
+.look figcaption { font-size: 0.86em; line-height: 1.4; color: var(--body-text-color); overflow-wrap: break-word;
+                   margin-top: 5px; }
+.strip + .said, .looks + .said { margin-top: 14px; }
 .look .title { font-weight: 600; font-size: 0.95em; margin-bottom: 6px; }
 .bar { height: 12px; border-radius: 3px; margin-top: 8px; border: 1px solid var(--border-color-primary); }
 .ends { display: flex; justify-content: space-between; font-variant-numeric: tabular-nums; }
@@ -122,8 +124,9 @@ def maps_html(
             chosen = min(layer, len(one.layers) - 1)
             large.append(_large(kind, one.layers[chosen], signed, head, looker, picture if overlay else None))
             strips.append(_strip(kind, one.layers, signed, head, looker, chosen))
-    missing = [f"{kind}: {one.missing}" if len(seen) > 1 else one.missing for kind, one in seen.items() if one.missing]
-    boxes = said(list(dict.fromkeys(missing)))
+    sentences = {kind: one.missing for kind, one in seen.items() if one.missing}
+    alike = len(sentences) == len(seen) and len(set(sentences.values())) == 1
+    boxes = said(list(set(sentences.values())) if alike else [f"{kind}: {text}" for kind, text in sentences.items()])
     return f'<div class="looks">{"".join(large)}</div>{"".join(strips)}{boxes}'
 
 

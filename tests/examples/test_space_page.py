@@ -3,6 +3,7 @@
 Needs Gradio and Selenium, and Debian's packages chromium and chromium-driver; skipped without, with what to install.
 """
 
+import contextlib
 import json
 import shutil
 import socket
@@ -21,6 +22,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install gradio")
 selenium = pytest.importorskip("selenium", reason="needs Selenium: pip install selenium")
+StaleElementReferenceException = pytest.importorskip("selenium.common").StaleElementReferenceException
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
     pytest.mark.slow,
@@ -121,8 +123,10 @@ class Opened:
     def wait(self, condition, what, seconds=40):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if found := condition():
-                return found
+            # An element may be drawn anew between being found and being read.
+            with contextlib.suppress(StaleElementReferenceException):
+                if found := condition():
+                    return found
             time.sleep(0.05)
         raise AssertionError(f"waited {seconds} s for {what}; the page says: {self.text('body')[:2000]}")
 
@@ -135,6 +139,13 @@ class Opened:
 
     def drop(self, path):
         self.all("#image input[type=file]")[0].send_keys(str(path))
+
+    def choose(self, choice):
+        """Click on an entry of the list that is open; False where there is none such yet."""
+        option = next((one for one in self.all("ul[role=listbox] li") if choice in one.text), None)
+        if option is not None:
+            option.click()
+        return option is not None
 
     def maps(self):
         """`alt` and pixels `(h, w, 3)` of every picture in the maps, as the browser decoded them."""
@@ -204,9 +215,7 @@ def test_knobs_redraw(opened, noise):
         ("#head", "head 2", "SimA: block 1, head 2"),
     ):
         opened.all(f"{knob} input")[0].click()
-        listed = "ul[role=listbox] li"
-        option = opened.wait(lambda c=choice: next((o for o in opened.all(listed) if c in o.text), None), choice)
-        option.click()
+        opened.wait(lambda c=choice: opened.choose(c), choice)
         opened.wait(lambda expected=expected: title() == expected, expected)
     before = opened.text("#maps")
     next(one for one in opened.all("#looker label") if "all patches" in one.text).click()

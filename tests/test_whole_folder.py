@@ -1,0 +1,112 @@
+"""A folder appears whole or not at all, whatever happens to the process that writes it."""
+
+import os
+
+import pytest
+
+from sima_hf.whole_folder import check_free, whole_folder
+
+
+def fill(folder, text):
+    (folder / "config.json").write_text(text)
+    (folder / "model.safetensors").write_text(text)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_it_is_not_there_before_the_end(tmp_path):
+    out = tmp_path / "a" / "b" / "out"
+    with whole_folder(out) as aside:
+        fill(aside, "new")
+        assert not out.exists()
+    assert names(out) == {"config.json", "model.safetensors"}
+    assert names(out.parent) == {"out"}
+    assert out.stat().st_mode & 0o777 == (tmp_path / "a").stat().st_mode & 0o777
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    def fail(folder):
+        with whole_folder(folder) as aside:
+            fill(aside, "new")
+            raise RuntimeError("full")
+
+    for folder in (tmp_path / "out", tmp_path):
+        with pytest.raises(RuntimeError, match="full"):
+            fail(folder)
+        assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
+def test_a_kill_leaves_what_was_there(before, tmp_path):
+    out = tmp_path / "out"
+    if before:
+        out.mkdir()
+        fill(out, "old")
+    child = os.fork()
+    if child == 0:
+        with whole_folder(out, overwrite=True) as aside:
+            fill(aside, "new")
+            os._exit(9)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    assert out.exists() == before
+    if before:
+        assert (out / "config.json").read_text() == "old"
+    (left,) = names(tmp_path) - {"out"}
+    assert left == f".out.incomplete-{child}"
+
+
+def test_a_model_is_replaced_and_what_is_not_of_it_stays(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, "old")
+    for name in ("README.md", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        (out / name).write_text("old")
+    with whole_folder(out, overwrite=True) as aside:
+        fill(aside, "new")
+    assert names(out) == {"config.json", "model.safetensors", "README.md"}
+    assert (out / "config.json").read_text() == "new"
+    assert (out / "README.md").read_text() == "old"
+    assert names(tmp_path) == {"out"}
+
+
+def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "empty" / ".incomplete-1").mkdir()  # of a process that was killed
+    monkeypatch.chdir(tmp_path / "empty")
+    with whole_folder(tmp_path / "link") as aside:
+        fill(aside, "new")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "empty") - {".incomplete-1"} == {"config.json", "model.safetensors"}
+    assert os.path.exists("config.json"), "the current folder is still the one it was"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda out: out.write_text(""), "is a file"),
+        (lambda out: (out.mkdir(), (out / "thesis.txt").write_text("")), "holds no model"),
+        (lambda out: (out.mkdir(), fill(out, ""), (out / ".git").mkdir()), r"the folder \.git"),
+    ],
+    ids=["file", "other-things", "repository"],
+)
+def test_what_is_no_models_folder_is_never_replaced(make, words, tmp_path):
+    make(tmp_path / "out")
+    with pytest.raises(OSError, match=words):
+        check_free(tmp_path / "out", overwrite=True)
+
+
+def test_without_overwrite_nothing_is_replaced(tmp_path):
+    fill(tmp_path, "old")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        check_free(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_where_nothing_may_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="name another folder"):
+        check_free(tmp_path / "out")
