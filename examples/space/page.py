@@ -155,12 +155,14 @@ def build_page(pair: Pair) -> gr.Blocks:
                 value=max(len(layers) - 1, 0),
                 label="Attention",
                 elem_id="layer",
+                min_width=200,
             )
             head = gr.Dropdown(
                 [(MEAN_OF_HEADS, -1), *((f"head {index + 1}", index) for index in range(heads))],
                 value=-1,
                 label="Head",
                 elem_id="head",
+                min_width=200,
             )
             looker = gr.Radio(
                 lookers or [ALL_PATCHES],

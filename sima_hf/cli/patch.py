@@ -45,7 +45,7 @@ def patch(
     seed: Seed = 0,
     max_unreadable: MaxUnreadable = 20,
     classifier: Classifier = False,
-    memory_gib: MemoryGiB = 2.0,
+    memory_gib: MemoryGiB = 4.0,
     device: Device = None,
     certified: Certified = False,
     overwrite: Overwrite = False,

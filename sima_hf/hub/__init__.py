@@ -5,12 +5,12 @@ import importlib
 
 # Public name -> file that defines it, imported at first use.
 _NAMES = {
-    "CardFacts": ".card_facts",
+    "CardFacts": ".cards.facts",
     "CheckedFolder": ".folder",
     "auto_map": ".published_code",
     "check_folder": ".folder",
-    "find_facts": ".card_facts",
-    "model_card": ".card",
+    "find_facts": ".cards.facts",
+    "model_card": ".cards.card",
     "plan_push": ".pushing",
     "prepare_for_hub": ".prepare",
     "push": ".pushing",

@@ -9,8 +9,8 @@ from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
 from ..training import checkpoints
-from .card import model_card
-from .card_facts import CardFacts, find_facts
+from .cards.card import model_card
+from .cards.facts import CardFacts, find_facts
 from .folder import CONFIG, check_folder
 from .published_code import auto_map
 from .published_files import README

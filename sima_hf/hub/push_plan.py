@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import PublishError
 from ..version import __version__
-from .card import model_card
-from .card_facts import CardFacts, card_files, find_facts
-from .card_versions import readme_to_merge, with_note
+from .cards.card import model_card
+from .cards.facts import CardFacts, card_files, find_facts
+from .cards.versions import readme_to_merge, with_note
 from .folder import CONFIG, CheckedFolder
 from .published_code import auto_map, remote_code
 from .published_files import README, PlannedFile, left_in, others_in, pictures_in, weights_in

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import PublishError
 from ..patching.certificate import Certificate
 from ..version import __version__
-from .card_facts import CardFacts
+from .cards.facts import CardFacts
 from .folder import check_folder
 from .hub_errors import hub_errors
 from .published_files import README

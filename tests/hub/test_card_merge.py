@@ -11,10 +11,10 @@ from transformers.modelcard import TrainingSummary
 from transformers.utils.hub import create_and_tag_model_card
 
 from sima_hf.errors import PublishError
-from sima_hf.hub.card import model_card
-from sima_hf.hub.card_facts import CardFacts
-from sima_hf.hub.card_merge import END, START, merged_data, read_readme
-from sima_hf.hub.card_stock import is_push_to_hub_text, is_trainer_text
+from sima_hf.hub.cards.card import model_card
+from sima_hf.hub.cards.facts import CardFacts
+from sima_hf.hub.cards.merge import END, START, merged_data, read_readme
+from sima_hf.hub.cards.stock import is_push_to_hub_text, is_trainer_text
 
 
 REPO = "org/sima-model"

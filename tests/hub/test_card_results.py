@@ -10,10 +10,10 @@ from huggingface_hub import ModelCard
 
 import sima_hf
 from sima_hf.errors import PublishError
-from sima_hf.hub.card import model_card
-from sima_hf.hub.card_facts import CardFacts, find_facts
-from sima_hf.hub.card_results import check_measured, read_measured
-from sima_hf.hub.card_speed import speed_table
+from sima_hf.hub.cards.card import model_card
+from sima_hf.hub.cards.facts import CardFacts, find_facts
+from sima_hf.hub.cards.results import check_measured, read_measured
+from sima_hf.hub.cards.speed import speed_table
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "examples/results"

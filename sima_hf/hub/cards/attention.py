@@ -4,10 +4,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ..models.sima.modeling_sima import SimAPreTrainedModel
-from ..patching.certificate import Certificate, Operation
-from ..patching.description import Description
-from .card_markdown import cell, table, weights_words
+from ...models.sima.modeling_sima import SimAPreTrainedModel
+from ...patching.certificate import Certificate, Operation
+from ...patching.description import Description
+from .markdown import cell, table, weights_words
 
 
 _GAINS = {

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import PublishError
-from .card_facts import CardFacts
-from .card_merge import Readme
-from .card_results import TRAINING, Measured, check_measured, read_measured
-from .card_stock import is_stock
-from .provenance import read_provenance
+from ...errors import PublishError
+from ..provenance import read_provenance
+from .facts import CardFacts
+from .merge import Readme
+from .results import TRAINING, Measured, check_measured, read_measured
+from .stock import is_stock
 
 
 if TYPE_CHECKING:
-    from .folder import CheckedFolder
+    from ..folder import CheckedFolder
 
 
 # Facts that are entries of the front matter as well.

@@ -6,8 +6,8 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedModel
 
-from ..patching.hosts import HOSTS
-from ..patching.rows import VIDEO
+from ...patching.hosts import HOSTS
+from ...patching.rows import VIDEO
 
 
 # Pipelines of images, the ones that say most about a model first; with what each is called with besides the picture.

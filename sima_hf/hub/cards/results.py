@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..errors import PublishError
+from ...errors import PublishError
 
 
 EVALUATION, TRAINING, QUICKSTART = "evaluation", "training", "quickstart"

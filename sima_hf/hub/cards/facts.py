@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import PublishError
-from .card_results import RESULT_FILES, looks_measured
-from .card_speed import is_benchmark
-from .provenance import PROVENANCE, read_provenance
+from ...errors import PublishError
+from ..provenance import PROVENANCE, read_provenance
+from .results import RESULT_FILES, looks_measured
+from .speed import is_benchmark
 
 
 TRAINER_STATE = "trainer_state.json"

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 
-from ..errors import PublishError
+from ...errors import PublishError
 
 
 START, END = "<!-- sima_hf:start -->", "<!-- sima_hf:end -->"

@@ -4,8 +4,8 @@ import csv
 import math
 from pathlib import Path
 
-from ..benchmark_report import read_csv
-from ..errors import PublishError
+from ...benchmark_report import read_csv
+from ...errors import PublishError
 
 
 _COLUMNS = ("model", "contestant", "mode", "batch", "pixels", "median_ms", "baseline", "ratio_to_baseline", "device")

@@ -7,9 +7,9 @@ alone gives, and of the folder's README. The next push can tell from them which 
 import hashlib
 import re
 
-from ..errors import PublishError
-from .card_merge import END, around_block, read_readme
-from .card_stock import is_push_to_hub_text, is_trainer_text
+from ...errors import PublishError
+from .merge import END, around_block, read_readme
+from .stock import is_push_to_hub_text, is_trainer_text
 
 
 _NOTE = re.compile(r"<!-- sima_hf:pushed ([0-9a-f]{16}|-) ([0-9a-f]{16}|-) -->\r?\n")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
-from ..errors import PublishError
-from .card_attention import attention_section, softmax_in_sima
-from .card_facts import CardFacts, card_files, find_facts
-from .card_known import GIVEN, Known, gather, is_repo_id
-from .card_merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
-from .card_results import EVALUATION, RESULT_FILES, TRAINING
-from .card_sections import (
+from ...errors import PublishError
+from .attention import attention_section, softmax_in_sima
+from .facts import CardFacts, card_files, find_facts
+from .known import GIVEN, Known, gather, is_repo_id
+from .merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
+from .results import EVALUATION, RESULT_FILES, TRAINING
+from .sections import (
     CITATION,
     model_section,
     origin_section,
@@ -23,13 +23,13 @@ from .card_sections import (
     summary,
     versions_section,
 )
-from .card_speed import speed_table
-from .card_stock import is_push_to_hub_text, is_stock, is_trainer_text
-from .card_usage import loading_text, pipeline_tag
+from .speed import speed_table
+from .stock import is_push_to_hub_text, is_stock, is_trainer_text
+from .usage import loading_text, pipeline_tag
 
 
 if TYPE_CHECKING:
-    from .folder import CheckedFolder
+    from ..folder import CheckedFolder
 
 
 NOTE = "<!-- Written by sima_hf from the files named in it, and written anew with them: what you add belongs outside of the marks. -->"

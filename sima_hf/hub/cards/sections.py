@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..errors import PublishError
-from ..patching.description import Description
-from .card_attention import native_parts
-from .card_markdown import cell, link, table, weights_words
-from .card_results import EVALUATION, Measured, count_parameters
+from ...errors import PublishError
+from ...patching.description import Description
+from .attention import native_parts
+from .markdown import cell, link, table, weights_words
+from .results import EVALUATION, Measured, count_parameters
 
 
 SIMA = "[SimA](https://arxiv.org/abs/2206.08898)"
@@ -162,7 +162,7 @@ def results_section(measured: Iterable[Measured], training_data: str) -> str:
 
 
 def speed_section(tables: Iterable[list[str]]) -> str:
-    """The tables of `card_speed.speed_table`, one after the other."""
+    """The tables of `speed.speed_table`, one after the other."""
     parts = ["\n".join(lines) for lines in tables]
     return "\n\n".join(["## Speed", *parts]) if parts else ""
 
