@@ -29,7 +29,7 @@ class CalibrationOptions:
         folder: images, without labels.
         images, batch_size, seed, max_unreadable: how many, how many at once, which, and how many may be broken.
         classifier: also fit the last linear layer.
-        memory_budget: bytes for hidden states; 2,048 images through a DeiT-S take 2.3 GiB.
+        memory_budget: bytes for hidden states.
         device: "cpu", "cuda", ...; None: the best there is.
         progress: show bars on stderr.
     """

@@ -1,0 +1,173 @@
+"""What a push would publish: which files, what stays behind and why, and the card; nothing is touched."""
+
+import json
+import shutil
+
+import pytest
+from hosts_at_hand import vit
+from saved_folder import listing
+
+import sima_hf
+from sima_hf.errors import PublishError
+from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
+from sima_hf.training import checkpoints
+
+
+CODE = {"modeling_sima_vit.py", "sima_attention.py"}
+WEIGHTS = "model.safetensors"
+
+
+def test_a_plan_says_what_would_be_published(folder):
+    before = listing(folder)
+    plan = plan_push(folder, "org/sima-vit", revision="v2", private=True)
+    assert listing(folder) == before
+    files = {file.name: file for file in plan.files}
+    assert set(files) == {"README.md", "config.json", "preprocessor_config.json", WEIGHTS, *CODE}
+    assert files[WEIGHTS].size == (folder / WEIGHTS).stat().st_size
+    assert files[WEIGHTS].source == folder / WEIGHTS
+    assert {name for name, file in files.items() if file.source is None} == {"README.md", "config.json", *CODE}
+    assert all(len(file.content) == file.size for file in plan.files if file.source is None)
+    assert plan.left == {}
+    text = str(plan)
+    assert text.startswith(f"org/sima-vit, branch v2, private: 6 files, {plan.size / 1000:.0f} kB")
+    assert plan.card in text
+    assert all(name in text for name in files)
+    data = json.loads(json.dumps(plan.to_dict()))
+    assert [file["name"] for file in data["files"] if not file["made"]] == [WEIGHTS, "preprocessor_config.json"]
+    assert (data["bytes"], data["card"]) == (plan.size, plan.card)
+
+
+def test_the_config_gets_the_places_of_the_code_and_keeps_the_rest(folder):
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["config.json"]
+    content = json.loads(made.content)
+    places = content.pop("auto_map")
+    assert content == json.loads((folder / "config.json").read_text())
+    assert places["AutoModelForImageClassification"] == "modeling_sima_vit.SimAViTForImageClassification"
+    (folder / "config.json").write_bytes(made.content)
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["config.json"]
+    assert made.source == folder / "config.json"
+
+
+def test_what_stays_behind_and_why(folder):
+    for name in ("optimizer.pt", "notes.txt", ".env", "modeling_sima_deit.py", "old.safetensors", "my.csv", "cat.png"):
+        (folder / name).write_text("x")
+    (folder / "checkpoint-30").mkdir()
+    (folder / "runs" / "events").mkdir(parents=True)
+    (folder / "LICENSE").write_text("x")
+    plan = plan_push(folder, "org/sima-vit")
+    words = {
+        "optimizer.pt": "training's state",
+        "notes.txt": "not among the files",
+        ".env": "hidden",
+        "modeling_sima_deit.py": "made anew",
+        "old.safetensors": "not what the model loads",
+        "my.csv": "card does not name",
+        "cat.png": "does not show",
+        "checkpoint-30/": "training checkpoint",
+        "runs/": "a folder",
+    }
+    assert set(plan.left) == set(words)
+    assert all(word in plan.left[name] for name, word in words.items())
+    assert all(f"{name} " in str(plan) and reason in str(plan) for name, reason in plan.left.items())
+    assert "LICENSE" in {file.name for file in plan.files}
+
+
+def test_code_in_the_folder_is_made_anew(folder):
+    (folder / "modeling_sima_vit.py").write_text("raise SystemExit")
+    made = {file.name: file for file in plan_push(folder, "org/sima-vit").files}["modeling_sima_vit.py"]
+    assert made.source is None
+    assert b"SystemExit" not in made.content
+
+
+def test_shards_and_their_index(saved, tmp_path):
+    sima_hf.patch_model(vit()).save_pretrained(tmp_path, max_shard_size="20KB")
+    names = {file.name for file in plan_push(tmp_path, "org/sima-vit").files}
+    assert {path.name for path in tmp_path.glob("model*")} <= names
+    assert "model.safetensors.index.json" in names
+
+
+def test_pictures_that_the_readme_shows(folder):
+    (folder / "images").mkdir()
+    for name in ("one.png", "two.jpg", "images/three.png", "images/four.png"):
+        (folder / name).write_bytes(b"x")
+    (folder.parent / "outside.png").write_bytes(b"x")
+    (folder / "README.md").write_text(
+        '# Mine\n\n![one](one.png "title") <img width="3" src="images/three.png">\n![no](../outside.png) '
+        "![far](https://example.org/two.jpg) ![code](config.json)\n"
+    )
+    plan = plan_push(folder, "org/sima-vit")
+    assert {"one.png", "images/three.png"} == {file.name for file in plan.files if file.name.endswith(("png", "jpg"))}
+    assert set(plan.left) == {"two.jpg", "images/four.png"}
+
+
+def test_the_readme_of_the_folder_is_merged(folder):
+    (folder / "README.md").write_text("# My model\n\nWritten by hand.\n")
+    card = plan_push(folder, "org/sima-vit").card
+    assert "Written by hand." in card
+    assert card.count("sima_hf:start") == 1
+
+
+def test_a_readme_that_is_not_utf_8(folder):
+    (folder / "README.md").write_bytes("# Größe".encode("latin-1"))
+    with pytest.raises(PublishError, match=r"README.md is not UTF-8 .* at byte 4"):
+        plan_push(folder, "org/sima-vit")
+
+
+def test_files_of_the_same_name(folder, tmp_path):
+    other = tmp_path / "preprocessor_config.json"
+    other.write_text(json.dumps({"eval_accuracy": 0.5, "epoch": 1.0}))
+    with pytest.raises(PublishError, match=r"would both be published as preprocessor_config\.json"):
+        plan_push(folder, "org/sima-vit", facts=CardFacts(results=other))
+
+
+def test_results_that_the_card_names_are_published(folder, tmp_path):
+    """With the one file from the folder and the other from elsewhere, each under its own name."""
+    results = tmp_path / "elsewhere" / "all_results.json"
+    results.parent.mkdir()
+    results.write_text(json.dumps({"eval_accuracy": 0.5, "epoch": 1.0}))
+    write_provenance(folder, base_model="facebook/deit-small-patch16-224")
+    facts = find_facts(folder, results=results, dataset="cifar10")
+    plan = plan_push(folder, "org/sima-vit", facts=facts)
+    sources = {file.name: file.source for file in plan.files}
+    assert sources["all_results.json"] == results
+    assert sources["sima_provenance.json"] == folder / "sima_provenance.json"
+    assert "all_results.json" in plan.card
+
+
+def test_a_folder_of_links(folder, tmp_path):
+    """As the cache of the Hub keeps what it downloads."""
+    (tmp_path / "snapshot").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    (tmp_path / "snapshot" / "broken").symlink_to("nowhere")
+    plan = plan_push(tmp_path / "snapshot", "org/sima-vit")
+    sizes = {file.name: file.size for file in plan.files}
+    assert sizes[WEIGHTS] == (folder / WEIGHTS).stat().st_size
+    assert set(plan.left) == {"broken"}
+
+
+def test_a_checkpoint_of_a_training(tmp_path, saved):
+    with checkpoints.writing(tmp_path, 3) as aside:
+        shutil.copytree(saved, aside, dirs_exist_ok=True)
+        (aside / "training_args.bin").write_bytes(b"x")
+    plan = plan_push(tmp_path / "checkpoint-3", "org/sima-vit")
+    assert set(plan.left) == {"training_args.bin", checkpoints.MANIFEST}
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "org/", "/name", "org/sima vit", "org/sima--vit", "x" * 100])
+def test_names_that_the_hub_does_not_take(folder, name):
+    with pytest.raises(PublishError, match="no name for a repository"):
+        plan_push(folder, name)
+
+
+def test_empty_revisions_and_messages(folder):
+    with pytest.raises(PublishError, match="revision"):
+        plan_push(folder, "org/sima-vit", revision=" ")
+    with pytest.raises(PublishError, match="message"):
+        plan_push(folder, "org/sima-vit", commit_message="")
+
+
+def test_a_softmax_model_is_never_planned(tmp_path):
+    vit().save_pretrained(tmp_path)
+    with pytest.raises(PublishError, match=r"2 operations.*patch_model"):
+        push(tmp_path, "org/sima-vit")
