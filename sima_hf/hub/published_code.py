@@ -5,6 +5,7 @@ attention, and the classes of this very model. Nothing here is a second copy kep
 """
 
 import importlib
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -37,9 +38,12 @@ _ATTENTION_DOC = '''"""SimA attention (arXiv 2206.08898) in plain torch, and its
 
 Cut by sima_hf {version} from its own sources; with sima_hf installed, its faster kernels serve instead. Apache-2.0.
 """'''
-_MODEL_DOC = '''"""{classes}: {name} with SimA attention instead of softmax, under the names of its own parameters.
+_MODEL_DOC = '''"""{name} with SimA attention in place of softmax, under the names of its own parameters.
 
-Cut by sima_hf {version} from its own sources. Apache-2.0.
+{classes}.
+
+Cut by sima_hf {version} from its own sources: the row of the table of hosts, the config, and the classes that the last lines make.
+Apache-2.0.
 """'''
 
 
@@ -166,7 +170,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         },
         replaced={
             (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
-            f'    """The class at `place`."""\n    return {{{table}}}[place]'
+            f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]'
         },
         # Transformers itself copies the code of a model that came with code.
         omitted={
@@ -178,7 +182,8 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         (f"{patching}.hosts", "HOSTS"),
         (f"{patching}.hosts", "modeling_module"),
         (f"{patching}.classes", "model_class"),
-        (f"{patching}.classes", "enter_classes" if inner else "enter_table"),
+        *([(f"{patching}.classes", "enter_classes")] if inner else []),
+        *([(f"{patching}.classes", "enter_table")] if hosts[-1].class_table else []),
         *([] if _is_swapped(config) else [(f"{patching}.classes", "convert_alike")]),
         (f"{package}.attention", "register_attention_functions"),
         *((f"{patching}.attentions.{file}", name) for file, name in places),
@@ -194,7 +199,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     facts = {
         "version": __version__,
         "name": _base(config).__name__.removesuffix("Config"),
-        "classes": ", ".join(f"{prefix}{name}" for name in [_base(config).__name__, *models]),
+        "classes": textwrap.fill(", ".join(f"{prefix}{name}" for name in [_base(config).__name__, *models]), 118),
     }
     return {
         f"{ATTENTION}.py": f"{_ATTENTION_DOC.format(**facts)}\n\n{texts[ATTENTION]}",
@@ -208,7 +213,8 @@ _IMPORTS = (
     "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS",
     "import importlib",
 )
-_REGISTER = """if "sima" not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+_REGISTER = """# The package's own attention functions, where they are, are faster.
+if "sima" not in ALL_ATTENTION_FUNCTIONS.valid_keys():
     register_attention_functions()
 """
 
