@@ -54,7 +54,9 @@ def bench_attention(
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
     with stdout_kept_clean():
         from .. import benchmark, benchmark_report
+        from ..figures import pyplot
 
+        pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
         rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,10 @@ def bench_model(
     """A whole model with softmax against the same one with SimA, over image sizes."""
     with stdout_kept_clean():
         from .. import benchmark_model, benchmark_model_report, benchmark_report
+        from ..figures import pyplot
 
+        if output_dir is not None:
+            pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
         rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
         text, files = benchmark_model_report.table(rows), []

@@ -217,6 +217,11 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
     )
     eval_strategy: str = field(default="epoch", metadata=_help("When to evaluate: no, steps, epoch."))
     save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
+    # Trainer's "every_save" uploads its state as well, of which training_args.bin is a pickle.
+    hub_strategy: str = field(
+        default="end",
+        metadata=_help("What --push_to_hub uploads: the finished folder (end), or every save, as Trainer does."),
+    )
     # Batches carry the views' seeds and the names of unreadable images, which no model's forward takes.
     remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is."))
     # Processes wait for the one that downloads the data.

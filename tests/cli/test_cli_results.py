@@ -221,3 +221,20 @@ def test_bench_for_machines(tmp_path, run, monkeypatch):
     assert {"softmax", "sima"} <= {row["contestant"] for row in facts["rows"]}
     assert all(Path(file).is_file() for file in facts["files"])
     assert run("bench", "model", "nowhere-at-all", "--pixels", 32).code == 1
+
+
+def test_bench_asks_for_what_draws_before_it_measures(tmp_path, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("sima_hf.benchmark.measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(benchmark_model, "measure_model", lambda *_: pytest.fail("it measured"))
+    for kind in ("attention", "model"):
+        found = run("bench", kind, "--output-dir", tmp_path)
+        assert (found.code, found.out) == (1, "")
+        assert found.err.endswith("pip install 'sima-hf[plot]'\n")
+
+
+def test_evaluate_without_what_reads_data(saved, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    found = run("evaluate", saved / "sima")
+    assert (found.code, found.out) == (1, "")
+    assert found.err.endswith("needs datasets: pip install 'sima-hf[train]'\n")

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import torch
 from PIL import Image
@@ -200,3 +202,17 @@ def test_what_is_wrong_is_said_and_nothing_written(saved, photos, tmp_path, run)
         sentence = found.err.split("sima-hf: ")[1]
         assert re.search(words, sentence), (arguments, sentence)
         assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_the_whole_way_needs_no_optional_package(saved, photos, tmp_path):
+    optional = ("accelerate", "datasets", "evaluate", "kornia", "matplotlib", "peft", "sklearn")
+    arguments = ["patch", saved / "softmax", tmp_path / "out", "--calibrate-with", photos, "--images", 91, "--certify"]
+    code = (
+        f"import sys\nfor name in {optional}:\n    sys.modules[name] = None\n"
+        f"from sima_hf.cli import main\nmain({[*map(str, arguments)]})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "no softmax ran" in found.stdout
+    assert "broken.jpg" in found.stderr
+    assert found.stdout.isascii()

@@ -1,0 +1,65 @@
+"""Both training scripts with --push_to_hub True, against the Hub on loopback: a card, the code, no pickles; a softmax baseline too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,image_size=16,patch_size=8"
+SHORT = [
+    *("--config_overrides", SIZES, "--image_size", "16", "--train_view", "shift", "--rand_augment", "none"),
+    *("--max_train_images", "32", "--max_validation_images", "16", "--per_device_train_batch_size", "16"),
+    *("--per_device_eval_batch_size", "16", "--max_steps", "2", "--ema_decay", "0", "--report_to", "none"),
+    *("--warmup_epochs", "0", "--cooldown_epochs", "0", "--push_to_hub", "True"),
+]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+        assert server.failures == []
+
+
+def train(hub, place, script, model_type):
+    """Train for two steps and push; the files that arrived, and how many commits there are."""
+    environment = {**os.environ, **hub.environment(place / "home", hub.token), "OMP_NUM_THREADS": "1"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / script, "--model_type", model_type, "--output_dir", place / model_type]
+        + ["--hub_model_id", f"org/{place.name}", *SHORT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return hub.files(f"org/{place.name}"), hub.commits(f"org/{place.name}"), run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["run_image_classification.py", "run_image_classification_no_trainer.py"])
+def test_a_script_publishes_what_it_trained(hub, tmp_path_factory, script):
+    files, commits, printed = train(hub, tmp_path_factory.mktemp("sima-deit"), script, "sima_deit")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} < set(files)
+    assert {"modeling_sima_deit.py", "sima_attention.py", "sima_provenance.json", "all_results.json"} < set(files)
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
+    assert len(commits) == 2, "one to make the repository, one with everything"
+    assert commits[0]["oid"] in printed
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag == "image-classification"
+    assert "scikit-learn" in card.text or "digits" in card.text
+
+
+@pytest.mark.slow
+def test_a_softmax_baseline_is_pushed_as_transformers_does_it(hub, tmp_path_factory):
+    files, _, _ = train(hub, tmp_path_factory.mktemp("deit"), "run_image_classification.py", "deit")
+    assert {"config.json", "model.safetensors", "README.md", "sima_provenance.json"} < set(files)
+    assert not [name for name in files if name.endswith(".py")]
