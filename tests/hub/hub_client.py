@@ -116,7 +116,9 @@ def _serve() -> None:
                     print(json.dumps({"kinds": ["EndOfProcess"], "text": str(status), "trace": ""}), file=answers)
                 continue
         os.environ.update(question["environment"])
-        print(json.dumps(_evaluate(question["code"], names), default=str), file=answers)
+        answer = json.dumps(_evaluate(question["code"], names), default=str)
+        sys.stdout.flush()  # whoever has the answer may look at what was printed
+        print(answer, file=answers)
         if question["fork"]:
             break
     with contextlib.suppress(Exception):

@@ -59,6 +59,16 @@ def test_a_model_brings_its_code_along(tmp_path, build):
     assert {path.name for path in (tmp_path / "again").glob("*.py")} == CODE[build], "loaded here, saved here"
 
 
+@pytest.mark.parametrize("build", CODE, ids=lambda build: build.__name__)
+def test_loaded_from_the_hub_it_names_its_own_code_when_saved(tmp_path, build):
+    """Transformers puts the repository before each place of the code when it reads a config from the Hub."""
+    model = prepare_for_hub(build())
+    plain = dict(model.config.auto_map)
+    model.config.auto_map = {name: f"org/sima--{place}" for name, place in plain.items()}
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == plain
+
+
 def test_the_code_follows_the_class_that_is_saved(tmp_path):
     prepare_for_hub(native()).save_pretrained(tmp_path / "classifier")
     model = SimAModel.from_pretrained(tmp_path / "classifier")

@@ -161,7 +161,7 @@ SETTINGS = """
 torch.set_grad_enabled(True)
 settings = {
     "push_to_hub": True, "max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4, "report_to": [],
-    "disable_tqdm": True, "use_cpu": True, "eval_strategy": "no", "dataloader_num_workers": 0,
+    "disable_tqdm": True, "use_cpu": True, "eval_strategy": "no", "dataloader_num_workers": 0, "hub_strategy": "every_save",
 }
 """
 TRAINERS = {

@@ -336,11 +336,14 @@ def test_a_position_bias_is_added(backend, gain, shape):
 @pytest.mark.parametrize("tokens", [49, 1300])
 def test_threads_change_nothing(tokens):
     tensors = leaves((2, 3, tokens, tokens, 32, 32), torch.float32)
-    results = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        out = sima_attention(*tensors, backend="cpu")
-        results.append((out, *torch.autograd.grad(out.square().sum(), tensors)))
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out = sima_attention(*tensors, backend="cpu")
+            results.append((out, *torch.autograd.grad(out.square().sum(), tensors)))
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 

@@ -198,6 +198,8 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As any config; one that was prepared for the Hub, by its `auto_map`, brings the code beside this file along."""
         if getattr(self, "auto_map", None) and self._auto_class is None:  # else Transformers copies it
+            # Loaded from the Hub, it names the repository that it came from.
+            self.auto_map = {name: place.rpartition("--")[2] for name, place in self.auto_map.items()}
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             for path in sorted(Path(__file__).parent.glob("*_sima.py")):
                 if path.name.split("_")[0] in ("configuration", "embeddings", "modeling"):
