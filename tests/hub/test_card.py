@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from card_models import BASE, SIZES, checked, clip, evaluation, native, patched, vit, write
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -160,6 +161,8 @@ def test_the_code_in_the_card_runs(kind, request, tmp_path, monkeypatch, capsys)
     Image.effect_noise((40, 30), 80).convert("L").save("image.jpg")
     first, second, third = code(model_card(one, str(one.path), CardFacts()))
     if "processor" in first:
+        if getattr(transformers.AutoImageProcessor, "is_dummy", False):
+            pytest.skip("AutoImageProcessor of this Transformers asks for torchvision, which is not here")
         exec(first, space := {})
         picture = space["processor"](Image.open("image.jpg").convert("RGB"), return_tensors="pt")
         with torch.no_grad():
