@@ -39,7 +39,7 @@ def sima_attention_forward(
     attention_mask: torch.Tensor | PositionBias | None = None,
     gain: str | None = None,
     backend: str = "auto",
-    output_attentions: bool = False,
+    output_attentions: bool | None = None,
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -51,7 +51,7 @@ def sima_attention_forward(
         attention_mask: any mask that `sima_attention` takes, padding as `(B,1,1,Nk)` too, or a `PositionBias`, alone or with
             such a mask.
         gain, backend: as for `sima_attention`; without either gain, "none".
-        output_attentions: also build the map, `N x Nk`.
+        output_attentions: also build the map, `N x Nk`; by default, if the config of `module` asks for maps.
         is_causal: True is refused.
         kwargs: what else Transformers passes; `scaling` and `dropout` among it have no meaning in SimA.
 
@@ -66,8 +66,11 @@ def sima_attention_forward(
             "SimA attention is not causal by itself: give the causal mask as a boolean `attention_mask` of shape "
             "(1, 1, tokens, tokens), or leave this module's softmax attention in place."
         )
+    config = getattr(module, "config", None)
     if gain is None:
-        gain = getattr(getattr(module, "config", None), "attention_gain", "none")
+        gain = getattr(config, "attention_gain", "none")
+    if output_attentions is None:
+        output_attentions = bool(getattr(config, "output_attentions", False))
     bias = None
     # A PositionBias, of whichever copy of this file: models that came with code bring their own.
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):

@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from .model_records import is_record
 
-# What belongs to the model that was there before and must not lie beside the new one.
-_OF_THE_OLD = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "sima_provenance.json")
+
+# Weights of the model that was there before; neither they nor what describes it may lie beside the new one.
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 _ASIDE = ".incomplete-"
 
 
@@ -57,8 +59,8 @@ def whole_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
     A process that is killed leaves what was there before, and a folder `.NAME.incomplete-PID` that may be removed. Where
     `folder` is there and empty, perhaps the current one or another disk, what was written moves into it, from a folder
-    `.incomplete-PID` in it. A model that is replaced goes with its weights; files that are not of it, such as README.md, are
-    carried over.
+    `.incomplete-PID` in it. A model that is replaced goes with its weights, its provenance and what was measured of it (see
+    `sima_hf.model_records`); files that are not of it, such as README.md, are carried over.
 
     Raises:
         OSError: as `check_free`, or the disk is full.
@@ -90,7 +92,7 @@ def _is_empty(path: Path) -> bool:
 def _replace(path: Path, aside: Path) -> None:
     """Put `aside` in the place of the model in `path`."""
     for one in path.iterdir():
-        of_the_old = one.is_dir() or any(one.match(pattern) for pattern in _OF_THE_OLD)
+        of_the_old = one.is_dir() or any(one.match(pattern) for pattern in _WEIGHTS) or is_record(one)
         if not of_the_old and not (aside / one.name).exists():
             shutil.copy2(one, aside / one.name)
     before = path.with_name(f".{path.name}.before-{os.getpid()}")

@@ -82,7 +82,9 @@ ALLOWED = {
     "after_import.py": set(),
     "requirements.py": {"sima_hf.errors"},
     "registration.py": {"transformers", "sima_hf.after_import", "sima_hf.attention", "sima_hf.models"},
+    # Which class saved a folder may be one of the native models'.
     # The one look upwards: a config that was prepared for the Hub saves its code beside itself.
+    "patching/load.py": {"transformers", "sima_hf.patching", "sima_hf.errors", "sima_hf.models"},
     "patching/configs.py": {"transformers", "sima_hf.patching", "sima_hf.attention", "sima_hf.ops", "sima_hf.hub"},
     "patching": {
         "torch",
@@ -112,7 +114,13 @@ ALLOWED = {
         "sima_hf.version",
     },
     # What a finished run leaves for the Hub; `hub` itself knows of training only what a checkpoint looks like.
-    "training/publication.py": {"transformers", "sima_hf.errors", "sima_hf.hub"},
+    "training/publication.py": {
+        "transformers",
+        "sima_hf.errors",
+        "sima_hf.hub",
+        "sima_hf.model_records",
+        "sima_hf.places",
+    },
     "hub/bundle.py": set(),
     "hub": {
         "huggingface_hub",
@@ -129,6 +137,8 @@ ALLOWED = {
         "sima_hf.training",
         "sima_hf.errors",
         "sima_hf.version",
+        "sima_hf.model_records",
+        "sima_hf.places",
     },
     # What the command line's `patch`, `calibrate` and `evaluate` do.
     "training/evaluation_run.py": {
@@ -138,6 +148,7 @@ ALLOWED = {
         "sima_hf.benchmark",
         "sima_hf.errors",
         "sima_hf.figures",
+        "sima_hf.places",
         "sima_hf.training",
         "sima_hf.version",
     },
@@ -151,7 +162,9 @@ ALLOWED = {
         "sima_hf.training",
         "sima_hf.whole_folder",
     },
-    "whole_folder.py": set(),
+    "whole_folder.py": {"sima_hf.model_records"},
+    "places.py": set(),
+    "model_records.py": set(),
     "training": {
         "accelerate",
         "datasets",
@@ -170,6 +183,7 @@ ALLOWED = {
         "sima_hf.models",
         "sima_hf.figures",
         "sima_hf.errors",
+        "sima_hf.model_records",
         "sima_hf.version",
     },
     "figures.py": {"matplotlib", "sima_hf.errors"},

@@ -72,6 +72,29 @@ def test_a_model_is_replaced_and_what_is_not_of_it_stays(tmp_path):
     assert names(tmp_path) == {"out"}
 
 
+def test_what_describes_the_model_that_was_goes_with_it(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, "old")
+    for name in (
+        "sima_provenance.json",
+        "evaluation.json",
+        "all_results.json",
+        "train_results.json",
+        "trainer_state.json",
+    ):
+        (out / name).write_text("{}")
+    columns = "model,contestant,mode,batch,pixels,median_ms,baseline,ratio_to_baseline,device\n"
+    (out / "times.csv").write_text(columns)
+    (out / "labels.csv").write_text("name,number\n")
+    (out / "LICENSE").write_text("mine")
+    with whole_folder(out, overwrite=True) as aside:
+        fill(aside, "new")
+        (aside / "sima_provenance.json").write_text("new")
+    assert names(out) == {"config.json", "model.safetensors", "sima_provenance.json", "labels.csv", "LICENSE"}
+    assert (out / "sima_provenance.json").read_text() == "new"
+
+
 def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")

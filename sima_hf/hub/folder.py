@@ -1,7 +1,5 @@
 """A model folder, checked before anything of it is published: complete, safe to load, and SimA by count, not by name."""
 
-import importlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +8,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from ..errors import PublishError
 from ..models.sima import modeling_sima
-from ..patching import certify, classes, describe
+from ..patching import certify, describe
 from ..patching.certificate import Certificate, Operation
 from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
+from ..patching.load import check_entries, saved_class
 from ..training import checkpoints
-from .weights_check import check_finite, check_loading, check_pickles, read_json, weights_of
+from .weights_check import check_adapter, check_finite, check_loading, check_pickles, read_json, weights_of
 
 
 CONFIG = "config.json"
@@ -61,6 +60,7 @@ def check_folder(folder: str | Path, certificate: Certificate | None = None) -> 
     folder = Path(folder).resolve()
     _check_place(folder)
     content = read_json(folder / CONFIG)
+    _check_entries(folder / CONFIG, content)
     check_pickles(folder)
     weights = weights_of(folder, content.get("transformers_weights"))
     cls, config = _class_and_config(folder, content.get("model_type"))
@@ -83,10 +83,25 @@ def _check_place(folder: Path) -> None:
         )
     if (folder / checkpoints.MANIFEST).exists() and (trouble := checkpoints.damage(folder)):
         raise PublishError(f"The training checkpoint {folder} {trouble}. {_last_good(folder.parent, folder)}")
+    check_adapter(folder)
     if not (folder / CONFIG).is_file():
         inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
         hint = f" There is one in {', '.join(inner[:3])} inside it." if inner else ""
         raise PublishError(f"{folder} has no {CONFIG}, so it is not a model's folder.{hint}")
+
+
+def _check_entries(path: Path, content: dict) -> None:
+    """Whether a config's entries that say what to load are of the right kind, and name weights that are beside it."""
+    try:
+        check_entries(content, str(path))
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    weights = content.get("transformers_weights")
+    if weights is not None and Path(weights).name != weights:
+        raise PublishError(
+            f"{path} names {weights!r} as its weights, which is no file beside it. Load the model and save it anew with "
+            "`model.save_pretrained(another_folder)`."
+        )
 
 
 def _last_good(run_dir: Path, damaged: Path | None = None) -> str:
@@ -113,29 +128,16 @@ def _class_and_config(folder: Path, model_type: str | None) -> tuple[type[PreTra
             f"{folder / CONFIG} names no model class under `architectures`, so it was not written with its weights. Save both "
             "together with `model.save_pretrained(folder)`."
         )
-    cls = next((cls for place in _places(config) if isinstance(cls := getattr(place, names[0], None), type)), None)
-    if cls is None or not issubclass(cls, PreTrainedModel):
+    try:
+        cls = saved_class(config, str(folder / CONFIG))
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    if cls is None:
         raise PublishError(
             f"{folder / CONFIG} says that the model is a {names[0]}, which is a class neither of sima_hf nor of Transformers "
             f"{transformers.__version__}."
         )
-    ours = issubclass(cls, (classes.SimAHostModel, modeling_sima.SimAPreTrainedModel))
-    typed = type(config).model_type
-    if (ours or typed.startswith("sima")) and cls.config_class.model_type != typed:
-        raise PublishError(
-            f"{folder / CONFIG} contradicts itself: its model_type is {typed!r}, but the class under `architectures`, {names[0]}, "
-            f"is one of {cls.config_class.model_type!r}, so it would load as one thing here and as another elsewhere. It was "
-            "edited by hand; save the model anew."
-        )
     return cls, config
-
-
-def _places(config: PreTrainedConfig) -> Iterator[object]:
-    """Modules in which the class that a config names may be."""
-    yield from (modeling_sima, classes, transformers)
-    name = type(config).__module__.replace(".configuration_", ".modeling_")
-    if name.startswith("transformers."):
-        yield importlib.import_module(name)
 
 
 def _load(folder: Path, cls: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

@@ -1,7 +1,10 @@
 """Make a folder, or a model in memory, ready for the Hub: checked, with a card and the code that a reader needs."""
 
+import re
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..errors import PublishError
@@ -15,7 +18,7 @@ from .folder import CONFIG, check_folder
 from .published_code import auto_map
 from .published_files import README
 from .push_plan import Publication, read_text
-from .weights_check import read_json
+from .whole_files import write_whole
 
 
 def prepare_for_hub(
@@ -33,7 +36,7 @@ def prepare_for_hub(
 
     Args:
         folder_or_model: a folder as `save_pretrained` writes it, or a SimA model.
-        repo_id: "organization/name" that the card's examples load; by default the folder's name.
+        repo_id: "organization/name" that the card's examples load; by default the folder's name, as far as the Hub allows it.
         facts: what the card is written from; by default what the folder's own files say, see `find_facts`.
         certificate: see `check_folder`.
 
@@ -41,28 +44,58 @@ def prepare_for_hub(
         What came: the folder as a path, or the same model.
 
     Raises:
-        PublishError: it cannot be published, with the reason; nothing is changed then.
+        PublishError: it cannot be published, or `repo_id` is no name on the Hub, with the reason; or it is a training checkpoint,
+            which must stay as it was sealed. Nothing is changed then.
+        OSError: a file cannot be written; each file in the folder is whole, be it the old one or the new one.
     """
     if isinstance(folder_or_model, PreTrainedModel):
         return _prepare_model(folder_or_model)
     folder = Path(folder_or_model)
-    checked, repo_id = check_folder(folder, certificate), repo_id or folder.resolve().name
+    repo_id = _allowed(folder.resolve().name) if repo_id is None else _checked(repo_id)
+    _check_unsealed(folder)
+    checked = check_folder(folder, certificate)
     facts = find_facts(folder) if facts is None else facts
     plan = Publication(checked, facts=facts).plan(repo_id)
     made = {file.name: file.content for file in plan.files if file.source is None}
     readme = read_text(folder / README) if (folder / README).is_file() else None
     made[README] = model_card(checked, repo_id, facts, readme).encode()  # without the push's notes for itself
     for name in sorted(made, key=lambda name: name == CONFIG):  # what names the code comes after it
-        aside = folder / f".{name}.incomplete"
-        aside.write_bytes(made[name])
-        aside.replace(folder / name)
-    if (folder / checkpoints.MANIFEST).exists():  # a training checkpoint, which has other files now
-        checkpoints.seal(folder, read_json(folder / checkpoints.MANIFEST)["step"])
+        write_whole(folder / name, made[name])
     return folder
 
 
+def _check_unsealed(folder: Path) -> None:
+    """Its manifest would no longer fit a checkpoint whose config.json is another, and a run could not go on from it."""
+    if (folder / checkpoints.MANIFEST).exists():
+        raise PublishError(
+            f"{folder} is a training checkpoint, sealed by its {checkpoints.MANIFEST}, and is not changed. Push it as it is, with "
+            f"`sima-hf push {folder} organization/name`, which changes nothing in it; or copy the model into another folder, with "
+            "`from_pretrained(...).save_pretrained(new)`, and prepare that."
+        )
+
+
+def _checked(repo_id: str) -> str:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{repo_id!r} is no name for a repository on the Hub: {error}") from error
+    return repo_id
+
+
+def _allowed(name: str) -> str:
+    """A folder's name as one that the Hub allows: ASCII letters, digits and underscores, single dashes and dots within."""
+    name = re.sub(r"[^A-Za-z0-9_]+", lambda run: "." if run[0] == "." else "-", name)
+    name = name.strip("-.")[:96].rstrip("-.")
+    return re.sub(r"\.git$", "-git", name) or "model"
+
+
 def _prepare_model(model: PreTrainedModel) -> PreTrainedModel:
-    config = model.config
+    config, place = model.config, type(model).__module__
+    if place.startswith("transformers_modules."):
+        raise PublishError(
+            f"This {type(model).__name__} was loaded by the code that came with it ({place}), before sima_hf was imported or with "
+            "`trust_remote_code=True`. Load it again now, without this argument."
+        )
     found = auto_map(config)
     if not isinstance(config, (SimAConfig, SimAHostConfig, SimAParentConfig)):
         raise PublishError(

@@ -1,11 +1,8 @@
 """Where a model comes from, written beside its weights by whatever made it, so that its card can say so."""
 
-import contextlib
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,12 @@ import torch
 import transformers
 
 from ..errors import PublishError
+from ..model_records import PROVENANCE
 from ..patching.calibration import CalibrationReport
+from ..places import is_place, without_places
 from ..version import __version__
+from .whole_files import write_whole
 
-
-PROVENANCE = "sima_provenance.json"
 
 # What of a training run's arguments says how a model was trained; its folders, logging and trackers do not.
 TRAINING_SETTINGS = (
@@ -66,9 +64,12 @@ def write_provenance(
     calibration: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     dataset: str | None = None,
+    anew: bool = False,
     **more: Any,
 ) -> Path:
     """Add to `sima_provenance.json` in a model's folder, whole or not at all; what it says already and is not given now stays.
+
+    Places on this disk are written as their last part.
 
     Args:
         folder: the model's folder; it must exist.
@@ -77,6 +78,7 @@ def write_provenance(
         calibration: how it was calibrated, see `calibration_facts`.
         training: how it was trained, see `training_settings`.
         dataset: what it was trained on, in words or as a name.
+        anew: the folder has another model now, so nothing stays of what the file says, but for a base model that is this folder.
         more: other things to keep, of which the card knows `made_by="sima-hf patch"` and `hub_dataset="org/name"`, the name
             of the training data on the Hub, if they are there; None is not written.
 
@@ -95,9 +97,12 @@ def write_provenance(
     content: dict[str, Any] = {}
     if base_model is not None and Path(base_model).is_dir():
         content, base_model = read_provenance(base_model), None
-    content |= read_provenance(folder)
+    elif base_model is not None and is_place(base_model):
+        base_model = None
+    if not anew:
+        content |= read_provenance(folder)
     given = {"base_model": base_model, "dataset": dataset, "calibration": calibration, "training": training, **more}
-    content |= {name: value for name, value in given.items() if value is not None}
+    content |= without_places({name: value for name, value in given.items() if value is not None})
     content["versions"] = {
         "sima_hf": __version__,
         "torch": torch.__version__,
@@ -110,7 +115,7 @@ def write_provenance(
         raise PublishError(
             f"{PROVENANCE} holds text, finite numbers, lists and dictionaries of these, but something else was given: {error}."
         ) from error
-    return _replace(folder / PROVENANCE, text)
+    return write_whole(folder / PROVENANCE, text.encode())
 
 
 def read_provenance(place: str | Path) -> dict[str, Any]:
@@ -120,7 +125,7 @@ def read_provenance(place: str | Path) -> dict[str, Any]:
         place: a model's folder, or the file itself.
 
     Returns:
-        Its entries; {} where there is no such file.
+        Its entries, places on somebody's disk as their last part; {} where there is no such file.
 
     Raises:
         PublishError: the file is not the JSON object that `write_provenance` writes.
@@ -143,7 +148,7 @@ def read_provenance(place: str | Path) -> dict[str, Any]:
             raise PublishError(
                 f"{path} should have {'text' if kind is str else 'an object'} as {name!r}, but it has {content[name]!r}."
             )
-    return content
+    return without_places(content)
 
 
 def training_settings(arguments: Any, **more: Any) -> dict[str, Any]:
@@ -188,20 +193,3 @@ def _plain(value: Any) -> Any:
     """Text or number, as JSON has them; enumerations by their value."""
     value = getattr(value, "value", value)
     return value if isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a file beside its place and move it there, so that a reader finds the old one or the new one."""
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)  # mkstemp's files can be read by their owner alone
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
-    return path

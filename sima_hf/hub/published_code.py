@@ -20,6 +20,7 @@ from ..patching.configs import PREFIX, SimAHostConfig, SimAParentConfig
 from ..patching.hosts import HOSTS, Host, host_config_class
 from ..version import __version__
 from .bundle import Cut, Ending, bundle
+from .whole_files import write_whole
 
 
 NATIVE_FILES = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")
@@ -89,15 +90,8 @@ def auto_map(config: PreTrainedConfig) -> dict[str, str]:
 
 def write_remote_code(config: PreTrainedConfig, folder: str | Path) -> list[Path]:
     """Write the files into `folder`, each whole or not at all; returns their paths."""
-    paths = []
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, text in remote_code(config).items():
-        path = Path(folder) / name
-        aside = path.with_name(f".{name}.incomplete")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-        paths.append(path)
-    return paths
+    return [write_whole(Path(folder) / name, text.encode()) for name, text in remote_code(config).items()]
 
 
 def _is_swapped(config: PreTrainedConfig) -> bool:
@@ -170,7 +164,10 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         },
         replaced={
             (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
-            f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]'
+            f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]',
+            (f"{package}.attention", "attention_function_names"): _OWN_NAME,
+            (f"{package}.attention", "register_attention_functions"): _OWN_FUNCTION,
+            (f"{patching}.configs", "sima_implementation"): _OWN_IMPLEMENTATION,
         },
         # Transformers itself copies the code of a model that came with code.
         omitted={
@@ -184,7 +181,11 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         (f"{patching}.classes", "model_class"),
         *([(f"{patching}.classes", "enter_classes")] if inner else []),
         *([(f"{patching}.classes", "enter_table")] if hosts[-1].class_table else []),
-        *([] if _is_swapped(config) else [(f"{patching}.classes", "convert_alike")]),
+        *(
+            []
+            if _is_swapped(config)
+            else [(f"{patching}.classes", "convert_alike"), (f"{patching}.configs", "build_parts")]
+        ),
         (f"{package}.attention", "register_attention_functions"),
         *((f"{patching}.attentions.{file}", name) for file, name in places),
     ]
@@ -194,7 +195,9 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     }
     models = sorted({name for names in _models(config).values() for name in names})
     ending = _ending(hosts[-1], models) if _is_swapped(config) else _ending_around(config, models)
-    texts = bundle(wanted, files, cut, Ending(_REGISTER + _registered(inner) + ending, _IMPORTS))
+    texts = bundle(
+        wanted, files, cut, Ending("register_attention_functions()\n" + _registered(inner) + ending, _IMPORTS)
+    )
     prefix = PREFIX if _is_swapped(config) else ""
     facts = {
         "version": __version__,
@@ -207,26 +210,47 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     }
 
 
-_IMPORTS = (
-    "from transformers import AutoConfig",
-    "from transformers import CONFIG_MAPPING",
-    "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS",
-    "import importlib",
-)
-_REGISTER = """# The package's own attention functions, where they are, are faster.
-if "sima" not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-    register_attention_functions()
-"""
+_IMPORTS = ("import importlib",)
+
+# What is different where a model brings its own code. Several such models may be in one process, and each runs its own: the name
+# of its attention function, by which Transformers finds it, is made of the file's content.
+_OWN_NAME = '''@functools.cache
+def attention_function_names() -> tuple[str, ...]:
+    """The name of the attention function of this very file."""
+    import hashlib
+    from pathlib import Path
+
+    return (f"sima_{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}",)'''
+_OWN_FUNCTION = '''def register_attention_functions() -> None:
+    """Make Transformers know this file's attention, and how its masks are to be made."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    for name in attention_function_names():
+        AttentionInterface.register(name, sima_attention_forward)
+        AttentionMaskInterface.register(name, sima_mask)'''
+_OWN_IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str) -> str:
+    """The attention function of the file beside this one, whichever of SimA's names comes, or none.
+
+    Raises:
+        ValueError: it is one that sima_hf has, or one that would bring softmax back.
+    """
+    own = attention_function_names()[0]
+    if name in (None, IN_FILES, "sima", "sima_eager", own):
+        return own
+    if name.startswith("sima"):
+        raise ValueError(f"`attn_implementation={name!r}` needs sima_hf: `pip install sima-hf`, import it, and load {owner} again.")
+    raise ValueError(
+        f"{owner} computes SimA attention, which `attn_implementation={name!r}` does not; leave it out. In a model made of several, "
+        "a dict such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
+    )'''
 
 
 def _registered(inner: list[Host]) -> str:
-    """Statements that make the Auto classes know the SimA models inside this one."""
+    """Statements that make the Auto classes know the SimA models inside this one, by this file's own classes."""
     if not inner:
         return ""
     return f"""for HOST in ({", ".join(f'HOSTS["{host.model_type}"]' for host in inner)},):
-    if config_class(HOST).model_type not in CONFIG_MAPPING:
-        AutoConfig.register(config_class(HOST).model_type, config_class(HOST))
-        enter_classes(HOST)
+    enter_classes(HOST)
 """
 
 
@@ -242,6 +266,8 @@ def _ending_around(config: PreTrainedConfig, models: list[str]) -> str:
     base = _base(config)
     lines = [f'models = importlib.import_module("{_modeling(config).__name__}")']
     lines += [f"\n\nclass {base.__name__}(models.{base.__name__}):", f'    """{base.__name__} around a SimA tower."""']
+    lines += ["", "    def __post_init__(self, **kwargs):", "        build_parts(self)"]
+    lines += ["        super().__post_init__(**kwargs)"]
     for name in models:
         lines += [f"\n\nclass {name}(models.{name}):", f'    """{name} around a SimA tower."""']
         lines += ["", f"    config_class = {base.__name__}"]

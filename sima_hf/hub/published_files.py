@@ -1,10 +1,15 @@
 """Which files of a model's folder are published, and why each of the others stays behind."""
 
+import csv
+import io
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..errors import PublishError
+from ..places import is_place, shown_place, stays_in, without_places
 from .weights_check import INDEX, TRAINING_STATE, matches
 
 
@@ -60,7 +65,7 @@ class PlannedFile:
         name: in the repository, with "/" between folders.
         size: bytes.
         source: the file on this disk; None for one that is made here, whose `content` is then the whole of it.
-        content: UTF-8 text, as bytes.
+        content: UTF-8 text, as bytes; None where the source is published as it is.
     """
 
     name: str
@@ -74,38 +79,103 @@ class PlannedFile:
         return cls(name or path.name, path.stat().st_size, source=path.absolute())
 
     @classmethod
+    def inside(cls, path: Path, folder: Path) -> "PlannedFile":
+        """A file of the model's folder that readers need.
+
+        Raises:
+            PublishError: it is a link to something outside of the folder, which nobody may have meant to publish.
+        """
+        check_inside(path, folder)
+        return cls.of(path)
+
+    @classmethod
+    def shown(cls, path: Path) -> "PlannedFile":
+        """JSON or a CSV that the card names: as it is or, where it has places on this disk, with their last part."""
+        text = path.read_bytes().decode("utf-8")
+        shown = _shown_csv(text) if path.suffix == ".csv" else _shown_json(text)
+        return cls.of(path) if shown is None else cls(path.name, len(shown), path.absolute(), shown)
+
+    @classmethod
     def made(cls, name: str, text: str) -> "PlannedFile":
         """A file that was made here."""
         content = text.encode()
         return cls(name, len(content), content=content)
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a link in a folder that leads out of it, other than to the blobs of the Hub's cache.
+
+    Raises:
+        PublishError: it is one.
+    """
+    if not stays_in(path, folder):
+        raise PublishError(
+            f"{path} is a link to {path.resolve()}, outside of the folder that is published. Put a copy of the file in its place "
+            "if it is to be published, or remove the link."
+        )
+
+
+def _shown_json(text: str) -> bytes | None:
+    content = json.loads(text)
+    shown = without_places(content)
+    return None if shown == content else (json.dumps(shown, indent=1) + "\n").encode()
+
+
+def _shown_csv(text: str) -> bytes | None:
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    shown = [[shown_place(one) if is_place(one) else one for one in row] for row in rows]
+    if shown == rows:
+        return None
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows(shown)
+    return file.getvalue().encode()
+
+
 def pictures_in(folder: Path, text: str) -> list[PlannedFile]:
-    """The pictures of a folder that a README shows by their path in it; addresses elsewhere are none of its."""
+    """The pictures of a folder that a README shows by their path in it; addresses elsewhere and links that lead out are none of its."""
     found: dict[str, PlannedFile] = {}
     for match in _SHOWN.finditer(text):
         name = PurePosixPath(match[1] or match[2])
         path = folder / name
         inside = not name.is_absolute() and ".." not in name.parts
-        if inside and matches(name.name, _PICTURES) and path.is_file():
+        if inside and matches(name.name, _PICTURES) and path.is_file() and stays_in(path, folder):
             found[str(name)] = PlannedFile.of(path, str(name))
     return list(found.values())
 
 
 def others_in(folder: Path) -> list[PlannedFile]:
-    """What a reader needs besides weights, config, code and card: image processor, tokenizer, licence."""
-    return [PlannedFile.of(path) for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, WANTED)]
+    """What a reader needs besides weights, config, code and card: image processor, tokenizer, licence.
+
+    Raises:
+        PublishError: one of them is a link that leads out of the folder; see `check_inside`.
+    """
+    return [
+        PlannedFile.inside(path, folder)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and matches(path.name, WANTED)
+    ]
 
 
 def weights_in(weights: Iterable[Path]) -> list[PlannedFile]:
-    """Weights and, if there are several files of them, their index."""
+    """Weights and, if there are several files of them, their index.
+
+    Raises:
+        PublishError: one of them is a link that leads out of the folder; see `check_inside`.
+    """
     weights = list(weights)
     index = weights[0].with_name(INDEX)
-    return [PlannedFile.of(path) for path in (*weights, *([index] if len(weights) > 1 else []))]
+    files = (*weights, *([index] if len(weights) > 1 else []))
+    return [PlannedFile.inside(path, index.parent) for path in files]
 
 
-def left_in(folder: Path, published: Iterable[str]) -> dict[str, str]:
-    """What of a folder is not published -> why; a folder in it counts as one, with a slash, unless a file of it is published."""
+def left_in(folder: Path, published: Iterable[str], reasons: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What of a folder is not published -> why; a folder in it counts as one, with a slash, unless a file of it is published.
+
+    Args:
+        folder: the model's.
+        published: names in it that are.
+        reasons: name -> why, where the caller knows better.
+    """
     published = set(published)
     inner = {name.partition("/")[0] for name in published if "/" in name}
     left = {}
@@ -115,8 +185,9 @@ def left_in(folder: Path, published: Iterable[str]) -> dict[str, str]:
             names = {one.relative_to(folder).as_posix() for one in rest} if rest else {f"{path.name}/"}
             left |= {name: _why_folder(path) for name in sorted(names - published)}
         elif path.name not in published:
-            left[path.name] = _why(path.name)
-    return left
+            outside = path.exists() and not stays_in(path, folder)
+            left[path.name] = "a link that leads out of the folder" if outside else _why(path.name)
+    return left | {name: reason for name, reason in (reasons or {}).items() if name in left}
 
 
 def _why(name: str) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 from ..errors import PublishError
 from ..version import __version__
 from .cards.card import model_card
-from .cards.facts import CardFacts, card_files, find_facts
+from .cards.facts import CardFacts, card_files, find_facts, left_facts
 from .cards.versions import readme_to_merge, with_note
 from .folder import CONFIG, CheckedFolder
 from .published_code import auto_map, remote_code
-from .published_files import README, PlannedFile, left_in, others_in, pictures_in, weights_in
+from .published_files import README, PlannedFile, check_inside, left_in, others_in, pictures_in, weights_in
 from .weights_check import read_json
 
 
@@ -67,6 +67,7 @@ class PushPlan:
         width = max(len(name) for name in (*(file.name for file in self.files), *self.left))
         for file in self.files:
             note = "  made by the push" if file.source is None else ""
+            note = "  folders named by their last part" if file.source and file.content is not None else note
             lines.append(f"  {file.name:<{width}}  {human_size(file.size):>9}{note}")
         if self.left:
             lines += ["Left behind:", *(f"  {name:<{width}}  {reason}" for name, reason in self.left.items())]
@@ -120,20 +121,25 @@ class Publication:
         """What a push would do where `existing` is the repository's README; None if it has none.
 
         Raises:
-            PublishError: the card cannot be written from these facts, or merged with the README that is there.
+            PublishError: the card cannot be written from these facts, or merged with the README that is there, or a file that
+                readers need is a link out of the folder.
         """
         checked, folder = self.checked, self.checked.path
+        for name in (CONFIG, README):
+            check_inside(folder / name, folder)
         facts = find_facts(folder) if self.facts is None else self.facts
         local = read_text(folder / README) if (folder / README).is_file() else None
         merged = readme_to_merge(local, existing, repo_id)
-        card, alone = (model_card(checked, repo_id, facts, readme) for readme in (merged, local))
+        card, alone = (
+            model_card(checked, repo_id, facts, readme, revision=self.revision) for readme in (merged, local)
+        )
         card = with_note(card, alone, local)
         files = [
             _config(checked),
             *(PlannedFile.made(name, text) for name, text in self.code.items()),
             *weights_in(checked.weights),
             *others_in(folder),
-            *map(PlannedFile.of, card_files(facts)),
+            *map(PlannedFile.shown, card_files(facts)),
             *pictures_in(folder, card),
             PlannedFile.made(README, card),
         ]
@@ -141,7 +147,7 @@ class Publication:
         return PushPlan(
             repo_id=repo_id,
             files=tuple(by_name[name] for name in sorted(by_name)),
-            left=left_in(folder, by_name),
+            left=left_in(folder, by_name, left_facts(facts)),
             card=card,
             revision=self.revision,
             private=self.private,

@@ -52,7 +52,7 @@ def plan_push(
         folder: of a SimA model, as `save_pretrained` writes it.
         repo_id: "organization/name".
         private: as for `push`, as are `revision` and `commit_message`.
-        revision: shown in the plan.
+        revision: shown in the plan; the card's examples load it.
         commit_message: shown in the plan.
         token: taken so that the arguments of `push` fit; nobody is asked, so it is not used.
         facts: what the card is written from; by default what the folder's own files say, see `find_facts`.

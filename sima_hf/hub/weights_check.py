@@ -10,6 +10,7 @@ from ..errors import PublishError
 
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 # What Trainer and Accelerate keep to go on from, pickles as well: no reader of the model needs it, and it is left behind.
 TRAINING_STATE = (
@@ -64,6 +65,23 @@ def check_pickles(folder: Path) -> None:
     )
 
 
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder with a PEFT adapter, be there other weights or not.
+
+    Transformers adds an adapter to the weights beside it when it loads them; these alone would be another model than the one that
+    was checked.
+
+    Raises:
+        PublishError: there is one.
+    """
+    if (folder / ADAPTER).is_file():
+        raise PublishError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}), whose weights are no part of the model's own and would not be published "
+            "with them. Merge them: load the model with `peft.PeftModel.from_pretrained(model, folder)`, call "
+            "`model = model.merge_and_unload()`, and publish what `model.save_pretrained(another_folder)` writes."
+        )
+
+
 def weights_of(folder: Path, named: str | None = None) -> tuple[Path, ...]:
     """The files that `from_pretrained` reads the weights of a folder from, each one opened and found whole.
 
@@ -77,10 +95,8 @@ def weights_of(folder: Path, named: str | None = None) -> tuple[Path, ...]:
     if named is None:
         named = SINGLE if (folder / SINGLE).is_file() or not (folder / INDEX).is_file() else INDEX
     if not (folder / named).is_file():
-        adapter = " It holds a PEFT adapter: merge it with `merge_and_unload()` and save the model."
         raise PublishError(
             f"{folder} has no {named}, so there are no weights to publish. Save the model with `model.save_pretrained(folder)`."
-            f"{adapter if (folder / 'adapter_config.json').is_file() else ''}"
         )
     if not named.endswith(".json"):
         keys_in(folder / named)

@@ -73,10 +73,6 @@ def sima_configs(model: nn.Module) -> list[SimAHostConfig]:
     return [value for value in held.values() if isinstance(value, SimAHostConfig)]
 
 
-# Every class made so far, by name.
-_MADE: dict[str, type[PreTrainedModel]] = {}
-
-
 @functools.cache
 def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel]:
     """The SimA<Host> class of one of a host's model classes; its checkpoint keys are converted as the host's are."""
@@ -89,7 +85,7 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
             "config_class": config_class(host),
         },
     )
-    _MADE[made.__name__] = made
+    globals()[made.__name__] = made  # pickle looks it up here
     for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
         convert_alike(ours, theirs)
     return made
@@ -183,8 +179,6 @@ def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
 
 def __getattr__(name: str):
     """Any SimA<Host> model class by its name."""
-    if name in _MADE:
-        return _MADE[name]
     if name.startswith(PREFIX):
         for host in _likely_hosts(name.removeprefix(PREFIX)):
             base = getattr(modeling_module(host), name.removeprefix(PREFIX), None)

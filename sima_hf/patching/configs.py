@@ -40,6 +40,21 @@ def sima_implementation(name: str | None, owner: str) -> str:
     return name
 
 
+def build_parts(config: PreTrainedConfig) -> None:
+    """Build configs of SimA models inside another's that Transformers does not know: where they came with code of their own.
+
+    With sima_hf imported it knows them all, and there is nothing to do.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for name, value in list(vars(config).items()):
+        model_type = value.get("model_type") if isinstance(value, dict) else None
+        host = HOSTS.get(str(model_type).removeprefix("sima_"))
+        if host is not None and model_type not in CONFIG_MAPPING:
+            fields = {key: entry for key, entry in value.items() if key != "model_type"}
+            setattr(config, name, config_class(host)(**fields))
+
+
 class SimAHostConfig:
     """What a swapped model's config adds to the host's: a gain, and an attention that is never softmax."""
 
@@ -47,7 +62,17 @@ class SimAHostConfig:
 
     def __post_init__(self, **kwargs):
         check_gain(self.attention_gain)
+        build_parts(self)
         super().__post_init__(**kwargs)
+
+    @property
+    def output_attentions(self) -> bool:
+        """Whether the model returns its attention maps; SimA can always give them, unlike fused softmax."""
+        return getattr(self, "_output_attentions", False)
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool):
+        self._output_attentions = value
 
     @property
     def _attn_implementation(self) -> str:
@@ -83,6 +108,7 @@ class SimAPartConfig(SimAHostConfig):
     """
 
     _sima_implementation: str = "sima"
+    output_attentions = PreTrainedConfig.output_attentions  # the rest may be fused softmax, which has none
 
     @property
     def _attn_implementation(self) -> str | None:
@@ -177,7 +203,8 @@ def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfi
     if issubclass(mixin, SimAHostConfig):
         body |= {"__annotations__": {"attention_gain": str}, "attention_gain": "tokens"}
         body["__doc__"] += " `attention_gain` is 'none' or 'tokens'."
-    return type(f"{prefix}{base.__name__}", (mixin, base), body)
+    made = type(f"{prefix}{base.__name__}", (mixin, base), body)
+    return globals().setdefault(made.__name__, made)  # pickle looks it up here
 
 
 @functools.cache

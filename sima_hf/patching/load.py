@@ -1,7 +1,30 @@
 """Load a model as the class that saved it."""
 
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ..models.sima import modeling_sima
+from . import classes
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+# Entry of config.json -> what it has to be, if it is there at all.
+_ENTRIES = {
+    "model_type": (_is_text, "text"),
+    "transformers_weights": (_is_text, "text"),
+    "architectures": (_is_list_of_text, "a list of class names"),
+}
 
 
 def load_saved_class(name_or_path: str) -> PreTrainedModel:
@@ -10,19 +33,73 @@ def load_saved_class(name_or_path: str) -> PreTrainedModel:
     Raises:
         OSError, ValueError: as `from_pretrained`, with a sentence.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
-    known = {cls.__name__: cls for cls in _listed(config)}
-    name = (config.architectures or [""])[0]
-    cls = known.get(name) or getattr(transformers, name or "AutoModel", AutoModel)
+    what = f"The config.json of {name_or_path}"
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+    except TypeError:  # of a model_type that is a list or a mapping
+        check_entries(PreTrainedConfig.get_config_dict(name_or_path)[0], what)
+        raise
+    check_entries({name: getattr(config, name, None) for name in _ENTRIES}, what)
+    cls = saved_class(config, what) or _registered(config) or AutoModel
     return cls.from_pretrained(name_or_path).eval()
 
 
-def _listed(config):
-    """Every model class that Transformers' Auto classes have for a config, ours included."""
-    from transformers.models.auto import modeling_auto
+def check_entries(config: Mapping[str, Any], what: str) -> None:
+    """Whether the entries that say what to load are of the right kind; Transformers looks into them before it checks.
 
-    for auto in vars(modeling_auto).values():
-        mapping = getattr(auto, "_model_mapping", None)
-        if mapping is not None and type(config) in mapping:
-            classes = mapping[type(config)]
-            yield from classes if isinstance(classes, tuple) else (classes,)
+    Args:
+        config: what config.json holds.
+        what: the config in words, with which the errors begin.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name, (fits, wanted) in _ENTRIES.items():
+        value = config.get(name)
+        if value is not None and not fits(value):
+            raise ValueError(
+                f"{what} should have {wanted} as {name!r}, but it has {value!r}. It was edited by hand; save the model anew."
+            )
+
+
+def saved_class(config: PreTrainedConfig, what: str) -> type[PreTrainedModel] | None:
+    """The class that saved a model: one of sima_hf or of Transformers.
+
+    Args:
+        config: the model's, whose `architectures` name the class.
+        what: the config in words, with which the errors begin.
+
+    Returns:
+        The class; None if the config names none, or one that is neither sima_hf's nor Transformers'.
+
+    Raises:
+        ValueError: class and model_type are not of one kind, and one of them is SimA.
+    """
+    names = config.architectures
+    found = (getattr(place, names[0], None) for place in _places(config)) if names else ()
+    cls = next((cls for cls in found if isinstance(cls, type) and issubclass(cls, PreTrainedModel)), None)
+    if cls is None:
+        return None
+    typed = type(config).model_type
+    ours = issubclass(cls, (classes.SimAHostModel, modeling_sima.SimAPreTrainedModel))
+    if (ours or typed.startswith("sima")) and cls.config_class.model_type != typed:
+        raise ValueError(
+            f"{what} contradicts itself: its model_type is {typed!r}, but the class under `architectures`, {names[0]}, is one of "
+            f"{cls.config_class.model_type!r}, so it would load as one thing here and as another elsewhere. It was edited by hand; "
+            "save the model anew."
+        )
+    return cls
+
+
+def _places(config: PreTrainedConfig) -> Iterator[object]:
+    """Modules in which the class that a config names may be."""
+    yield from (modeling_sima, classes, transformers)
+    name = type(config).__module__.replace(".configuration_", ".modeling_")
+    if name.startswith("transformers."):
+        yield importlib.import_module(name)
+
+
+def _registered(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that a config names, where somebody else has entered it in Transformers' tables."""
+    known = {cls.__name__: cls for _, found in classes.auto_classes(type(config)) for cls in found}
+    return known.get((config.architectures or [""])[0])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CheckpointError, TrainingError
+from ..model_records import PROVENANCE, is_record
 
 
 PREFIX = "checkpoint-"
@@ -242,7 +243,11 @@ def check_output_dir(run_dir: str | Path, may_hold_a_run: bool) -> None:
 
 
 def remove_run(run_dir: str | Path) -> None:
-    """Remove an earlier run's checkpoints and results; its other files are replaced as they are written."""
+    """Remove an earlier run's checkpoints, results and what else was measured of its model; other files are replaced as they are
+    written, the provenance too, which a run that starts from this very folder needs until then.
+    """
     for path in checkpoints(run_dir):
         remove(path)
-    (Path(run_dir) / "all_results.json").unlink(missing_ok=True)
+    for path in Path(run_dir).glob("*"):
+        if path.is_file() and path.name != PROVENANCE and is_record(path):
+            path.unlink()

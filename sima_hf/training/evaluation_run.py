@@ -13,6 +13,7 @@ import transformers
 from ..benchmark import device_name, git_revision
 from ..errors import DataError, MissingDependencyError
 from ..figures import pyplot
+from ..places import shown_place, without_folders
 from ..version import __version__
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
@@ -76,7 +77,13 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: `report`, for evaluation.json; `result`, the counts; `names` of the model's classes."""
+    """What an evaluation found.
+
+    Attributes:
+        report: for evaluation.json, which others may read, so that folders are named by their last part.
+        result: the counts.
+        names: of the model's classes.
+    """
 
     report: dict
     result: EvaluationResult
@@ -128,8 +135,9 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     names = [str(model.config.id2label[index]) for index in range(len(model.config.id2label))]
     report = {
         **_measured(result, names),
+        "unreadable": [without_folders(one, options.train_dir, options.validation_dir) for one in result.unreadable],
         "settings": {
-            "model": options.model_name_or_path,
+            "model": shown_place(options.model_name_or_path, here=True),
             "class": type(model).__name__,
             "weights": options.weights or ("raw" if (Path(folder) / "ema").is_dir() else "as saved"),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -200,7 +208,7 @@ def processor_source(folder: str) -> str:
 
 
 def _load_data(options: EvaluationOptions) -> tuple:
-    """The images to evaluate, the names of their classes, and what they are called."""
+    """The images to evaluate, the names of their classes, and what they are called, folders by their last part."""
     columns = {"image_column": options.image_column, "label_column": options.label_column}
     given = [name for name in ("dataset", "validation_dir", "data_files") if getattr(options, name)]
     if len(given) > 1 or (options.train_dir and given not in ([], ["validation_dir"])):
@@ -209,7 +217,11 @@ def _load_data(options: EvaluationOptions) -> tuple:
     if options.data_files or (options.validation_dir and not options.train_dir):
         source = {"data_files": options.data_files} if options.data_files else {"train_dir": options.validation_dir}
         data = load_image_data(**source, **columns, held_out=0)
-        return data.train, data.labels, options.validation_dir or ", ".join(options.data_files)
+        return (
+            data.train,
+            data.labels,
+            ", ".join(shown_place(one, here=True) for one in options.data_files or [options.validation_dir]),
+        )
     data = load_image_data(
         dataset=options.dataset,
         train_dir=options.train_dir,
@@ -220,7 +232,7 @@ def _load_data(options: EvaluationOptions) -> tuple:
     )
     if data.validation is None:
         raise DataError(f"{data.source} has nothing to evaluate on: hold out some of it with --held_out 0.2.")
-    return data.validation, data.labels, f"{data.source}, validation split"
+    return data.validation, data.labels, f"{shown_place(data.source, here=True)}, validation split"
 
 
 def _measured(result: EvaluationResult, names: list[str]) -> dict:
@@ -234,7 +246,6 @@ def _measured(result: EvaluationResult, names: list[str]) -> dict:
         "seconds": result.seconds,
         "left_out": result.left_out,
         "not_a_number": result.no_answer,
-        "unreadable": list(result.unreadable),
         "per_class": result.per_class(names),
         "most_confused": most_confused(result.confusion.numpy(), names, 100),
     }

@@ -7,16 +7,19 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import PublishError
+from ..places import shown_place
 
 
 logger = logging.get_logger(__name__)
+# What an evaluation left that was made before these weights were.
+_OF_OTHER_WEIGHTS = ("evaluation.json", "confusion.png")
 
 
 def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step: int) -> bool:
     """Write `sima_provenance.json`, and for a SimA model what `prepare_for_hub` adds; push the folder where `args` ask for it.
 
     Called by one process, when model, image processor and results are in the folder. A model that is trained with softmax, as a
-    baseline or a teacher, gets its provenance alone.
+    baseline or a teacher, gets its provenance alone. An evaluation of the weights that were there before is removed.
 
     Args:
         args: `SimATrainingArguments` or `LoopArguments`.
@@ -33,7 +36,9 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
     """
     from ..hub.provenance import calibration_facts, training_settings, write_provenance
 
-    folder, built, source = Path(args.output_dir), task.built, task.data.source
+    folder, built, source = Path(args.output_dir), task.built, shown_place(task.data.source, here=True)
+    for name in _OF_OTHER_WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
     write_provenance(
         folder,
         base_model=built.base_model,
@@ -41,12 +46,13 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
         training=training_settings(args, images_per_step=images_per_step),
         dataset=source,
         hub_dataset=task.hub_dataset,
+        anew=True,
     )
     if not type(model).__module__.startswith(f"{__package__.partition('.')[0]}."):
         return False
     from ..hub import prepare_for_hub, push
 
-    repo_id = getattr(args, "hub_model_id", None) or folder.resolve().name
+    repo_id = getattr(args, "hub_model_id", None)
     try:
         prepare_for_hub(folder, repo_id=repo_id)
     except PublishError as error:
@@ -56,6 +62,12 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
         return True
     if args.push_to_hub:
         private, revision = getattr(args, "hub_private_repo", None), getattr(args, "hub_revision", None)
-        done = push(folder, repo_id, private=private, revision=revision, token=getattr(args, "hub_token", None))
+        done = push(
+            folder,
+            repo_id or folder.resolve().name,
+            private=private,
+            revision=revision,
+            token=getattr(args, "hub_token", None),
+        )
         print(f"{done.url}: published, commit {done.commit}.")
     return True

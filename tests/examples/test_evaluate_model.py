@@ -211,7 +211,9 @@ def test_a_folder_with_some_of_the_classes_is_matched_by_name(digits_model, phot
     expected = {row["label"]: row for row in everything["per_class"] if row["label"] in ("2", "5", "7")}
     assert {row["label"]: row for row in found["per_class"]} == expected
     assert found["num_images"] == sum(row["images"] for row in expected.values())
-    assert str(photos) in printed
+    assert found["settings"]["data"] == photos.name
+    assert found["settings"]["model"] == digits_model.name
+    assert str(photos.parent) not in json.dumps(found) + printed
 
 
 def test_unreadable_images_are_left_out_by_name(digits_model, photos, report, tmp_path):
@@ -223,6 +225,7 @@ def test_unreadable_images_are_left_out_by_name(digits_model, photos, report, tm
     assert found["num_images"] == len(list(folder.glob("*/*.png"))) - 1
     assert found["left_out"] == 1
     assert files[0].name in found["unreadable"][0]
+    assert str(tmp_path) not in json.dumps(found)
     assert re.search(rf"left out +1; unreadable: .*{files[0].name}", printed)
 
 
@@ -241,6 +244,7 @@ def test_parquet_files_and_names_that_are_missing(digits_model, everything, repo
         "--model_name_or_path", tmp_path / "unnamed", "--weights", "ema", "--data_files", tmp_path / "part-*.parquet"
     )
     assert found["accuracy"] == everything["accuracy"]
+    assert found["settings"]["data"] == "part-*.parquet"
     assert found["num_images"] == 360
     assert found["per_class"][0]["label"].startswith("LABEL_")
 

@@ -1,5 +1,6 @@
 """The card of a model, read as a stranger and as the Hub read it: facts, their files, code that runs, nothing guessed."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 import torch
 import transformers
 from card_models import BASE, SIZES, checked, clip, evaluation, native, patched, vit, write
+from hosts_at_hand import make
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, VideoMAEConfig, VideoMAEModel
@@ -136,6 +138,29 @@ def test_a_text_side_that_keeps_softmax_is_said_plainly(clip_folder):
     assert ModelCard(card).data.pipeline_tag == "zero-shot-image-classification"
 
 
+def test_a_decoder_that_keeps_softmax_is_not_called_swapped(tmp_path):
+    """DETR's swap is within its encoder, and its decoder is plain modules, of which no list of parts tells."""
+    model = sima_hf.patch_model(make("detr", "DetrForObjectDetection"))
+    model.config.save_pretrained(tmp_path)
+    one = checked(tmp_path, model)
+    assert not one.certificate.softmax_free
+    card = model_card(one, REPO, CardFacts())
+    assert "A vision model in part of which attention is [SimA]" in card
+    assert "whose attention is" not in card
+    assert "softmax-free" not in ModelCard(card).data.tags
+
+
+def test_a_model_is_whole_only_by_the_count(patched_folder):
+    assert "An image classifier whose attention is [SimA]" in model_card(patched_folder, REPO, CardFacts())
+    operations = (Operation("decoder.x", "Attention", "aten::_softmax", 3, None, False),)
+    part = dataclasses.replace(patched_folder, certificate=Certificate("SimAViT", operations, ("vit",)))
+    assert "An image classifier in part of which attention is" in model_card(part, REPO, CardFacts())
+    swapped = tuple(dataclasses.replace(one, within="encoder") for one in patched_folder.description.swapped)
+    description = dataclasses.replace(patched_folder.description, swapped=swapped)
+    part = dataclasses.replace(patched_folder, description=description)
+    assert "An image classifier in part of which attention is" in model_card(part, REPO, CardFacts())
+
+
 def test_what_is_allowed_is_named_with_its_reason(patched_folder):
     operations = (Operation("vit.x", "SimAThing", "aten::exp", 2, "it scales | nothing", True),)
     certificate = Certificate("SimAViT", operations, ("",))
@@ -159,7 +184,8 @@ def test_the_code_in_the_card_runs(kind, request, tmp_path, monkeypatch, capsys)
     one = request.getfixturevalue(kind)
     monkeypatch.chdir(tmp_path)
     Image.effect_noise((40, 30), 80).convert("L").save("image.jpg")
-    first, second, third = code(model_card(one, str(one.path), CardFacts()))
+    card = model_card(one, str(one.path), CardFacts())
+    first, second, *third = code(card)
     if "processor" in first:
         if getattr(transformers.AutoImageProcessor, "is_dummy", False):
             pytest.skip("AutoImageProcessor of this Transformers asks for torchvision, which is not here")
@@ -168,11 +194,13 @@ def test_the_code_in_the_card_runs(kind, request, tmp_path, monkeypatch, capsys)
         with torch.no_grad():
             label = one.config.id2label[int(one.model(**picture).logits.argmax())]
         assert capsys.readouterr().out.strip() == label
-        exec(third, {})
+        exec(third[0], {})
         assert f"'label': '{label}'" in capsys.readouterr().out
     else:
         exec(first, space := {})
         assert type(space["model"]) is type(one.model)
+        assert third == []
+        assert "There is no image processor here, which `pipeline` would need." in card
     compile(second, "card", "exec")
     assert "import sima_hf" not in second
     assert '"trust_remote_code": True, "code_revision": "main"' in second
@@ -335,6 +363,37 @@ def test_odd_names_break_neither_table_nor_marks(native_folder, tmp_path):
     assert read_readme(card).body.count(END) == 1
     assert "a\\|b &lt;!-- sima_hf:end --> # c, validation; 360 images" in section(card, "Results")
     assert model_card(native_folder, REPO, facts, card) == card
+
+
+def test_odd_names_of_folders_metrics_and_files(native_folder, tmp_path):
+    """As code that runs, and as text that stays in its place."""
+    name = 'a "b" | c <!-- sima_hf:end --> `d`\\'
+    odd = dataclasses.replace(native_folder, path=tmp_path / name)
+    odd.path.mkdir()
+    results = write(tmp_path / "my [results] | x.json", {"eval_f|1 <b>": 0.25, "eval_loss": 1.0})
+    facts = CardFacts(results=results)
+    card = model_card(odd, None, facts)
+    assert read_readme(card).body.count(END) == 1
+    assert model_card(odd, None, facts, card) == card
+    for lines in code(card):
+        strings = [node.value for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Constant)]
+        assert name in strings
+    assert '# a "b" \\| c &lt;!-- sima_hf:end --> `d`\\\n' in card
+    (row,) = [line for line in section(card, "Results").split("\n") if "0.25" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    assert "| f\\|1 &lt;b> | 0.2500 |" in row
+    assert "[my \\[results\\] \\| x.json](my%20%5Bresults%5D%20%7C%20x.json)" in row
+
+
+def test_an_evaluation_without_its_data_is_of_no_known_data(native_folder, tmp_path):
+    write_provenance(tmp_path, dataset="photos", training={"seed": 1})
+    write(tmp_path / "evaluation.json", evaluation(native_folder, of_data=None))
+    card = model_card(native_folder, REPO, find_facts(tmp_path))
+    assert "| top-1 accuracy | 95.83% | 360 images | [evaluation.json]" in card
+    assert "held-out" not in card
+    assert ModelCard(card).data.eval_results is None
+    known = model_card(native_folder, REPO, find_facts(tmp_path, evaluated_on="org/other"))
+    assert ModelCard(known).data.eval_results[0].dataset_name == "org/other"
 
 
 def test_somebodys_folders_are_not_told(native_folder, tmp_path):

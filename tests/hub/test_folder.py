@@ -7,12 +7,20 @@ import pytest
 import torch
 from hosts_at_hand import make, vit
 from safetensors.torch import load_file, save_file
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import PublishError
 from sima_hf.hub import check_folder
 from sima_hf.patching.certificate import Certificate, Operation
+from sima_hf.patching.load import load_saved_class
 from sima_hf.training import checkpoints
 
 
@@ -175,6 +183,67 @@ def test_a_softmax_type_with_a_sima_class(folder):
     refused(folder, "contradicts itself", "'sima_vit'", "ViTForImageClassification")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("architectures", [5], "a list of class names"),
+        ("architectures", "SimAViTForImageClassification", "a list of class names"),
+        ("architectures", {"a": 1}, "a list of class names"),
+        ("transformers_weights", 5, "text"),
+        ("model_type", ["x"], "text"),
+        ("transformers_weights", "../model.safetensors", "no file beside it"),
+    ],
+)
+def test_entries_of_another_kind(folder, name, value, wanted):
+    change_config(folder, **{name: value})
+    refused(folder, f"{folder / 'config.json'} ", repr(value), wanted)
+
+
+def test_weights_under_a_name_of_their_own(folder):
+    (folder / "model.safetensors").rename(folder / "vit.safetensors")
+    change_config(folder, transformers_weights="vit.safetensors")
+    assert check_folder(folder).weights == (folder / "vit.safetensors",)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"model_type": ["x"]}, "text as 'model_type'"),
+        ({"architectures": [5]}, "a list of class names as 'architectures'"),
+        ({"architectures": "SimAViTForImageClassification"}, "a list of class names as 'architectures'"),
+        ({"transformers_weights": 5}, "text as 'transformers_weights'"),
+        ({"model_type": "vit"}, "contradicts itself"),
+        ({"architectures": ["ViTForImageClassification"]}, "contradicts itself"),
+    ],
+)
+def test_other_readers_refuse_such_a_config_as_well(folder, entries, words):
+    """A ViT that names a SimA class was loaded as the first with softmax, for a certificate or a benchmark."""
+    change_config(folder, **entries)
+    with pytest.raises(ValueError, match=words) as error:
+        load_saved_class(str(folder))
+    assert str(folder) in str(error.value)
+
+
+def test_a_class_of_somebody_else(folder):
+    """Loaded as its owner has entered it, but not published: nobody else has its code."""
+
+    class OwnConfig(ViTConfig):
+        model_type = "own_vit"
+
+    class OwnViT(ViTForImageClassification):
+        config_class = OwnConfig
+
+    AutoConfig.register("own_vit", OwnConfig)
+    AutoModelForImageClassification.register(OwnConfig, OwnViT)
+    try:
+        OwnViT(OwnConfig(**vit().config.to_diff_dict() | {"model_type": "own_vit"})).save_pretrained(folder)
+        assert type(load_saved_class(str(folder))) is OwnViT
+        refused(folder, "OwnViT", "neither of sima_hf nor of Transformers")
+    finally:
+        AutoModelForImageClassification._model_mapping._extra_content.pop(OwnConfig)
+        CONFIG_MAPPING._extra_content.pop("own_vit")
+
+
 # Softmax
 
 
@@ -244,8 +313,27 @@ def test_what_a_training_keeps_is_no_weights(folder):
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
     refused(folder, "has no model.safetensors", "save_pretrained")
-    (folder / "adapter_config.json").write_text("{}")
-    refused(folder, "merge_and_unload")
+
+
+@pytest.mark.parametrize("gone", [(), ("model.safetensors",), ("model.safetensors", "config.json")])
+def test_an_adapter(folder, gone):
+    """Transformers adds it to the weights beside it, which alone are another model, or none."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(check_folder(folder).model, peft.LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    for name in gone:
+        (folder / name).unlink()
+    refused(folder, "adapter_config.json", "`model = model.merge_and_unload()`")
+
+
+def test_a_merged_adapter(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(check_folder(folder).model, peft.LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    plain = check_folder(folder).model
+    merged = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    assert check_folder(tmp_path / "merged").certificate.softmax_free
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1, -1000])

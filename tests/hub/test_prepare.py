@@ -1,16 +1,22 @@
 """prepare_for_hub: a folder gets its code, its card and auto_map, or stays as it was; a model brings its code when it is saved."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from hosts_at_hand import make, vit
+from huggingface_hub.utils import validate_repo_id
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 from sima_hf.errors import PublishError
 from sima_hf.hub import auto_map, prepare_for_hub, remote_code
+from sima_hf.hub.whole_files import write_whole
+from sima_hf.training import checkpoints
 
 
 NATIVE = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")
@@ -117,6 +123,126 @@ def test_a_folder_made_elsewhere_is_read_by_our_classes(tmp_path):
         assert loaded.config._attn_implementation == "sima"
         images = torch.randn(2, 3, 32, 48)
         assert torch.equal(loaded.eval()(images).logits, model.eval()(images).logits)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_training_checkpoint_stays_as_it_was_sealed(tmp_path):
+    """A process killed between the change of its config and a new seal would leave a run without its last checkpoint."""
+    with checkpoints.writing(tmp_path, 3) as folder:
+        swapped().save_pretrained(folder)
+    folder = tmp_path / "checkpoint-3"
+    before = contents(folder)
+    with pytest.raises(
+        PublishError, match=rf"`sima-hf push {folder} .*`from_pretrained\(\.\.\.\)\.save_pretrained\(new\)`"
+    ):
+        prepare_for_hub(folder)
+    assert contents(folder) == before
+    assert checkpoints.damage(folder) is None
+    type(swapped()).from_pretrained(folder).save_pretrained(tmp_path / "new")
+    assert prepare_for_hub(tmp_path / "new") == tmp_path / "new"
+
+
+def test_twice_at_the_same_time(tmp_path, monkeypatch):
+    """A second call comes while the first is about to move a file into its place."""
+    swapped().save_pretrained(tmp_path / "model")
+    replace, calls = os.replace, []
+
+    def second_comes_first(*args, **more):
+        calls.append(args)
+        if len(calls) == 1:
+            prepare_for_hub(tmp_path / "model")
+        replace(*args, **more)
+
+    monkeypatch.setattr(os, "replace", second_comes_first)
+    prepare_for_hub(tmp_path / "model")
+    assert len(calls) > 4
+    names = {"config.json", "model.safetensors", "README.md", *CODE[swapped]}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    swapped().save_pretrained(tmp_path / "model")
+    before = contents(tmp_path / "model")
+
+    def fail(*args, **more):
+        raise OSError(28, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(OSError, match="No space left"):
+                prepare_for_hub(tmp_path / "model")
+        assert contents(tmp_path / "model") == before
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "config.json"
+    for content in (b"{}\r\n", b"", b"\xff" * 100_000):
+        assert write_whole(str(path), content) == path
+        assert contents(tmp_path) == {"config.json": content}
+    (tmp_path / "other").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode, "as any file of this user's"
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "org/sima small", "org/", "--", "", "org/sima.git", 5])
+def test_a_name_that_the_hub_does_not_allow(tmp_path, repo_id):
+    swapped().save_pretrained(tmp_path / "model")
+    before = contents(tmp_path / "model")
+    with pytest.raises(PublishError, match=f"^{repo_id!r} is no name for a repository on the Hub: "):
+        prepare_for_hub(tmp_path / "model", repo_id=repo_id)
+    assert contents(tmp_path / "model") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("sima-vit_1.5", "sima-vit_1.5"),
+        ("my model (best)", "my-model-best"),
+        ("a--b..c", "a-b-c"),
+        (".hidden.git", "hidden-git"),
+        ("modèle", "mod-le"),
+        ("模型", "model"),
+        ("x" * 95 + "-y", "x" * 95),
+    ],
+)
+def test_a_folder_whose_name_the_hub_does_not_allow(tmp_path, name, allowed):
+    swapped().save_pretrained(tmp_path / name)
+    prepare_for_hub(tmp_path / name)
+    validate_repo_id(allowed)
+    card = (tmp_path / name / "README.md").read_text()
+    assert f'from_pretrained("{allowed}"' in card
+
+
+LATE = """
+import sys
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+import sima_hf
+try:
+    sima_hf.prepare_for_hub(model)
+except sima_hf.errors.PublishError as error:
+    print(error)
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1])
+print(sima_hf.prepare_for_hub(model) is model)
+"""
+
+
+def test_a_model_that_was_loaded_before_sima_hf(tmp_path):
+    swapped().save_pretrained(tmp_path / "model")
+    prepare_for_hub(tmp_path / "model")
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LATE, str(tmp_path / "model")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reason, again = done.stdout.splitlines()
+    assert reason.startswith(
+        "This SimAViTForImageClassification was loaded by the code that came with it (transformers_modules."
+    )
+    assert "Load it again now" in reason
+    assert again == "True"
 
 
 def test_softmax_has_no_code_to_publish():

@@ -63,6 +63,26 @@ def test_a_folder_as_base_is_not_named_but_hands_on_what_it_knows(tmp_path):
     assert str(tmp_path) not in (third / PROVENANCE).read_text()
 
 
+def test_places_on_a_disk_are_their_last_part(tmp_path):
+    given = {"calibration": {"data": "~/secret/birds"}, "training": {"seed": 3}, "dataset": "/home/alice/secret/birds"}
+    path = write_provenance(tmp_path, base_model="/home/alice/secret/gone", **given, split="org/name, ../secret/cats")
+    found = json.loads(path.read_text())
+    assert found == read_provenance(tmp_path)
+    assert "secret" not in path.read_text()
+    assert (found["dataset"], found["calibration"], found["split"]) == ("birds", {"data": "birds"}, "org/name, cats")
+    assert "base_model" not in found
+    path.write_text(
+        json.dumps({"dataset": "C:\\Users\\alice\\birds", "base_model": "org/base", "note": "see /home/alice/x.txt"})
+    )
+    assert read_provenance(tmp_path) == {"dataset": "birds", "base_model": "org/base", "note": "see x.txt"}
+
+
+def test_another_model_in_the_folder_begins_anew(tmp_path):
+    write_provenance(tmp_path, base_model="org/old", calibration={"images": 5})
+    write_provenance(tmp_path, training={"seed": 1}, anew=True)
+    assert set(read_provenance(tmp_path)) == {"training", "versions"}
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write_provenance(tmp_path, base_model="org/old")
     before = (tmp_path / PROVENANCE).read_bytes()

@@ -1,7 +1,10 @@
 """What a push would publish: which files, what stays behind and why, and the card; nothing is touched."""
 
+import csv
+import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hosts_at_hand import vit
@@ -15,6 +18,7 @@ from sima_hf.training import checkpoints
 
 CODE = {"modeling_sima_vit.py", "sima_attention.py"}
 WEIGHTS = "model.safetensors"
+BENCHMARK = Path(__file__).resolve().parents[2] / "examples/results/model_deit-small_forward_cpu_float32.csv"
 
 
 def test_a_plan_says_what_would_be_published(folder):
@@ -135,15 +139,126 @@ def test_results_that_the_card_names_are_published(folder, tmp_path):
 
 
 def test_a_folder_of_links(folder, tmp_path):
-    """As the cache of the Hub keeps what it downloads."""
-    (tmp_path / "snapshot").mkdir()
-    for path in folder.iterdir():
-        (tmp_path / "snapshot" / path.name).symlink_to(path)
-    (tmp_path / "snapshot" / "broken").symlink_to("nowhere")
-    plan = plan_push(tmp_path / "snapshot", "org/sima-vit")
+    """As the cache of the Hub keeps what it downloads; links that lead elsewhere are another thing."""
+    cache = tmp_path / "models--org--sima-vit"
+    snapshot = cache / "snapshots" / "0123abcd"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(folder.iterdir()):
+        shutil.copy(path, cache / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "broken").symlink_to("nowhere")
+    (snapshot / "all_results.json").symlink_to(_secret(tmp_path))
+    plan = plan_push(snapshot, "org/sima-vit")
     sizes = {file.name: file.size for file in plan.files}
     assert sizes[WEIGHTS] == (folder / WEIGHTS).stat().st_size
-    assert set(plan.left) == {"broken"}
+    assert set(plan.left) == {"broken", "all_results.json"}
+
+
+def _secret(tmp_path):
+    path = tmp_path / "secret.json"
+    path.write_text(json.dumps({"eval_accuracy": 0.5, "base_model": "org/secret"}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [WEIGHTS, "config.json", "preprocessor_config.json", "README.md", "LICENSE", "vocab.json"]
+)
+def test_a_link_out_of_the_folder_is_not_followed(name, folder, tmp_path):
+    target = shutil.move(folder / name, tmp_path) if (folder / name).exists() else _secret(tmp_path)
+    (folder / name).symlink_to(target)
+    with pytest.raises(PublishError, match=rf"{name} is a link to .*outside of the folder"):
+        plan_push(folder, "org/sima-vit")
+    (folder / name).unlink()
+    shutil.copy(target, folder / f"another-{name}")
+    (folder / name).symlink_to(f"another-{name}")  # a link that stays in it
+    assert name in {file.name for file in plan_push(folder, "org/sima-vit").files}
+
+
+def test_links_to_what_the_card_can_do_without_stay_behind(folder, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "me.png").write_bytes(b"x")
+    (folder / "README.md").write_text("![me](me.png) ![again](images/me.png)\n")
+    (folder / "me.png").symlink_to(tmp_path / "secret" / "me.png")
+    (folder / "images").symlink_to(tmp_path / "secret")
+    names = ("evaluation.json", "all_results.json", "trainer_state.json", "sima_provenance.json")
+    for name in names:
+        (folder / name).symlink_to(_secret(tmp_path))
+    plan = plan_push(folder, "org/sima-vit")
+    assert not {file.name for file in plan.files} & {"me.png", "images/me.png", *names}
+    assert all("leads out of the folder" in plan.left[name] for name in ("me.png", *names))
+    assert "org/secret" not in plan.card
+    assert "50.00%" not in plan.card
+
+
+def test_no_file_names_a_folder_of_this_machine(folder):
+    """Files that an earlier version wrote, or a hand."""
+    place = "/home/alice/secret/birds"
+    model = {"class": "SimAViTForImageClassification", "model": "/home/alice/runs/checkpoint-9"}
+    written = {
+        "evaluation.json": {
+            "accuracy": 0.5,
+            "num_images": 9,
+            "unreadable": [f"{place}/one.png: cannot be read"],
+            "settings": {**model, "data": f"{place}, validation split"},
+        },
+        "sima_provenance.json": {
+            "base_model": "/home/alice/model",
+            "dataset": place,
+            "calibration": {"data": place, "images": 3},
+        },
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content))
+    times = BENCHMARK.read_text().replace("deit-small,", "/home/alice/secret/deit,")
+    (folder / "times.csv").write_text(times)
+    plan = plan_push(folder, "org/sima-vit")
+    texts = {file.name: file.content or file.source.read_bytes() for file in plan.files if file.name != WEIGHTS}
+    assert not [name for name, text in texts.items() if b"alice" in text or b"secret" in text]
+    shown, rows = (list(csv.reader(io.StringIO(text))) for text in (texts["times.csv"].decode(), times))
+    assert [row[0] for row in shown[1:]] == ["deit"] * (len(rows) - 1)
+    assert [row[1:] for row in shown] == [row[1:] for row in rows]
+    assert "on `deit`, float32" in plan.card
+    evaluation = json.loads(texts["evaluation.json"])
+    assert evaluation["settings"] == {**model, "model": "checkpoint-9", "data": "birds, validation split"}
+    assert evaluation["unreadable"] == ["one.png: cannot be read"]
+    assert json.loads(texts["sima_provenance.json"]) == {
+        "dataset": "birds",
+        "calibration": {"data": "birds", "images": 3},
+    }
+    assert {file.name for file in plan.files if file.content is None} == {WEIGHTS, "preprocessor_config.json"}
+    assert not [file for file in plan.to_dict()["files"] if file["made"] and file["name"] in written]
+    assert place in (folder / "evaluation.json").read_text(), "the folder's own file was changed"
+
+
+@pytest.mark.parametrize("best", [None, "/home/alice/secret/run/checkpoint-9"])
+def test_a_trainers_state_is_published_only_without_places(best, folder):
+    state = {"best_model_checkpoint": best, "num_train_epochs": 7, "global_step": 91, "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    plan = plan_push(folder, "org/sima-vit")
+    published = "trainer_state.json" in {file.name for file in plan.files}
+    assert published is ("trainer_state.json" not in plan.left) is (best is None)
+    assert published is ("| optimizer steps | 91 |" in plan.card)
+    if not published:
+        assert "names folders of this machine" in plan.left["trainer_state.json"]
+        assert "trainer_state.json" not in plan.card
+        facts = CardFacts(training=folder / "trainer_state.json")
+        assert plan_push(folder, "org/sima-vit", facts=facts).card == plan.card
+
+
+def test_the_card_of_a_branch_loads_the_branch(folder):
+    content = {"accuracy": 0.5, "num_images": 9, "settings": {"data": "org/photos"}}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    main, branch = (plan_push(folder, "org/sima-vit", revision=one).card for one in (None, "try/v2"))
+    assert 'from_pretrained("org/sima-vit", revision="try/v2")' in branch
+    assert '"code_revision": "try/v2"' in branch
+    assert branch.count('revision="try/v2"') == main.count('"org/sima-vit"')
+    assert "/org/sima-vit/blob/try%2Fv2/evaluation.json" in branch
+    assert "main" not in branch.replace("remain", "")
+    assert "v2" not in main
+    assert '"code_revision": "main"' in main
+    merged = plan_push(folder, "org/sima-vit", revision="try/v2", existing_card=main).card
+    assert merged.count("/blob/") == branch.count("/blob/"), "the other branch's measurements are still there"
 
 
 def test_a_checkpoint_of_a_training(tmp_path, saved):

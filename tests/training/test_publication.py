@@ -4,11 +4,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import ModelCard
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import sima_hf
 from sima_hf.errors import PublishError
+from sima_hf.hub import write_provenance
+from sima_hf.patching.calibration import CalibrationReport
+from sima_hf.training.checkpoints import remove_run
 from sima_hf.training.publication import finish_folder
 
 
@@ -40,6 +44,77 @@ def test_a_sima_model_gets_its_card_and_its_code(tmp_path):
     assert facts["training"] == {"num_train_epochs": 3, "learning_rate": 0.1, "images_per_step": 64}
     assert "google/vit-base-patch16-224" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "modeling_sima_vit.py").is_file()
+
+
+def test_a_folder_of_images_is_named_by_its_last_part(tmp_path, monkeypatch):
+    """Also one that is given as "secret/birds", which could be a name on the Hub."""
+    for number, source in enumerate(("/home/alice/secret/birds", "secret/birds")):
+        (tmp_path / "secret" / "birds").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        folder = tmp_path / f"model-{number}"
+        model = sima_hf.patch_model(vit())
+        args, task = finished(folder, model, base_model="google/vit-base-patch16-224")
+        (folder / "all_results.json").write_text('{"eval_accuracy": 0.5}')
+        task.data.source = source
+        task.built.calibration = CalibrationReport((), {}, 3, 0, 0)
+        finish_folder(args, model, task, 64)
+        for name in ("sima_provenance.json", "README.md"):
+            text = (folder / name).read_text()
+            assert "birds" in text
+            assert "secret" not in text
+        facts = json.loads((folder / "sima_provenance.json").read_text())
+        assert (facts["dataset"], facts["calibration"]["data"]) == ("birds", "birds")
+        (result,) = ModelCard((folder / "README.md").read_text()).data.eval_results
+        assert (result.dataset_name, result.dataset_type) == ("birds", "birds")
+
+
+def test_a_second_run_in_the_same_folder_says_nothing_of_the_first(tmp_path):
+    model = sima_hf.patch_model(vit())
+    args, task = finished(tmp_path, model, base_model="google/vit-base-patch16-224")
+    task.built.calibration = CalibrationReport((), {}, 3, 0, 0)
+    task.hub_dataset = task.data.source = "org/photos"
+    finish_folder(args, model, task, 64)
+    card = ModelCard((tmp_path / "README.md").read_text()).data
+    assert (card.base_model, card.datasets) == ("google/vit-base-patch16-224", ["org/photos"])
+    readme = (tmp_path / "README.md").read_text().replace("---\n", "---\nlicense: mit  # said by its author\n", 1)
+    (tmp_path / "README.md").write_text(f"{readme}\nMy words.\n")
+    settings = {"class": type(model).__name__, "data": "org/photos"}
+    measured = {"evaluation.json": {"accuracy": 0.25, "num_images": 3, "settings": settings}}
+    measured |= {"all_results.json": {"eval_accuracy": 0.25}, "trainer_state.json": {"global_step": 77}}
+    for name, content in measured.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    remove_run(tmp_path)
+    assert not [name for name in measured if (tmp_path / name).exists()]
+    args, task = finished(tmp_path, model)
+    task.data.source = "digits"
+    finish_folder(args, model, task, 64)
+    assert set(json.loads((tmp_path / "sima_provenance.json").read_text())) == {"dataset", "training", "versions"}
+    readme = (tmp_path / "README.md").read_text()
+    for old in ("google/vit", "photos", "Calibration", "25.00%", "77"):
+        assert old not in readme
+    assert "license: mit  # said by its author\n" in readme
+    assert "My words." in readme
+
+
+def test_an_evaluation_of_other_weights_goes_when_new_ones_are_saved(tmp_path):
+    """Also where a run goes on in its folder, so that nothing is removed when it starts."""
+    model = sima_hf.patch_model(vit())
+    args, task = finished(tmp_path, model)
+    content = {"accuracy": 0.25, "num_images": 3, "settings": {"class": type(model).__name__, "data": "photos"}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    finish_folder(args, model, task, 64)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert "25.00%" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_from_the_models_own_folder_keeps_where_that_came_from(tmp_path):
+    model = sima_hf.patch_model(vit())
+    args, task = finished(tmp_path, model, base_model=str(tmp_path))
+    write_provenance(tmp_path, base_model="google/vit-base-patch16-224", calibration={"images": 5})
+    remove_run(tmp_path)
+    finish_folder(args, model, task, 64)
+    facts = json.loads((tmp_path / "sima_provenance.json").read_text())
+    assert (facts["base_model"], facts["calibration"]) == ("google/vit-base-patch16-224", {"images": 5})
 
 
 def test_a_softmax_model_gets_neither(tmp_path):

@@ -1,5 +1,6 @@
 """The section of a card on attention: what is SimA in a model, what is not, and which softmax operations were counted."""
 
+import shlex
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -7,7 +8,7 @@ from transformers import PreTrainedModel
 from ...models.sima.modeling_sima import SimAPreTrainedModel
 from ...patching.certificate import Certificate, Operation
 from ...patching.description import Description
-from .markdown import cell, table, weights_words
+from .markdown import cell, code, table, weights_words
 
 
 _GAINS = {
@@ -73,7 +74,7 @@ def attention_section(
         table(("SimA in", "attentions", "gain", "position bias"), rows),
         "",
         f"Softmax operations counted {where}in one forward of {weights_words(weights)}: "
-        f"**{sum(one.count for one in inside)}**. `sima-hf certify {name}` counts again.",
+        f"**{sum(one.count for one in inside)}**. {code(f'sima-hf certify {shlex.quote(name)}')} counts again.",
     ]
     allowed = [one for one in certificate.operations if one.allowed]
     if allowed:

@@ -4,23 +4,28 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from ...errors import PublishError
+from ..provenance import read_provenance
 from .attention import attention_section, softmax_in_sima
 from .facts import CardFacts, card_files, find_facts
 from .known import GIVEN, Known, gather, is_repo_id
+from .markdown import cell, code, link
 from .merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
 from .results import EVALUATION, RESULT_FILES, TRAINING
 from .sections import (
     CITATION,
+    made_from,
     model_section,
     origin_section,
     results_section,
     speed_section,
     summary,
+    trained_on,
     versions_section,
 )
 from .speed import speed_table
@@ -36,7 +41,12 @@ NOTE = "<!-- Written by sima_hf from the files named in it, and written anew wit
 
 
 def model_card(
-    checked: "CheckedFolder", repo_id: str | None, facts: CardFacts | None = None, existing: str | None = None
+    checked: "CheckedFolder",
+    repo_id: str | None,
+    facts: CardFacts | None = None,
+    existing: str | None = None,
+    *,
+    revision: str | None = None,
 ) -> str:
     """Write the README.md of a model, or bring the one that is there up to date.
 
@@ -48,6 +58,7 @@ def model_card(
             front matter wins over what is found, except for measurements, and of the text only the block between the
             marks `<!-- sima_hf:start -->` and `<!-- sima_hf:end -->` is exchanged; without marks it is appended. A text that
             only Transformers wrote is replaced, where the settings in it are known from a file.
+        revision: branch of the repository that the card is for; None for the main one.
 
     Returns:
         The whole text; given back as `existing` it comes out unchanged.
@@ -60,19 +71,20 @@ def model_card(
     _check_sima(checked)
     card_files(facts)
     readme = read_readme(existing)
-    known = gather(checked, facts, readme)
+    said = _without_older_origin(readme, facts)
+    known = gather(checked, facts, said)
     name = repo_id.rpartition("/")[2] if repo_id else checked.path.name
-    ours = _front(checked, known, repo_id, name)
+    ours = _front(checked, known, repo_id, name, revision)
     names = {*RESULT_FILES, *(path.name for path in facts.results)}
-    places = [f"{repo_id or ''}/blob/main/{file}" for file in sorted(names)]
-    theirs = readme.data
+    places = [f"{repo_id or ''}/blob/main/{quote(file)}" for file in sorted(names)]
+    theirs = said.data
     if is_stock(readme.body):  # nobody wrote it, so what is given counts
         theirs = {key: value for key, value in theirs.items() if not getattr(facts, key, None) or key not in GIVEN}
     data = merged_data(theirs, ours, places, readme.has_block)
     if _replaceable(readme, known):
         readme = Readme(readme.data, readme.front, "", readme.newline)
-    title = "" if around_block(readme) else f"# {name}\n\n"
-    block = f"{NOTE}\n\n{title}{_text(checked, known, repo_id or checked.path.name)}"
+    title = "" if around_block(readme) else f"# {cell(name)}\n\n"
+    block = f"{NOTE}\n\n{title}{_text(checked, known, repo_id or checked.path.name, revision)}"
     front = front_matter(readme, data).replace("\n", readme.newline)
     body = merged_body(readme, block)
     text = f"---{readme.newline}{front}{readme.newline}---{readme.newline}{body}"
@@ -98,10 +110,36 @@ def _replaceable(readme: Readme, known: Known) -> bool:
     return is_trainer_text(readme.body) and bool(known.provenance.get("training") or known.trainer)
 
 
-def _front(checked: "CheckedFolder", known: Known, repo_id: str | None, name: str) -> dict[str, Any]:
+def _without_older_origin(readme: Readme, facts: CardFacts) -> Readme:
+    """The README without base model and training data that an earlier card took from a provenance that now says otherwise.
+
+    What the front matter says counts as its author's. This is known to be ours by the words in the block that name the file.
+    """
+    if facts.provenance is None or not readme.has_block:
+        return readme
+    provenance, file = read_provenance(facts.provenance), link(facts.provenance)
+    data, base = dict(readme.data), readme.data.get("base_model")
+    if base and base != provenance.get("base_model") and f"{made_from(base)} ({file})" in readme.body:
+        data.pop("base_model")
+        data.pop("base_model_relation", None)
+    listed = data.get("datasets")
+    if isinstance(listed, list) and provenance.get("training"):
+        kept = [
+            one
+            for one in listed
+            if one in (provenance.get("hub_dataset"), provenance.get("dataset"))
+            or f"{trained_on(one)}{file}" not in readme.body
+        ]
+        data = {**data, "datasets": kept} if kept else {name: data[name] for name in data if name != "datasets"}
+    return replace(readme, data=data)
+
+
+def _front(
+    checked: "CheckedFolder", known: Known, repo_id: str | None, name: str, revision: str | None
+) -> dict[str, Any]:
     """Our front matter, as the Hub reads it."""
     tag = pipeline_tag(checked.model)
-    results = _eval_results(known, tag, repo_id)
+    results = _eval_results(known, tag, repo_id, revision or "main")
     changed = bool(known.provenance.get("calibration") or known.provenance.get("training") or known.trainer)
     changed = changed or any(one.training for one in known.measured)
     tags = ["sima", *(["softmax-free"] if checked.certificate.softmax_free else []), "vision", *([tag] if tag else [])]
@@ -121,18 +159,20 @@ def _front(checked: "CheckedFolder", known: Known, repo_id: str | None, name: st
     return data
 
 
-def _eval_results(known: Known, tag: str | None, repo_id: str | None) -> list[EvalResult]:
+def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: str) -> list[EvalResult]:
     """Accuracies whose data are known; of two files about the same, the first."""
     found: dict[tuple, EvalResult] = {}
     for one in known.measured:
-        data = (known.facts.evaluated_on if one.kind == EVALUATION else None) or one.data or known.dataset
+        data = (known.facts.evaluated_on if one.kind == EVALUATION else None) or one.data
+        data = data or (known.dataset if one.kind == TRAINING else None)
         if not data or not tag:
             continue
         split = one.split or ("validation" if one.kind == TRAINING else None)
         kind = data if is_repo_id(data) else re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
         for metric, title in METRIC_NAMES.items():
             if metric in one.figures:
-                url = f"{constants.ENDPOINT}/{repo_id}/blob/main/{one.path.name}" if repo_id else None
+                url = f"{constants.ENDPOINT}/{repo_id}/blob/{quote(revision, safe='')}/{quote(one.path.name)}"
+                url = url if repo_id else None
                 found.setdefault(
                     (kind, split, metric),
                     EvalResult(
@@ -150,7 +190,7 @@ def _eval_results(known: Known, tag: str | None, repo_id: str | None) -> list[Ev
     return list(found.values())
 
 
-def _text(checked: "CheckedFolder", known: Known, name: str) -> str:
+def _text(checked: "CheckedFolder", known: Known, name: str, revision: str | None) -> str:
     """The sections that there are facts for."""
     model, description = checked.model, checked.description
     provenance, file = known.provenance, known.facts.provenance
@@ -161,7 +201,7 @@ def _text(checked: "CheckedFolder", known: Known, name: str) -> str:
         training.insert(0, (known.trainer, known.facts.training))
     calibration = provenance.get("calibration")
     versions = [("saved", _saved_by(model.config), "config.json")]
-    made = f"made by `{provenance['made_by']}`" if provenance.get("made_by") else "made"
+    made = f"made by {code(provenance['made_by'])}" if provenance.get("made_by") else "made"
     versions += [(made, provenance.get("versions", {}), file.name)] if file else []
     versions += [("measured", one.versions, one.path.name) for one in known.measured]
     evaluated = [
@@ -169,8 +209,8 @@ def _text(checked: "CheckedFolder", known: Known, name: str) -> str:
         for one in known.measured
     ]
     sections = [
-        summary(model, description, pipeline_tag(model), known.base_model, known.base_file),
-        "## How to load it\n\n" + loading_text(checked.path, model, name),
+        summary(model, description, checked.certificate, pipeline_tag(model), known.base_model, known.base_file),
+        "## How to load it\n\n" + loading_text(checked.path, model, name, revision),
         attention_section(model, checked.certificate, description, checked.weights, name),
         model_section(checked.path, model, checked.weights, known.license, (known.dataset, known.dataset_file)),
         results_section(evaluated, known.dataset),

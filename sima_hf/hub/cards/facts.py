@@ -1,13 +1,15 @@
 """The facts that a model card is written from, and the files they stand in."""
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ...errors import PublishError
+from ...model_records import is_benchmark
+from ...places import holds_places, stays_in
 from ..provenance import PROVENANCE, read_provenance
 from .results import RESULT_FILES, looks_measured
-from .speed import is_benchmark
 
 
 TRAINER_STATE = "trainer_state.json"
@@ -61,7 +63,8 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
         given: fields of `CardFacts`, which are taken as they are in place of what would be found; None is not given.
 
     Returns:
-        The facts. Files that only look alike, such as a results.json of something else, are passed over.
+        The facts. Files that only look alike, such as a results.json of something else, are passed over, and so are links that
+        lead out of the folder.
 
     Raises:
         PublishError: a file that was given does not exist.
@@ -76,17 +79,17 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
     for path in (*explicit.benchmark, explicit.training, explicit.provenance):
         if path is not None and not path.is_file():
             raise PublishError(f"There is no file {path} to write the model card from.")
-    provenance = explicit.provenance or _if_file(folder / PROVENANCE)
+    provenance = explicit.provenance or _in(folder, PROVENANCE)
     training = explicit.training
     if training is None and not (provenance and read_provenance(provenance).get("training")):
-        training = _if_file(folder / TRAINER_STATE)
+        training = _in(folder, TRAINER_STATE)
     return CardFacts(
         license=explicit.license,
         base_model=explicit.base_model,
         dataset=explicit.dataset,
         evaluated_on=explicit.evaluated_on,
         results=results or _found_results(folder),
-        benchmark=explicit.benchmark or tuple(path for path in sorted(folder.glob("*.csv")) if is_benchmark(path)),
+        benchmark=explicit.benchmark or _found_benchmarks(folder),
         training=training,
         provenance=provenance,
     )
@@ -98,7 +101,7 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
     Raises:
         PublishError: two of them have the same name, so that only one could be.
     """
-    files = [*facts.results, *facts.benchmark, facts.training, facts.provenance]
+    files = [*facts.results, *facts.benchmark, training_file(facts), facts.provenance]
     by_name: dict[str, Path] = {}
     for path in files:
         if path is None:
@@ -109,6 +112,26 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
                 f"{other} and {path} would both be published as {path.name}, beside each other. Rename one of them."
             )
     return tuple(by_name.values())
+
+
+def training_file(facts: CardFacts) -> Path | None:
+    """trainer_state.json, if it can be published as it is; None if there is none, or one that names places on somebody's disk."""
+    if facts.training is None:
+        return None
+    try:
+        places = holds_places(json.loads(facts.training.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        places = False  # whoever reads it says what is wrong with it
+    return None if places else facts.training
+
+
+def left_facts(facts: CardFacts) -> dict[str, str]:
+    """Name of a file that says something about the model and is not published -> why."""
+    if facts.training is None or training_file(facts) is not None:
+        return {}
+    return {
+        facts.training.name: "a training's state that names folders of this machine, so that the card says nothing from it"
+    }
 
 
 def _results_at(place: Path) -> tuple[Path, ...]:
@@ -124,8 +147,15 @@ def _results_at(place: Path) -> tuple[Path, ...]:
 
 
 def _found_results(folder: Path) -> tuple[Path, ...]:
-    return tuple(path for name in RESULT_FILES if (path := folder / name).is_file() and looks_measured(path))
+    return tuple(path for name in RESULT_FILES if (path := _in(folder, name)) and looks_measured(path))
 
 
-def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None
+def _found_benchmarks(folder: Path) -> tuple[Path, ...]:
+    paths = (_in(folder, path.name) for path in sorted(folder.glob("*.csv")))
+    return tuple(path for path in paths if path and is_benchmark(path))
+
+
+def _in(folder: Path, name: str) -> Path | None:
+    """A file of a folder; None if there is none, or a link that leads out."""
+    path = folder / name
+    return path if path.is_file() and stays_in(path, folder) else None

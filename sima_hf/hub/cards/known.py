@@ -11,8 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...errors import PublishError
+from ...places import shown_place
 from ..provenance import read_provenance
-from .facts import CardFacts
+from .facts import CardFacts, training_file
 from .merge import Readme
 from .results import TRAINING, Measured, check_measured, read_measured
 from .stock import is_stock
@@ -34,7 +35,7 @@ class Known:
         facts: as they were given.
         provenance: what sima_provenance.json says; {} without one.
         measured: what the files of results say, in the order of the facts.
-        trainer: settings from trainer_state.json; {} without one.
+        trainer: settings from trainer_state.json; {} without one, or with one that cannot be published.
         license, base_model, dataset: what was given, else what the README's author says, else what was found; "" if nothing.
         base_file, dataset_file: the file that the base model or the data set was found in.
         hub_dataset: name of the data set on the Hub; "" if it is not known to be there.
@@ -86,12 +87,16 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     said = theirs.get("base_model")
     said = said if isinstance(said, str) and is_repo_id(said) else ""
     base = facts.base_model or said or (found if is_repo_id(found) else "")
-    dataset = facts.dataset or provenance.get("dataset", "")
+    dataset = (
+        shown_place(facts.dataset, here=not _on_the_hub(facts.dataset))
+        if facts.dataset
+        else provenance.get("dataset", "")
+    )
     return Known(
         facts,
         provenance,
         measured,
-        _trainer_settings(facts.training),
+        _trainer_settings(training_file(facts)),
         licence or (theirs["license"] if isinstance(theirs.get("license"), str) else ""),
         base,
         dataset,

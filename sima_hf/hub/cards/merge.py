@@ -159,6 +159,7 @@ def _replaced(key: tuple, metric: Mapping, source: str | None, keys: set, places
     """Whether a measurement in the README gives way: to the same one made now, or because an earlier card of ours made it."""
     if source is None:
         return key in keys or (renews and metric.get("name") in METRIC_NAMES.values())
+    source = re.sub(r"/blob/.+/(?=[^/]+$)", "/blob/main/", source)  # a branch's card may have been merged into another
     return source.endswith(places) and (key in keys or metric.get("name") in METRIC_NAMES.values())
 
 

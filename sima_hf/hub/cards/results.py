@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ...errors import PublishError
+from ...places import shown_place
 
 
 EVALUATION, TRAINING, QUICKSTART = "evaluation", "training", "quickstart"
@@ -239,12 +240,6 @@ def _data_of(text: str | None) -> tuple[str | None, str | None]:
     if comma and last.endswith(" split"):
         return shown_place(name), last.removesuffix(" split")
     return shown_place(text), None
-
-
-def shown_place(text: str) -> str:
-    """A name of data as a stranger may see it: of a folder on someone's disk, the last part."""
-    words = str(text).split(", ")
-    return ", ".join(Path(word).name if word.startswith(("/", "~", "..")) or ":\\" in word else word for word in words)
 
 
 def _versions(content: Mapping | None) -> dict[str, str]:

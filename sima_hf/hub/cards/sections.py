@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ...errors import PublishError
+from ...patching.certificate import Certificate
 from ...patching.description import Description
 from .attention import native_parts
 from .markdown import cell, link, table, weights_words
-from .results import EVALUATION, Measured, count_parameters
+from .results import EVALUATION, TRAINING, Measured, count_parameters
 
 
 SIMA = "[SimA](https://arxiv.org/abs/2206.08898)"
@@ -57,22 +58,38 @@ _RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 
 
 def summary(
-    model: PreTrainedModel, description: Description, tag: str | None, base: str, base_file: Path | None
+    model: PreTrainedModel,
+    description: Description,
+    certificate: Certificate,
+    tag: str | None,
+    base: str,
+    base_file: Path | None,
 ) -> str:
     """What this is, in two sentences; `base` is the model it was made from, or ""."""
     what = _TASK_WORDS.get(tag or "", "A vision model")
     how = "queries and keys are L1-normalised over the tokens, and three matrices multiplied in the cheaper order"
     source = f" ({link(base_file)})" if base_file else ""
-    origin = f" It was made from `{base}`{source}." if base else ""
+    origin = f" {made_from(base)}{source}." if base else ""
     name = type(model).__name__
     if native_parts(model) == [""]:
         return f"{what} without softmax: every attention is {SIMA}; {how}. The architecture is SimA's own, `{name}`.{origin}"
-    whole = any(part.path == "" for part in description.swapped) or not description.left
+    # A host may be swapped in a part alone, and its decoder may be plain modules, which nothing but the count tells of.
+    whole = certificate.softmax_free and not description.left and not any(part.within for part in description.swapped)
     subject = f"{what} whose attention is" if whole else f"{what} in part of which attention is"
     return (
         f"{subject} {SIMA} in place of softmax: {how}. It is Transformers' `{model.config.model_type.removeprefix('sima_')}` with the "
         f"same parameters under the same names, as `{name}`.{origin}"
     )
+
+
+def made_from(base: str) -> str:
+    """The words by which a card of this package says what a model was made from."""
+    return f"It was made from `{base}`"
+
+
+def trained_on(dataset: str) -> str:
+    """The row of a card of this package that says what a model was trained on."""
+    return f"| trained on | {cell(dataset)} | "
 
 
 def model_section(
@@ -106,8 +123,8 @@ def _image_size(config: Any) -> str:
     inner = [config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)]
     size = next((value for one in inner if (value := getattr(one, "image_size", None))), None)
     if isinstance(size, (list, tuple)):
-        return " x ".join(map(str, size))
-    return f"{size} x {size}" if size else ""
+        return " x ".join(map(cell, size))
+    return f"{cell(size)} x {cell(size)}" if size else ""
 
 
 def _preprocessing(path: Path) -> list[tuple[str, str]]:
@@ -136,21 +153,22 @@ def _side(size: int | Mapping[str, int]) -> str:
     if isinstance(size, int):
         return f"{size} px"
     if "height" in size:
-        return f"{size['height']} x {size['width']} px"
-    return ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value)
+        return f"{cell(size['height'])} x {cell(size['width'])} px"
+    return ", ".join(f"{cell(name.replace('_', ' '))} {cell(value)} px" for name, value in size.items() if value)
 
 
 def results_section(measured: Iterable[Measured], training_data: str) -> str:
     """The figures, each with the images it was measured on and its file; below them the conditions."""
     rows, conditions = [], []
     for one in measured:
-        where = one.data or training_data
-        words = [f"{cell(where)}{f', {one.split}' if one.split else ''}"] if where else []
-        words += ["held-out images of the training run"] if one.data is None else []
+        held_out = one.kind == TRAINING and one.data is None  # an evaluation without a name of its data may be of any
+        where = one.data or (training_data if held_out else None)
+        words = [f"{cell(where)}{f', {cell(one.split)}' if one.split else ''}"] if where else []
+        words += ["held-out images of the training run"] if held_out else []
         words += [f"{one.images:,} images"] if one.images else []
         for name, value in one.figures.items():
             shown = f"{value:.2%}" if "accuracy" in name else f"{value:.4f}"
-            rows.append((_FIGURES.get(name, name.replace("_", " ")), shown, "; ".join(words), link(one.path)))
+            rows.append((_FIGURES.get(name, cell(name.replace("_", " "))), shown, "; ".join(words), link(one.path)))
         if one.conditions and one.figures:
             who = (
                 "The model as saved" if one.kind == EVALUATION and "weights" not in str(one.conditions) else "Measured"
@@ -196,7 +214,9 @@ def versions_section(found: Iterable[tuple[str, Mapping[str, str], str]]) -> str
     rows = [
         (
             occasion,
-            ", ".join(f"{'commit' if name == 'revision' else name} {cell(value)}" for name, value in versions.items()),
+            ", ".join(
+                f"{'commit' if name == 'revision' else cell(name)} {cell(value)}" for name, value in versions.items()
+            ),
             file,
         )
         for occasion, versions, file in found

@@ -1,24 +1,16 @@
 """The speed table of a card, from the CSV that `sima-hf bench model` left."""
 
-import csv
 import math
 from pathlib import Path
 
 from ...benchmark_report import read_csv
 from ...errors import PublishError
+from ...model_records import is_benchmark
+from ...places import shown_place
+from .markdown import cell, code, link
 
 
-_COLUMNS = ("model", "contestant", "mode", "batch", "pixels", "median_ms", "baseline", "ratio_to_baseline", "device")
 _TITLES = {"softmax": "softmax", "literal": "SimA's formula as written", "sima": "SimA", "none": "no attention"}
-
-
-def is_benchmark(path: Path) -> bool:
-    """Whether a CSV has the columns of `sima-hf bench model`."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return set(_COLUMNS) <= set(next(csv.reader(file), ()))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False
 
 
 def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
@@ -44,7 +36,7 @@ def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
     for row in rows:
         _check(path, row)
     compiled = {row.get("compiled") for row in rows} == {"True"}
-    head = ["mode", "batch", "pixels", *(_TITLES.get(name, name) for name in contestants), "SimA is faster"]
+    head = ["mode", "batch", "pixels", *(_TITLES.get(name, cell(name)) for name in contestants), "SimA is faster"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     for key in dict.fromkeys((row["mode"], row["batch"], row["pixels"]) for row in rows):
         here = {row["contestant"]: row for row in rows if (row["mode"], row["batch"], row["pixels"]) == key}
@@ -55,7 +47,7 @@ def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
         times = [_milliseconds(here[name]["median_ms"]) if name in here else "" for name in contestants]
         factor = 1 / float(here["sima"]["ratio_to_baseline"])
         mode = {"train": "training step"}.get(key[0], key[0])
-        lines.append(f"| {mode} | {key[1]} | {key[2]} | {' | '.join(times)} | {factor:.2f} times |")
+        lines.append(f"| {cell(mode)} | {cell(key[1])} | {cell(key[2])} | {' | '.join(times)} | {factor:.2f} times |")
     timed = {row["model"].rstrip("/") for row in rows}
     other = "" if timed & set(names) else " Timed was the model named here, not the weights in this repository."
     return [*lines, "", _conditions(path, rows, compiled) + other]
@@ -74,19 +66,19 @@ def _conditions(path: Path, rows: list[dict[str, str]], compiled: bool) -> str:
         return ", ".join(dict.fromkeys(row[column] for row in rows if row.get(column)))
 
     settings = [
-        f"`{Path(of('model')).name if of('model').startswith('/') else of('model')}`",
-        of("dtype"),
-        of("device"),
+        code(shown_place(of("model"))),
+        cell(of("dtype")),
+        cell(of("device")),
     ]
-    settings += [f"{name} {of(name)}" for name in ("torch", "transformers", "sima_hf") if of(name)]
+    settings += [f"{name} {cell(of(name))}" for name in ("torch", "transformers", "sima_hf") if of(name)]
     if of("revision"):
-        settings.append(f"commit {of('revision')}")
+        settings.append(f"commit {cell(of('revision'))}")
     if compiled:
         settings.insert(1, "compiled")
-    baseline = _TITLES.get(of("baseline"), of("baseline"))
+    baseline = _TITLES.get(of("baseline"), cell(of("baseline")))
     return (
         f"Medians, the contestants in turn, on {', '.join(one for one in settings if one)}. Faster than: {baseline}. "
-        f"[{path.name}]({path.name})"
+        f"{link(path)}"
     )
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ...patching.hosts import HOSTS
 from ...patching.rows import VIDEO
+from .markdown import code, quoted
 
 
 # Pipelines of images, the ones that say most about a model first; with what each is called with besides the picture.
@@ -78,48 +79,54 @@ def processor_class(folder: Path, model: PreTrainedModel) -> str | None:
     return "AutoProcessor" if text else next(iter(found.values()))
 
 
-def loading_text(folder: Path, model: PreTrainedModel, name: str) -> str:
+def loading_text(folder: Path, model: PreTrainedModel, name: str, revision: str | None = None) -> str:
     """The section of a card that says how to load a model: with sima_hf, without it, through `pipeline`.
 
     Args:
         folder: where the model lies now, to see which processor there is.
         model: the model.
         name: what to call it in the code: a repository's id, or a folder.
+        revision: branch that it is on; None for the main one.
     """
+    branch = f", revision={quoted(revision)}" if revision else ""
+    place, name = f"{quoted(name)}{branch}", quoted(name)
     auto, tag, processor = auto_class(model), pipeline_tag(model), processor_class(folder, model)
     if auto is None:
-        return _by_class(model, processor, name)
+        return _by_class(model, processor, place)
     imports = ", ".join(sorted(filter(None, (auto, processor))))
     first = ["import sima_hf  # makes the SimA classes known to Transformers; changes nothing else"]
     with_images = tag == "image-classification" and processor
     first += ["from PIL import Image"] if with_images else []
     first += [f"from transformers import {imports}", ""]
-    first += [f'processor = {processor}.from_pretrained("{name}")'] if processor else []
-    first += [f'model = {auto}.from_pretrained("{name}")']
+    first += [f"processor = {processor}.from_pretrained({place})"] if processor else []
+    first += [f"model = {auto}.from_pretrained({place})"]
     if with_images:
         first += [
             "",
             'inputs = processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")',
             'print(model.config.id2label[int(model(**inputs)["logits"].argmax())])',
         ]
+    pinned = quoted(revision or "main")
     second = [
         f"from transformers import {imports}",
         "",
-        'trust = {"trust_remote_code": True, "code_revision": "main"}',
+        f'trust = {{"trust_remote_code": True, "code_revision": {pinned}}}',
     ]
-    second += [f'processor = {processor}.from_pretrained("{name}", **trust)'] if processor else []
-    second += [f'model = {auto}.from_pretrained("{name}", **trust)']
+    second += [f"processor = {processor}.from_pretrained({place}, **trust)"] if processor else []
+    second += [f"model = {auto}.from_pretrained({place}, **trust)"]
     parts = [
         "With sima_hf (`pip install sima-hf`), whose own kernels then serve:",
         _fenced(first),
         "Without it, by the code in this repository, which Transformers runs if told to. Read it first; a commit of this "
-        'repository in place of `"main"` pins the code to what was read:',
+        f"repository in place of {code(pinned)} pins the code to what was read:",
         _fenced(second),
     ]
-    if tag:
+    if tag and not processor:
+        parts.append("There is no image processor here, which `pipeline` would need.")
+    elif tag:
         example = "video.mp4" if tag == "video-classification" else "image.jpg"
         third = ["import sima_hf", "from transformers import pipeline", ""]
-        third += [f'run = pipeline("{tag}", model="{name}")', f'print(run("{example}"{_PIPELINES[tag]}))']
+        third += [f'run = pipeline("{tag}", model={name}{branch})', f'print(run("{example}"{_PIPELINES[tag]}))']
         parts += [
             "Through `pipeline`, likewise; without sima_hf, leave the first line out and add `trust_remote_code=True`:",
             _fenced(third),
@@ -129,14 +136,14 @@ def loading_text(folder: Path, model: PreTrainedModel, name: str) -> str:
     return "\n\n".join(parts)
 
 
-def _by_class(model: PreTrainedModel, processor: str | None, name: str) -> str:
-    """For a class that no Auto class makes: AutoModel would make another one of the same type."""
+def _by_class(model: PreTrainedModel, processor: str | None, place: str) -> str:
+    """For a class that no Auto class makes: AutoModel would make another one of the same type; `place`: arguments that load it."""
     cls = type(model).__name__
     where = "transformers" if hasattr(transformers, cls) else "sima_hf.patching.classes"
     lines = ["import sima_hf", f"from {where} import {cls}"]
     lines += [f"from transformers import {processor}"] if processor else []
-    lines += ["", f'model = {cls}.from_pretrained("{name}")']
-    lines += [f'processor = {processor}.from_pretrained("{name}")'] if processor else []
+    lines += ["", f"model = {cls}.from_pretrained({place})"]
+    lines += [f"processor = {processor}.from_pretrained({place})"] if processor else []
     return "\n\n".join(
         (
             f"No Auto class and no `pipeline` of Transformers makes a `{cls}`, so it is loaded by its name, with sima_hf "

@@ -26,7 +26,8 @@ def mixed_class(original: type[nn.Module], place: str) -> type[nn.Module]:
         "__doc__": f"{original.__name__} with SimA attention; the host's own parameters.",
         "attends": getattr(forward, "attends", True),
     }
-    return type(f"SimA{original.__name__}", (forward, original), body)
+    made = type(f"SimA{original.__name__}", (forward, original), body)
+    return globals().setdefault(made.__name__, made)
 
 
 def __getattr__(name: str):

@@ -1,0 +1,80 @@
+"""Places on somebody's disk in what others will read: found, shortened to their last part; and links that lead out of a folder."""
+
+import os
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+
+# How a path begins that means something on one machine alone; "org/name" may be a name on the Hub.
+_PLACE = re.compile(r"(?:/|~|\.\.?(?:[/\\]|$)|[A-Za-z]:[/\\]|\\\\|file:)")
+_ABSOLUTE = re.compile(r"(?:^|(?<=[\s'\"(=,]))(?:~|[A-Za-z]:|file:)?[/\\](?=[^\s/\\'\"]+[/\\])[^\s'\"]*[/\\]")
+_BETWEEN = re.compile(r", (?=/|~|\.\.?[/\\]|[A-Za-z]:[/\\])")
+# Entries of results files that name classes, which may begin with a slash ("/m/01g317") and are no places.
+_NO_PLACES = ("per_class", "most_confused", "labels")
+
+
+def is_place(text: str) -> bool:
+    """Whether a text begins as a path that means nothing elsewhere: absolute, from home, or with dots."""
+    return _PLACE.match(text) is not None
+
+
+def shown_place(text: str, here: bool = False) -> str:
+    """A name of data or of a model as a stranger may see it: of a folder on somebody's disk, the last part.
+
+    Args:
+        text: a path, a name on the Hub, or several of them with ", " between.
+        here: it comes from this machine, so that "org/name" is a folder if there is one.
+    """
+    text = str(text)
+    if here and text and os.path.exists(os.path.expanduser(text)):
+        return Path(os.path.expanduser(text)).resolve().name or "a folder"
+    return ", ".join(_last(word) if is_place(word) else word for word in _BETWEEN.split(text))
+
+
+def _last(path: str) -> str:
+    windows = "\\" in path and not path.startswith(("/", "~"))
+    name = (PureWindowsPath if windows else PurePosixPath)(path).name
+    return "a folder" if name in ("", "..", "~") else name
+
+
+def without_folders(text: str, *folders: str | Path | None) -> str:
+    """A sentence in which absolute paths are their last part; `folders` are known to occur, and may have spaces in them."""
+    for folder in filter(None, folders):
+        for place in (str(Path(os.path.expanduser(folder)).resolve()), str(folder)):
+            text = text.replace(f"{place.rstrip('/')}/", "")
+    return _ABSOLUTE.sub("", text)
+
+
+def without_places(content: Any) -> Any:
+    """JSON in which every place is its last part; a base model that is a place is taken out, for its last part is no name."""
+    if isinstance(content, dict):
+        return {
+            name: value if name in _NO_PLACES else without_places(value)
+            for name, value in content.items()
+            if not (name == "base_model" and isinstance(value, str) and is_place(value))
+        }
+    if isinstance(content, list):
+        return [without_places(value) for value in content]
+    if isinstance(content, str):
+        return without_folders(shown_place(content))
+    return content
+
+
+def holds_places(content: Any) -> bool:
+    """Whether any text of a JSON is or holds a place."""
+    if isinstance(content, dict):
+        return any(holds_places(name) or holds_places(value) for name, value in content.items())
+    if isinstance(content, list):
+        return any(map(holds_places, content))
+    return isinstance(content, str) and (is_place(content) or _ABSOLUTE.search(content) is not None)
+
+
+def stays_in(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder, links followed, lies in it, or in the blobs of the Hub's cache if the folder is a snapshot there."""
+    target, folder = path.resolve(), folder.resolve()
+    if target.is_relative_to(folder):
+        return True
+    above = folder.parent
+    in_cache = above.name == "snapshots" and above.parent.name.startswith("models--")
+    return in_cache and target.is_relative_to(above.parent / "blobs")
