@@ -30,6 +30,22 @@ def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from nested(value)
 
 
+def check_came_alone(model: PreTrainedModel) -> None:
+    """A model that came with code of its own is SimA by that code, which is not this package's: refuse to change it.
+
+    Raises:
+        UnsupportedModelError: with what to do.
+    """
+    for path, part in model.named_modules():
+        kind = str(getattr(getattr(part, "config", None), "model_type", ""))
+        if type(part).__module__.startswith("transformers_modules.") and kind.startswith("sima"):
+            raise UnsupportedModelError(
+                f"{f'{path!r} in this model' if path else 'This'} {type(part).__name__} was loaded by the code that came with it, "
+                "before sima_hf was imported or with `trust_remote_code=True`. Load it again now, without this argument, and "
+                "sima_hf's own classes serve."
+            )
+
+
 def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
     """The rows of what is to be swapped in `model`, by model_type. Nothing is changed.
 

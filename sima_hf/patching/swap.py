@@ -13,7 +13,7 @@ from transformers.utils import logging
 from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
-from .checks import check_swapped, hosts_in, is_config, nested
+from .checks import check_came_alone, check_swapped, hosts_in, is_config, nested
 from .classes import SimAHostModel, adopt_parts, host_of, sima_configs, take_class
 from .configs import SimAHostConfig, config_class, config_class_in_use
 from .description import describe
@@ -67,6 +67,7 @@ def patch_model(
             "`model._orig_mod` of torch.compile, `pipe.model` of a pipeline."
         )
     check_gain(gain)
+    check_came_alone(model)
     known = ("auto", *(row.name for row in BACKENDS))
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, but {backend!r} came.")
@@ -160,6 +161,8 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
     """
     before = vars(model).get(_MEMORY) if isinstance(model, nn.Module) else None
     if before is None:
+        if isinstance(model, PreTrainedModel):
+            check_came_alone(model)
         if isinstance(model, SimAHostModel) or (isinstance(model, nn.Module) and sima_configs(model)):
             host = type(model).__mro__[2].__name__ if isinstance(model, SimAHostModel) else type(model).__name__
             raise ValueError(

@@ -225,6 +225,11 @@ try:
     sima_hf.prepare_for_hub(model)
 except sima_hf.errors.PublishError as error:
     print(error)
+for change in (sima_hf.patch_model, sima_hf.unpatch_model):
+    try:
+        change(model)
+    except sima_hf.errors.UnsupportedModelError as error:
+        print(error)
 model = AutoModelForImageClassification.from_pretrained(sys.argv[1])
 print(sima_hf.prepare_for_hub(model) is model)
 """
@@ -237,7 +242,9 @@ def test_a_model_that_was_loaded_before_sima_hf(tmp_path):
     command = [sys.executable, "-c", LATE, str(tmp_path / "model")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    reason, again = done.stdout.splitlines()
+    reason, patching, unpatching, again = done.stdout.splitlines()
+    assert patching == unpatching
+    assert "was loaded by the code that came with it" in patching
     assert reason.startswith(
         "This SimAViTForImageClassification was loaded by the code that came with it (transformers_modules."
     )
