@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from .benchmark import conditions, literal_formula, paired_ratio, spread, take_turns
 from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
 from .models.sima.modeling_sima import SimAForImageClassification
+from .named_models import load_model
 from .patching import certify, patch_model
-from .patching.load import load_saved_class
 
 
 # Names that need no download: sizes of published models, with random weights.
@@ -78,7 +78,7 @@ def build(
         dtype, device: in what and where all of them compute.
 
     Raises:
-        UnsupportedModelError, OSError: the model cannot be swapped, or cannot be loaded.
+        UnsupportedModelError, CheckpointError: the model cannot be swapped, or cannot be loaded.
         RuntimeError: the swapped one still runs softmax where it was swapped, or gives other numbers than the reference.
     """
     torch.manual_seed(0)
@@ -105,9 +105,13 @@ def build(
 
 
 def load(name: str) -> torch.nn.Module:
-    """The model with softmax: one of `MODELS` with random weights, or a folder or Hub name; ready for inference."""
+    """The model with softmax: one of `MODELS` with random weights, or a folder or Hub name; ready for inference.
+
+    Raises:
+        CheckpointError: it cannot be had, or its weights do not fit its config; missing ones, which take as long, are a warning.
+    """
     if name not in MODELS:
-        return load_saved_class(name).eval()
+        return load_model(name, whole=False)
     torch.manual_seed(0)
     model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
     # Untrained it is zero, and under SimA it stays zero through all layers: nothing to compare.
@@ -234,25 +238,41 @@ def peak_memory(name: str, contestant: str, pixels: int, against: str = "sdpa") 
     """Bytes at most resident while one image of `pixels` squared goes through a contestant, in a process of its own (Linux).
 
     Raises:
-        RuntimeError: that process failed; the text has the end of what it wrote.
+        ValueError: the model cannot be loaded or swapped, or does not take such an image; the text says why.
+        RuntimeError: that process died; the text has the end of what it wrote.
     """
-    code = (
-        "import sys, torch; from sima_hf.benchmark_model import _forward, _images, _taken, load, patch_model; "
-        "name, contestant, pixels, against = sys.argv[1:]; model = load(name); "
-        "patch_model(model) if contestant == 'sima' else model.set_attn_implementation(against); "
-        "_forward(model, _taken(model, _images(1, int(pixels), torch.float32, 'cpu'))); "
-        # Not getrusage: its maximum begins with what the parent process held.
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )
+    code = "import sys; from sima_hf.benchmark_model import _print_peak; _print_peak(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, name, contestant, str(pixels), against],
         capture_output=True,
         text=True,
         check=False,
     )
+    if done.returncode == _REFUSED:
+        raise ValueError(f"{name} with {contestant} did not run at {pixels} pixels: {done.stdout.splitlines()[-1]}")
     if done.returncode:
         raise RuntimeError(f"{name} with {contestant} did not run at {pixels} pixels: {done.stderr.strip()[-300:]}")
     return int(done.stdout.split()[-1]) * 1024
+
+
+_REFUSED = 3  # exit code of the process that measures, when the last line of its stdout says why it cannot
+
+
+def _print_peak(name: str, contestant: str, pixels: str, against: str) -> None:
+    """What the process of `peak_memory` does: print the most KiB that it ever held."""
+    try:
+        model = load(name)
+        if contestant == "sima":
+            patch_model(model)
+        else:
+            model.set_attn_implementation(against)
+        _forward(model, _taken(model, _images(1, int(pixels), torch.float32, "cpu")))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(" ".join(str(error).split()) or type(error).__name__)
+        sys.exit(_REFUSED)
+    # Not getrusage: its maximum begins with what the parent process held.
+    with open("/proc/self/status", encoding="utf-8") as status:
+        print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 @dataclass(frozen=True)
@@ -275,7 +295,13 @@ class MemoryRow:
 
 
 def measure_memory(name: str = "deit-small", against: str = "sdpa", pixels: int = 2048) -> list[MemoryRow]:
-    """Peak memory of one image through softmax and through SimA, each in a process of its own (CPU, Linux)."""
+    """Peak memory of one image through softmax and through SimA, each in a process of its own (CPU, Linux).
+
+    Raises:
+        ValueError, RuntimeError: as `peak_memory`.
+    """
+    if pixels < 1:
+        raise ValueError(f"An image must have 1 pixel a side or more, but {pixels} came.")
     about = {"transformers": transformers.__version__, **conditions("cpu")}
     contestants = tqdm(("softmax", "sima"), desc=f"memory of {name}, {pixels} px")
     return [

@@ -4,23 +4,28 @@ import contextlib
 import inspect
 from pathlib import Path
 
-from huggingface_hub import constants
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
 from .errors import CheckpointError
+from .loaded_weights import check_weights
 from .patching import certify, describe
 from .patching.certificate import Certificate
 from .patching.example_inputs import example_inputs
-from .patching.load import load_saved_class
+from .patching.load import load_with_report, why_not_loaded
 from .training.processors import load_processor
 
 
-def load_model(name: str) -> PreTrainedModel:
+def load_model(name: str, whole: bool = True) -> PreTrainedModel:
     """A model by folder or Hub name, in eval mode, as the class that its config names.
 
+    Args:
+        name: folder or Hub name.
+        whole: refuse a checkpoint in which weights are missing; False: warn.
+
     Raises:
-        CheckpointError: there is no such folder or it holds no model; or no such model on the Hub, or none to be had offline.
+        CheckpointError: there is no such folder or it holds no model; no such model on the Hub, or none to be had offline; or
+            weights that are missing or do not fit the config.
         ValueError: Transformers does not know its type.
     """
     folder = Path(name)
@@ -32,17 +37,11 @@ def load_model(name: str) -> PreTrainedModel:
     elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"There is no folder {name} with a model in it.")
     try:
-        return load_saved_class(name)
+        model, report = load_with_report(name, ignore_mismatched_sizes=True)  # refused below, in a sentence
     except OSError as error:
-        reason = " ".join(str(error).split())
-        if folder.is_dir():
-            raise CheckpointError(f"{name} cannot be loaded: {reason}") from error
-        if constants.HF_HUB_OFFLINE:
-            raise CheckpointError(
-                f"There is no folder {name}, and no model of that name in {constants.HF_HUB_CACHE}; the Hub is not asked because "
-                "HF_HUB_OFFLINE is set."
-            ) from error
-        raise CheckpointError(f"There is no folder {name}, and no model of that name on the Hub: {reason}") from error
+        raise CheckpointError(why_not_loaded(name, error)) from error
+    check_weights(name, model, report, whole)
+    return model
 
 
 def is_sima(model: PreTrainedModel) -> bool:

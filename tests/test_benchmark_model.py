@@ -111,8 +111,21 @@ def test_csv_table_and_picture(rows, tmp_path):
 def test_memory_is_measured_in_a_process_of_its_own():
     softmax, sima = (benchmark_model.peak_memory("deit-tiny", name, 1024, "eager") for name in ("softmax", "sima"))
     assert 100 * 2**20 < sima < softmax - 100 * 2**20  # one map of eager attention is 192 MiB
-    with pytest.raises(RuntimeError, match="did not run"):
+    with pytest.raises(ValueError, match="no-such-folder with sima did not run at 32 pixels: There is no folder"):
         benchmark_model.peak_memory("no-such-folder", "sima", 32)
+
+
+def test_the_process_for_memory_says_why_it_cannot(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_model._print_peak("tiny", "softmax", "8", "sdpa")  # less than a patch
+    assert stopped.value.code == benchmark_model._REFUSED
+    assert "size" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_memory_of_a_process_that_dies(monkeypatch):
+    monkeypatch.setattr(benchmark_model.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="deit-tiny with sima did not run at 32 pixels"):
+        benchmark_model.peak_memory("deit-tiny", "sima", 32)
 
 
 def test_wrong_arguments(tmp_path):
@@ -209,4 +222,4 @@ def test_bad_arguments_at_the_command_line(arguments, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there():
     result = CliRunner().invoke(cli.app, ["bench", "attention", "--device", "cuda"])
-    assert "needs a CUDA device" in str(result.exception)
+    assert "--device cuda " in str(result.exception)

@@ -84,7 +84,7 @@ ALLOWED = {
     "registration.py": {"transformers", "sima_hf.after_import", "sima_hf.attention", "sima_hf.models"},
     # Which class saved a folder may be one of the native models'.
     # The one look upwards: a config that was prepared for the Hub saves its code beside itself.
-    "patching/load.py": {"transformers", "sima_hf.patching", "sima_hf.errors", "sima_hf.models"},
+    "patching/load.py": {"huggingface_hub", "transformers", "sima_hf.patching", "sima_hf.errors", "sima_hf.models"},
     "patching/configs.py": {"transformers", "sima_hf.patching", "sima_hf.attention", "sima_hf.ops", "sima_hf.hub"},
     "patching": {
         "torch",
@@ -140,19 +140,35 @@ ALLOWED = {
         "sima_hf.model_records",
         "sima_hf.places",
     },
+    "training/classifiers.py": {
+        "torch",
+        "transformers",
+        "sima_hf.errors",
+        "sima_hf.loaded_weights",
+        "sima_hf.models",
+        "sima_hf.patching",
+        "sima_hf.training",
+    },
     # What the command line's `patch`, `calibrate` and `evaluate` do.
     "training/evaluation_run.py": {
         "accelerate",
         "torch",
         "transformers",
         "sima_hf.benchmark",
+        "sima_hf.devices",
         "sima_hf.errors",
         "sima_hf.figures",
         "sima_hf.places",
         "sima_hf.training",
         "sima_hf.version",
     },
-    "named_models.py": {"huggingface_hub", "transformers", "sima_hf.errors", "sima_hf.patching", "sima_hf.training"},
+    "named_models.py": {
+        "transformers",
+        "sima_hf.errors",
+        "sima_hf.loaded_weights",
+        "sima_hf.patching",
+        "sima_hf.training",
+    },
     "swapping.py": {
         "torch",
         "sima_hf.errors",
@@ -164,6 +180,8 @@ ALLOWED = {
     },
     "whole_folder.py": {"sima_hf.model_records"},
     "places.py": set(),
+    "devices.py": {"torch"},
+    "loaded_weights.py": {"torch", "transformers", "sima_hf.errors", "sima_hf.hub", "sima_hf.patching"},
     "model_records.py": set(),
     "training": {
         "accelerate",
@@ -195,6 +213,7 @@ ALLOWED = {
         "transformers",
         "sima_hf.benchmark",
         "sima_hf.models",
+        "sima_hf.named_models",
         "sima_hf.patching",
         "sima_hf.errors",
         "sima_hf.version",

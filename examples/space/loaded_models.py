@@ -10,13 +10,17 @@ from pathlib import Path
 
 import torch
 from pictures import PictureError, read_picture
+from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import sima_hf
+from sima_hf.errors import CheckpointError
+from sima_hf.named_models import check_weights
 from sima_hf.patching import describe
 from sima_hf.patching.hosts import HOSTS, host_config_class
+from sima_hf.patching.load import why_not_loaded
 
 
 SOFTMAX, SIMA, PLAIN = "softmax", "SimA", "SimA in plain torch operations"
@@ -171,14 +175,24 @@ def _model(name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, bool]:
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith(".") or len(path.parts) > 2):
         raise LoadError(f"There is no folder {name}.")
+    if path.is_file():
+        raise LoadError(f"{name} is a file; give the folder that a model was saved in, or its name on the Hub.")
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=trust_remote_code, output_loading_info=True
+            name, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True
         )
+    except SafetensorError as error:
+        raise LoadError(f"The weights in {name} cannot be read, perhaps half-written: {error}.") from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, OSError) and not path.exists():
+            raise LoadError(why_not_loaded(name, error)) from error
         raise LoadError(
             f"{name} cannot be loaded as an image classifier: {str(error).strip().splitlines()[0]}"
         ) from error
+    try:
+        check_weights(name, model, {**info, "missing_keys": ()})  # of other shapes than the config says
+    except CheckpointError as error:
+        raise LoadError(str(error)) from error
     missing = sorted(info["missing_keys"])
     heads = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]
     if len(heads) < len(missing):

@@ -6,14 +6,21 @@ from typing import Annotated
 import typer
 
 from .choices import DEVICES, DType, bench_models, one_of, softmax_models
-from .commands import Command
-from .output import AsJSON, emit, stdout_kept_clean
+from .commands import Command, Group
+from .output import AsJSON, emit, results_folder, stdout_kept_clean
 
+
+EXAMPLES = """Examples:
+sima-hf bench attention --tokens 196 --tokens 1024
+sima-hf bench model deit-small --pixels 224 --pixels 512
+sima-hf bench memory deit-small --pixels 2048"""
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     short_help="Measure speed and memory against softmax, here.",
     help="Measure SimA on this machine against what would run otherwise.",
+    epilog=EXAMPLES,
 )
 
 Mode = Annotated[
@@ -58,8 +65,8 @@ def bench_attention(
 
         pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
+        results_folder(output_dir)
         rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
-        output_dir.mkdir(parents=True, exist_ok=True)
         parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
         path = output_dir / f"{'_'.join(parts)}.csv"
         benchmark_report.write_csv(rows, path)
@@ -100,10 +107,11 @@ def bench_model(
         if output_dir is not None:
             pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
+        if output_dir is not None:
+            results_folder(output_dir)
         rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
         text, files = benchmark_model_report.table(rows), []
         if output_dir is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
             kind = ("compiled",) if compiled else ()
             parts = ("model", Path(model).name, mode, *kind, device.partition(":")[0], dtype)
             path = output_dir / f"{'_'.join(parts)}.csv"
@@ -137,6 +145,8 @@ def bench_memory(
             raise ValueError(
                 f"{model} has no softmax to compare with; name a model that can be swapped, such as deit-small."
             )
+        if output_dir is not None:
+            results_folder(output_dir)
         rows = benchmark_model.measure_memory(model, against, pixels)
         lines = [
             f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB"
@@ -144,7 +154,6 @@ def bench_memory(
         ]
         files = []
         if output_dir is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
             files = [output_dir / f"memory_{Path(model).name}_cpu_float32.csv"]
             benchmark_report.write_csv(rows, files[0])
     emit(_facts(rows, files), "\n".join([*lines, *map(str, files)]), as_json)
@@ -156,7 +165,7 @@ def _facts(rows: list, files: list[Path]) -> dict:
 
 def _sizes(device: str, batch: int | None, sizes: list[int] | None, option: str, least: int) -> tuple:
     """`(batch, size)` for each size asked for, none for the usual ones; ValueError for what cannot be measured."""
-    import torch
+    from ..devices import check_device
 
     if batch is not None and (batch < 1 or not sizes):
         raise ValueError(
@@ -164,10 +173,7 @@ def _sizes(device: str, batch: int | None, sizes: list[int] | None, option: str,
         )
     if sizes and min(sizes) < least:
         raise ValueError(f"{option} must be {least} or more, but {min(sizes)} came.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device {device} needs a CUDA device and a torch built for it; there is none here. Leave it out for the CPU."
-        )
+    check_device(device)
     return tuple((batch or 1, size) for size in sizes or ())
 
 

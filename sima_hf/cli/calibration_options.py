@@ -29,8 +29,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model 
 
 def calibration_options(folder, images, batch_size, seed, max_unreadable, classifier, memory_gib, device):
     """The package's `CalibrationOptions` from what the command line gave."""
+    from ..devices import check_device
     from ..swapping import CalibrationOptions
 
+    check_device(device)
     return CalibrationOptions(
         folder, images, batch_size, seed, max_unreadable, classifier, int(memory_gib * 2**30), device
     )

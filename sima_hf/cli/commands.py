@@ -21,16 +21,20 @@ class Command(TyperCommand):
         _with_lines(self, super().format_help, ctx, formatter)
 
 
-class Commands(TyperGroup):
+class Group(TyperGroup):
+    """A group of commands with examples."""
+
+    def format_help(self, ctx, formatter):
+        """As a command's."""
+        _with_lines(self, super().format_help, ctx, formatter)
+
+
+class Commands(Group):
     """The group of all commands: takes --debug anywhere, and ends quietly when interrupted or when nobody reads on."""
 
     def list_commands(self, ctx):
         """In the order of their use; others after them."""
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-
-    def format_help(self, ctx, formatter):
-        """As a command's."""
-        _with_lines(self, super().format_help, ctx, formatter)
 
     def parse_args(self, ctx, args):
         """--debug belongs to `sima-hf`, but where people add it is at the end."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .choices import DEVICES, Backend, DType, Weights, one_of
-from .output import AsJSON, emit, quiet_transformers, stdout_kept_clean
+from .output import AsJSON, emit, quiet_transformers, results_folder, stdout_kept_clean
 
 
 EXAMPLES = """Examples:
@@ -63,10 +63,14 @@ def evaluate(
 ) -> None:
     """Top-1, top-5, loss, speed and each class's accuracy, of a native, swapped or softmax classifier, at any resolution."""
     with stdout_kept_clean():
+        from ..devices import check_device
         from ..training.evaluation_report import report_text, write_report
         from ..training.evaluation_run import EvaluationOptions, run_evaluation
 
         quiet_transformers()
+        check_device(device)
+        if output_dir is not None:
+            results_folder(output_dir)
         found = run_evaluation(
             EvaluationOptions(
                 model_name_or_path=model,

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +33,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def results_folder(folder: Path) -> Path:
+    """Make a folder for results, before what fills it is measured.
+
+    Raises:
+        ValueError: it is a file, or nothing may be written into it.
+        OSError: it cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for --output-dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"Nothing may be written into {folder}; name another folder for --output-dir.")
+    return folder
 
 
 def on_terminal() -> bool:

@@ -28,7 +28,12 @@ sima-hf patch my-vit my-sima-vit --calibrate-with photos --images 512
 sima-hf patch facebook/dinov2-small sima-dinov2 --certify"""
 
 
+# Options that say how to calibrate, and nothing else.
+OF_CALIBRATION = ("images", "batch_size", "seed", "max_unreadable", "classifier", "memory_gib", "device")
+
+
 def patch(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a Transformers vision model with softmax.")],
     output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
     gain: Annotated[
@@ -55,6 +60,8 @@ def patch(
 
     Without calibration the swapped weights answer at random until they are trained.
     """
+    if calibrate_with is None:
+        _refuse_idle_options(context)
     with stdout_kept_clean():
         from ..swapping import make_sima
 
@@ -67,3 +74,18 @@ def patch(
             model, output_dir, gain=gain.value, calibration=options, certified=certified, overwrite=overwrite
         )
     emit(made.to_dict(), made, as_json)
+
+
+def _refuse_idle_options(context: typer.Context) -> None:
+    """Wrong usage, exit code 2, where options of the calibration were given and there is none."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in OF_CALIBRATION and context.get_parameter_source(parameter.name).name != "DEFAULT"
+    ]
+    if given:
+        raise typer.BadParameter(
+            "Without --calibrate-with nothing is calibrated, so this would have no effect: name a folder of images, or leave it out.",
+            ctx=context,
+            param_hint=", ".join(given),
+        )

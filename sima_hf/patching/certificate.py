@@ -71,7 +71,11 @@ class Certificate:
         return {"model": self.model, "softmax_free": self.softmax_free, "count": self.count, "operations": operations}
 
     def __str__(self) -> str:
-        verdict = "no softmax ran" if self.softmax_free else f"{self.count} operations of softmax, exp or fused attention ran"
+        verdict = (
+            "no softmax ran"
+            if self.softmax_free
+            else f"{self.count} operations of softmax, exp or fused attention ran"
+        )
         lines = [f"{self.model}: {verdict}"]
         for one in self.operations:
             note = f" (allowed: {one.allowed})" if one.allowed else ""

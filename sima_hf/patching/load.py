@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..models.sima import modeling_sima
@@ -32,6 +34,20 @@ def load_saved_class(name_or_path: str) -> PreTrainedModel:
 
     Raises:
         OSError, ValueError: as `from_pretrained`, with a sentence.
+        RuntimeError: the weights have other shapes than the config says.
+    """
+    return load_with_report(name_or_path)[0]
+
+
+def load_with_report(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """As `load_saved_class`, and what `from_pretrained` reports: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+
+    Args:
+        name_or_path: folder or Hub name.
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        OSError, ValueError, RuntimeError: as `load_saved_class`.
     """
     what = f"The config.json of {name_or_path}"
     try:
@@ -41,7 +57,21 @@ def load_saved_class(name_or_path: str) -> PreTrainedModel:
         raise
     check_entries({name: getattr(config, name, None) for name in _ENTRIES}, what)
     cls = saved_class(config, what) or _registered(config) or AutoModel
-    return cls.from_pretrained(name_or_path).eval()
+    model, report = cls.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    return model.eval(), report
+
+
+def why_not_loaded(name: str, error: Exception) -> str:
+    """The sentence for a model that Transformers could not load by its name: what is not there, and whether the Hub was asked."""
+    reason = " ".join(str(error).split())
+    if Path(name).is_dir():
+        return f"{name} cannot be loaded: {reason}"
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"There is no folder {name}, and no model of that name in {constants.HF_HUB_CACHE}; the Hub is not asked because "
+            "HF_HUB_OFFLINE is set."
+        )
+    return f"There is no folder {name}, and no model of that name on the Hub: {reason}"
 
 
 def check_entries(config: Mapping[str, Any], what: str) -> None:

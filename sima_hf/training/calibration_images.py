@@ -90,7 +90,7 @@ class CalibrationImages:
                     f"More than {most} images cannot be read: {listed(self.unreadable)}. Mend or remove them, or let more be "
                     "left out (--max-unreadable)."
                 ) from error
-            logger.warning(f"Left out: {error} cannot be read.")
+            logger.warning(f"Left out, cannot be read: {error}.")
             return None
         pixels = view(image)
         if self._pixels and pixels.shape != self._pixels[0].shape:

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from ..errors import CheckpointError, DataError
+from ..loaded_weights import check_weights
+from ..patching.load import why_not_loaded
 from .checkpoints import MANIFEST, checkpoints, damage, last_good, step_of
 
 
@@ -38,8 +40,8 @@ def load_classifier(
         The model, and the folder or Hub name that its weights came from.
 
     Raises:
-        CheckpointError: no such folder, no averaged weights in it, a checkpoint that was not finished or is damaged, or a
-            model that is no image classifier.
+        CheckpointError: no such folder, no averaged weights in it, a checkpoint that was not finished or is damaged, weights
+            that do not fit the config, or a model that is no image classifier.
         ValueError: another word for the weights.
     """
     if weights not in (None, *WEIGHTS):
@@ -64,11 +66,10 @@ def load_classifier(
         ):
             raise CheckpointError(f"{name} is of type {config.model_type!r}, which has no image classifier.")
         model, info = AutoModelForImageClassification.from_pretrained(
-            place, config=config, dtype=dtype, output_loading_info=True, **hub
+            place, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **hub
         )
     except OSError as error:
-        where = "" if folder.is_dir() else f"There is no folder {name}, and no model of that name on the Hub: "
-        raise CheckpointError(f"{where}{_first_line(error)}") from error
+        raise CheckpointError(why_not_loaded(name, error)) from error
     except CheckpointError:
         raise
     except Exception as error:
@@ -84,6 +85,7 @@ def load_classifier(
             f"{name} does not hold a whole {type(model).__name__}: it has no weights for {shown}. Evaluate a model that was "
             "trained for image classification."
         )
+    check_weights(place, model, info)  # of other shapes
     return model.eval(), place
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ..benchmark import device_name, git_revision
+from ..devices import check_device
 from ..errors import DataError, MissingDependencyError
 from ..figures import pyplot
 from ..places import shown_place, without_folders
@@ -103,6 +104,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     """
     if options.batch_size < 1:
         raise ValueError(f"--batch_size must be 1 or more, but {options.batch_size} came.")
+    check_device(options.device)
     if options.output_dir:
         pyplot()  # better now than after the evaluation
     accelerator = make_accelerator(options.device)

@@ -64,6 +64,11 @@ def image_folder(directory: str | Path, check: bool = True) -> "Dataset":
     extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
     files = sorted(path for path in directory.glob("*/**/*") if path.suffix.lower() in extensions and path.is_file())
     if not files:
+        if any(path.suffix.lower() in extensions for path in directory.iterdir()):
+            raise DataError(
+                f"{directory} holds images, but has no sub-folders of classes: it needs one for each class, named after it, with "
+                "the class's images in it."
+            )
         raise DataError(f"{directory} holds no images: it needs one sub-folder per class, with image files in it.")
     if check:
         check_readable(files)

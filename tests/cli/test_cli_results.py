@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from sima_hf import __version__, benchmark_model
 from sima_hf.cli import env
@@ -32,9 +33,20 @@ def test_some_models(run):
     assert [line.split()[0] for line in found.out.splitlines()] == ["swinv2", "upernet"]
     (row,) = json.loads(run("models", "dpt", "--json").out)
     assert row["task"] == HOSTS["dpt"].task, "one that is swapped by itself, and stands on a tower of others, too"
-    refused = run("models", "bert")
-    assert (refused.code, refused.out) == (1, "")
-    assert "'bert' is not among the" in refused.err
+
+
+def test_a_model_that_cannot_be_swapped_has_a_row_with_the_reason(run):
+    found = run("models", "imagegpt", "vit", "bert")
+    assert found.code == 1
+    imagegpt, vit, bert = found.out.splitlines()
+    assert re.match("imagegpt .*'imagegpt' cannot be swapped to SimA: ", imagegpt)
+    assert vit.split() == run("models", "vit").out.split()
+    assert "'bert' is not among the" in bert
+    found = run("models", "imagegpt", "vit", "--json")
+    assert found.code == 1
+    refused, taken = json.loads(found.out)
+    assert (refused["model_type"], refused["task"]) == ("imagegpt", "Refused")
+    assert taken["summary"] == HOSTS["vit"].summary
 
 
 def on_a_terminal(*arguments, columns=70):
@@ -195,11 +207,16 @@ def test_evaluate(saved, tmp_path, run):
 
 
 def test_evaluate_says_what_is_wrong(saved, tmp_path, run):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (9, 9)).save(photos / "a.png")
     for arguments, words in (
         (("./nowhere",), "There is no folder ./nowhere"),
         ((saved / "bert",), "has no image classifier"),
         ((saved / "sima", "--validation-dir", tmp_path / "none"), "no folder"),
         ((saved / "sima", "--validation-dir", tmp_path, "--dataset", "digits"), "one source of images"),
+        ((saved / "sima", "--validation-dir", photos), "holds images, but has no sub-folders of classes"),
+        (("nowhere",), "There is no folder nowhere, and no model of that name in"),
         ((saved / "softmax", "--backend", "eager"), "--backend chooses who computes SimA attention"),
     ):
         found = run("evaluate", *arguments)
@@ -238,3 +255,65 @@ def test_evaluate_without_what_reads_data(saved, run, monkeypatch):
     found = run("evaluate", saved / "sima")
     assert (found.code, found.out) == (1, "")
     assert found.err.endswith("needs datasets: pip install 'sima-hf[train]'\n")
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "attention", "model", "memory"])
+def test_a_folder_for_results_is_made_before_anything_is_measured(kind, saved, tmp_path, run, monkeypatch):
+    seen = []
+
+    def measure(*_):
+        seen.append((tmp_path / "new" / "folder").is_dir())
+        raise ValueError("enough")
+
+    for place in (
+        "sima_hf.training.evaluation_run.run_evaluation",
+        "sima_hf.benchmark.measure",
+        "sima_hf.benchmark_model.measure_model",
+        "sima_hf.benchmark_model.measure_memory",
+    ):
+        monkeypatch.setattr(place, measure)
+    (tmp_path / "file").write_text("")
+    arguments = ("evaluate", saved / "sima") if kind == "evaluate" else ("bench", kind)
+    for place, words in ((tmp_path / "file", "file is a file; name a folder"), (tmp_path / "file" / "in", "file/in")):
+        found = run(*arguments, "--output-dir", place)
+        assert (found.code, found.out) == (1, "")
+        assert words in found.err
+    assert seen == []
+    assert "enough" in run(*arguments, "--output-dir", tmp_path / "new" / "folder").err
+    assert seen == [True]
+
+
+DEVICES = [
+    ("foo", "is not the name of a device"),
+    ("meta", "computes nothing"),
+    ("cuda:99", "needs a torch that was built for CUDA|names a device that is not there|cannot be used here"),
+    *([] if torch.cuda.is_available() else [("cuda", "--device cuda (needs|cannot be used here)")]),
+    *([] if torch.backends.mps.is_available() else [("mps", r"--device mps cannot be used here \(")]),
+]
+
+
+@pytest.mark.parametrize(("device", "words"), DEVICES, ids=[name for name, _ in DEVICES])
+def test_a_device_that_is_not_there_is_said_before_the_work(device, words, saved, photos, tmp_path, run):
+    for arguments in (
+        ("evaluate", tmp_path / "none"),
+        ("patch", tmp_path / "none", tmp_path / "out", "--calibrate-with", photos),
+        ("calibrate", tmp_path / "none", "--teacher", "a", "--with", photos, "--output", tmp_path / "out"),
+        ("bench", "attention", "--output-dir", tmp_path / "out"),
+        ("bench", "model", tmp_path / "none", "--output-dir", tmp_path / "out"),
+    ):
+        found = run(*arguments, "--device", device)
+        assert (found.code, found.out) == (1, ""), arguments
+        assert re.search(words, found.err), found.err
+        assert "Here there is cpu" in found.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bench_memory_says_what_is_wrong(tmp_path, run):
+    for arguments, words in (
+        (("nowhere-at-all",), "no folder nowhere-at-all, and no model of that name"),
+        (("deit-tiny", "--pixels", 0), "must have 1 pixel a side or more, but 0 came"),
+    ):
+        found = run("bench", "memory", *arguments)
+        assert (found.code, found.out) == (1, ""), arguments
+        assert words in found.err, found.err
+        assert "Traceback" not in found.err

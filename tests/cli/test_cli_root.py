@@ -54,7 +54,7 @@ def pages():
         yield ("bench", name)
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if page != ("bench",)], ids="-".join)
+@pytest.mark.parametrize("page", list(pages()), ids="-".join)
 def test_every_example_can_be_copied_and_is_understood(page, run):
     text = run(*page, "--help").out
     lines = re.split(r"Examples?:\n", text)[1].replace("\\\n", " ").splitlines()
@@ -160,6 +160,11 @@ def test_the_words_are_those_of_the_package():
         (["calibrate", "a", "--with", "b"], "Missing option"),
         (["evaluate", "a", "--batch-size", "0"], "--batch-size"),
         (["models", "vit", "--markdown"], "leave out the model types"),
+        (["models", "--json", "--markdown"], "leave out --json or --markdown"),
+        (["patch", "a", "b", "--images", "9"], "for --images: Without --calibrate-with nothing is calibrated"),
+        (["patch", "a", "b", "--classifier", "--memory-gib", "4"], "for --classifier, --memory-gib: Without"),
+        (["patch", "a", "b", "--device", "cpu", "--seed", "0"], "for --seed, --device: Without"),
+        (["patch", "a", "b", "--batch-size", "2", "--max-unreadable", "1"], "for --batch-size, --max-unreadable: W"),
     ],
     ids=str,
 )
@@ -210,10 +215,10 @@ def safetensor_error():
     ids=lambda value: type(value).__name__,
 )
 def test_errors_of_others_are_told_in_a_line(error, words, saved, run, monkeypatch):
-    def fail(name):
+    def fail(name, **_):
         raise error
 
-    monkeypatch.setattr(named_models, "load_saved_class", fail)
+    monkeypatch.setattr(named_models, "load_with_report", fail)
     found = run("certify", saved / "sima")
     assert found.code == 1
     assert words in found.err
@@ -230,10 +235,10 @@ def test_a_file_that_the_system_refuses(tmp_path, run):
 
 
 def test_an_error_of_ours_is_not_hidden(saved, monkeypatch):
-    def fail(name):
+    def fail(name, **_):
         raise KeyError("ours")
 
-    monkeypatch.setattr(named_models, "load_saved_class", fail)
+    monkeypatch.setattr(named_models, "load_with_report", fail)
     with pytest.raises(KeyError, match="ours"):
         cli.main(["certify", str(saved / "sima")])
 

@@ -69,7 +69,7 @@ def save(model, folder, side=16):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A softmax ViT, the same one swapped, a native SimA model, and a Swin."""
+    """A softmax ViT, the same one swapped, a native SimA model, a Swin, and the ViT with weights cut short."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("models")
     vit = ViTForImageClassification(ViTConfig(**TINY))
@@ -77,7 +77,10 @@ def folders(tmp_path_factory):
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8, image_size=16, num_labels=3
     )
     swin = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    cut = Path(save(vit, root / "cut")) / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-500])
     return {
+        "cut": str(cut.parent),
         "vit": save(vit, root / "vit"),
         "swapped": save(sima_hf.patch_model(vit), root / "swapped"),
         "native": save(sima_hf.SimAForImageClassification(native), root / "native"),
@@ -237,6 +240,9 @@ def test_calibration_with_a_folder(space, folders, tmp_path):
         (["./not-there"], "space: There is no folder ./not-there."),
         (["{native}", "--calibrate_with", "x"], "SimA already; only the fresh twin"),
         (["{root}"], "cannot be loaded as an image classifier"),
+        (["{vit}/config.json"], "config.json is a file; give the folder"),
+        (["{cut}"], "cannot be read, perhaps half-written"),
+        (["org/none-of-this-name"], "There is no folder org/none-of-this-name, and no model of that name"),
     ],
 )
 def test_mistakes_on_the_command_line_get_a_sentence(space, folders, monkeypatch, arguments, sentence):
@@ -339,7 +345,7 @@ def test_digits_are_made_once_and_whole(space, tmp_path, monkeypatch):
 
 def test_the_folder_needs_nothing_but_its_requirements(space):
     provided = {"sima_hf": "sima-hf", "gradio": "gradio", "sklearn": "scikit-learn"}
-    with_sima = {"torch", "transformers", "PIL", "numpy"}
+    with_sima = {"torch", "transformers", "safetensors", "PIL", "numpy"}
     lines = (SPACE / "requirements.txt").read_text(encoding="utf-8").split()
     listed = {re.split(r"[<>=]", line)[0] for line in lines}
     for path in SPACE.glob("*.py"):

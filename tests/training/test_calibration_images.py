@@ -87,7 +87,7 @@ def test_broken_images_are_passed_over_by_name(folder, tmp_path, caplog):
     assert images.num_images == 5
     assert len(images.unreadable) == 1
     assert "broken.bmp (" in images.unreadable[0]
-    assert re.search(r"Left out: .*broken\.bmp", caplog.text)
+    assert re.search(r"Left out, cannot be read: \S*broken\.bmp \(.*\)\.\n", caplog.text)
     assert "5 images that can be used, fewer than 6" in caplog.text
     with pytest.raises(DataError, match=r"More than 0 images cannot be read: .*broken\.bmp"):
         CalibrationImages(tmp_path, PROCESSOR, count=6, max_unreadable=0, progress=False)

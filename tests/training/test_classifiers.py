@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 import sima_hf
@@ -102,10 +103,13 @@ def test_half_written_checkpoints_are_recognised(harm, words, run):
         load_classifier(str(run / "checkpoint-2"))
 
 
-def test_what_is_not_there_is_said(run, native, tmp_path):
+def test_what_is_not_there_is_said(run, native, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"There is no folder \./nowhere"):
         load_classifier("./nowhere")
-    with pytest.raises(CheckpointError, match="There is no folder nowhere, and no model of that name on the Hub"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"no folder nowhere, and no model of that name in .*HF_HUB_OFFLINE is set\.$"
+    ):
         load_classifier("nowhere")
     with pytest.raises(CheckpointError, match="There is no folder org/name; averaged weights"):
         load_classifier("org/name", "ema")
@@ -123,6 +127,15 @@ def test_a_model_without_a_trained_head_is_no_classifier(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "clip_text_model"}))
     with pytest.raises(CheckpointError, match="of type 'clip_text_model', which has no image classifier"):
+        load_classifier(str(tmp_path))
+
+
+def test_weights_of_other_shapes_are_said(native, tmp_path):
+    native.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    labels = {str(index): f"LABEL_{index}" for index in range(4)}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    with pytest.raises(CheckpointError, match=r"2 have another shape \(classifier\.bias is \(3,\) instead of \(4,\)"):
         load_classifier(str(tmp_path))
 
 
