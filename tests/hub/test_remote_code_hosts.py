@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hosts_at_hand import CASES, REFUSED, UNKNOWN, given, make, tensors, type_of
+from transformers import CONFIG_MAPPING
 
 import sima_hf
 from sima_hf.hub import auto_map
@@ -77,10 +78,16 @@ def published(tmp_path_factory):
     return folders
 
 
+# Configs whose older versions take these as keywords alone and look the tower up by its type, which needs sima_hf.
+TOWER_FIELDS = {"vision-encoder-decoder": "encoder", "vision-text-dual-encoder": "vision_config"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ONE_OF_EACH.values())
 def test_the_same_numbers_without_sima_hf(published, case):
     folder = published[case]
+    if case in TOWER_FIELDS and TOWER_FIELDS[case] not in CONFIG_MAPPING[case].__dataclass_fields__:
+        pytest.skip("this Transformers builds the tower's config by its type alone")
     problem = folder / "error.txt"
     assert not problem.exists(), problem.read_text()
     assert (folder / "class.txt").read_text().startswith("transformers_modules.")
