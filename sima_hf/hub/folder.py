@@ -189,7 +189,7 @@ def _check_sima(folder: Path, model: PreTrainedModel, description: Description, 
             "`sima_hf.patch_model(model)` and `model.save_pretrained(another_folder)` or with `sima-hf patch`, and publish that."
         )
     within = [
-        one for one in certificate.operations if not one.allowed and any(_is_under(one.path, path) for path in native)
+        one for one in certificate.operations if not one.allowed and any(is_under(one.path, path) for path in native)
     ]
     wrong: list[Operation] = [*certificate.in_swapped, *within]
     if wrong:
@@ -207,5 +207,6 @@ def _line(error: Exception) -> str:
     return text[0].rstrip(".:") if text else type(error).__name__
 
 
-def _is_under(path: str, place: str) -> bool:
+def is_under(path: str, place: str) -> bool:
+    """Whether a module's path is a place in a model, or below it; "" is the model itself."""
     return not place or path == place or path.startswith(f"{place}.")

@@ -7,9 +7,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from ..errors import PublishError
+from ..errors import PublishError, UnsupportedModelError
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
+from ..patching.checks import check_came_alone
 from ..patching.configs import SimAHostConfig, SimAParentConfig
 from ..training import checkpoints
 from .cards.card import model_card
@@ -90,12 +91,11 @@ def _allowed(name: str) -> str:
 
 
 def _prepare_model(model: PreTrainedModel) -> PreTrainedModel:
-    config, place = model.config, type(model).__module__
-    if place.startswith("transformers_modules."):
-        raise PublishError(
-            f"This {type(model).__name__} was loaded by the code that came with it ({place}), before sima_hf was imported or with "
-            "`trust_remote_code=True`. Load it again now, without this argument."
-        )
+    config = model.config
+    try:
+        check_came_alone(model)
+    except UnsupportedModelError as error:
+        raise PublishError(str(error)) from error
     found = auto_map(config)
     if not isinstance(config, (SimAConfig, SimAHostConfig, SimAParentConfig)):
         raise PublishError(

@@ -40,9 +40,9 @@ def check_came_alone(model: PreTrainedModel) -> None:
         kind = str(getattr(getattr(part, "config", None), "model_type", ""))
         if type(part).__module__.startswith("transformers_modules.") and kind.startswith("sima"):
             raise UnsupportedModelError(
-                f"{f'{path!r} in this model' if path else 'This'} {type(part).__name__} was loaded by the code that came with it, "
-                "before sima_hf was imported or with `trust_remote_code=True`. Load it again now, without this argument, and "
-                "sima_hf's own classes serve."
+                f"{f'{path!r} in this model' if path else 'This'} {type(part).__name__} was loaded by the code that came with it "
+                f"({type(part).__module__}), before sima_hf was imported or with `trust_remote_code=True`. Load it again now, "
+                "without this argument."
             )
 
 

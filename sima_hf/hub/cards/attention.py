@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from ...models.sima.modeling_sima import SimAPreTrainedModel
 from ...patching.certificate import Certificate, Operation
 from ...patching.description import Description
+from ..folder import is_under
 from .markdown import cell, code, table, weights_words
 
 
@@ -24,7 +25,7 @@ _BIASES = {
 def native_parts(model: PreTrainedModel) -> list[str]:
     """Paths of the outermost models in it that are SimA's own architecture; [""] for one that is so as a whole."""
     paths = [path for path, part in model.named_modules() if isinstance(part, SimAPreTrainedModel)]
-    return [path for path in paths if not any(path != other and _is_under(path, other) for other in paths)]
+    return [path for path in paths if not any(path != other and is_under(path, other) for other in paths)]
 
 
 def softmax_in_sima(model: PreTrainedModel, certificate: Certificate, description: Description) -> list[Operation]:
@@ -33,12 +34,8 @@ def softmax_in_sima(model: PreTrainedModel, certificate: Certificate, descriptio
     return [
         one
         for one in certificate.operations
-        if not one.allowed and (one.swapped or any(_is_under(one.path, place) for place in native))
+        if not one.allowed and (one.swapped or any(is_under(one.path, place) for place in native))
     ]
-
-
-def _is_under(path: str, place: str) -> bool:
-    return not place or path == place or path.startswith(f"{place}.")
 
 
 def attention_section(
@@ -66,7 +63,7 @@ def attention_section(
     ]
     inside = softmax_in_sima(model, certificate, description)
     outside = [one for one in certificate.operations if not one.allowed and one not in inside]
-    left = {path: cls for path, cls in description.left.items() if not any(_is_under(path, place) for place in native)}
+    left = {path: cls for path, cls in description.left.items() if not any(is_under(path, place) for place in native)}
     where = "where SimA is, " if outside or left else ""
     lines = [
         "## Attention",
