@@ -20,7 +20,7 @@ def certify(
     width: Annotated[int | None, typer.Option(min=1, help="Of the random image; defaults to the height.")] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Run one forward and count every softmax, exp and fused attention; exit code 1 if any is left that should not be."""
+    """Run one forward and count every softmax, exp and fused attention; exit code 1 if any is left, wherever in the model, that is not allowed by name."""
     with stdout_kept_clean():
         from ..named_models import certify_made_up, load_model
 

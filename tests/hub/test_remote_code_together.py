@@ -98,6 +98,22 @@ for case, auto in (("deit", AutoModelForImageClassification), ("upernet", AutoMo
     ]
 
 
+def test_with_sima_hf_its_own_tower_serves(place):
+    """Trusted or not: the parent's code may run, but what it brought for its tower does not."""
+    printed = run(
+        place,
+        """
+del sys.modules["sima_hf"]
+import sima_hf
+right = torch.load("upernet-right.pt")
+for trust in (None, True):
+    model = AutoModelForSemanticSegmentation.from_pretrained("upernet-wrong", trust_remote_code=trust).eval()
+    print(type(model.backbone).__module__, torch.allclose(logits(model, "upernet.pt"), right, atol=1e-5))
+""",
+    )
+    assert printed.splitlines() == ["sima_hf.patching.classes True"] * 2
+
+
 def test_no_name_brings_softmax_back(place):
     printed = run(
         place,
