@@ -5,6 +5,7 @@ import functools
 import multiprocessing.util
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,6 +23,9 @@ logger = logging.get_logger(__name__)
 # After SIGTERM, which schedulers send to every process, workers serve for so long, so that the main process can finish its
 # step and save.
 GRACE_SECONDS = 10
+# How long after a worker's last sign DataLoader may report its death.
+SECONDS_TO_REPORT = 2.0
+_DEATH = "DataLoader worker (pid"
 
 
 class TrainingLoader(torch.utils.data.DataLoader):
@@ -144,14 +148,30 @@ def lost_workers_as_errors(what_next: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
-        # Either DataLoader notices that it is gone, or what it was just handing over breaks off.
-        broken_off = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-        if "DataLoader worker (pid" not in str(error) and not broken_off:
+        lost = _report_of_a_lost_worker(error)
+        if lost is None:
             raise
+        words = [*str(lost).splitlines(), type(lost).__name__][0].strip()  # an EOFError may have no text
         raise TrainingError(
-            f"A process that loads images died ({str(error).splitlines()[0]}); it may have run out of memory: lower "
+            f"A process that loads images died ({words}); it may have run out of memory: lower "
             f"--dataloader_num_workers or --dataloader_prefetch_factor. {what_next()}"
-        ) from error
+        ) from lost
+
+
+def _report_of_a_lost_worker(error: Exception) -> Exception | None:
+    """What says that a worker died: DataLoader's report, or else the break in what it was handing over; None: nothing does."""
+    try:
+        if _DEATH not in str(error):
+            if not any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+                return None
+            # The break comes first. DataLoader reports from a signal's handler, which may interrupt any line here: it is
+            # waited for, else it would come where nobody expects it.
+            time.sleep(SECONDS_TO_REPORT)
+    except RuntimeError as report:
+        if _DEATH not in str(report):
+            raise
+        return report
+    return error
 
 
 class Unreadable:

@@ -359,9 +359,10 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(script, tmp_path):
                 os.kill(int(worker), signal.SIGKILL)
         started.process.join(0.05)
     assert started.wait() == 1
-    assert "A process that loads images died" in started.text
-    assert "go on with --resume_from_checkpoint last" in started.text
-    assert "Traceback" not in started.text
+    # Nothing follows it. Before it, torch may have printed what it ignores: a death while an epoch's workers are sent home.
+    last = started.text.rstrip().splitlines()[-1]
+    assert last.startswith(f"{Path(script).stem}: A process that loads images died"), started.text
+    assert "go on with --resume_from_checkpoint last" in last
 
 
 @pytest.mark.parametrize("script", [TRAINER, LOOP])

@@ -245,3 +245,42 @@ def test_only_a_lost_worker_is_called_one(text, kind):
     with pytest.raises(RuntimeError) as caught, lost_workers_as_errors(lambda: "Go on."):
         raise RuntimeError(text)
     assert type(caught.value) is kind
+
+
+def break_off(report_after: float = 0.0):
+    """As what a worker was handing over does when it dies."""
+    signal.setitimer(signal.ITIMER_REAL, report_after)
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    ours.recv()
+
+
+def test_a_report_in_the_middle_of_the_handling_is_the_one_that_counts():
+    """A worker's pipe breaks before DataLoader hears of its death, from a signal that interrupts any line."""
+
+    def report(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    before = signal.signal(signal.SIGALRM, report)
+    try:
+        with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
+            break_off(report_after=0.05)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "died (DataLoader worker (pid 7) is killed by signal: Killed.);" in str(caught.value)
+
+
+def test_a_break_without_a_report_is_a_lost_worker_too(monkeypatch):
+    monkeypatch.setattr("sima_hf.training.loading.SECONDS_TO_REPORT", 0.01)
+    with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
+        break_off()
+    assert "A process that loads images died (EOFError);" in str(caught.value)
+
+
+def test_another_failure_in_the_middle_of_the_handling_comes_through(monkeypatch):
+    def fail(seconds):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("sima_hf.training.loading.time.sleep", fail)
+    with pytest.raises(RuntimeError, match=r"^something else$"), lost_workers_as_errors(lambda: "Go on."):
+        break_off()
