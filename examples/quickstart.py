@@ -29,6 +29,7 @@ from transformers.trainer_callback import ProgressCallback
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
 from sima_hf.training.data import load_images, stratified_split
+from sima_hf.weights_hash import WEIGHTS_HASH, hash_of
 
 
 # 64 tokens at 64 px. "tokens" keeps the attention's scale, which small data sets need (see attention_gain).
@@ -210,6 +211,7 @@ def run(arguments: QuickstartArguments, training_arguments: TrainingArguments) -
         "train_images": len(train),
         "validation_images": len(validation),
         "parameters": trainer.model.num_parameters(),
+        WEIGHTS_HASH: hash_of(output_dir),
         "train_seconds": trained.metrics["train_runtime"],
         "train_images_per_second": trained.metrics["train_samples_per_second"],
         "inference_images_per_second": inference_speed(trainer.model, test, training_arguments),

@@ -16,6 +16,7 @@ from ..errors import DataError, MissingDependencyError
 from ..figures import pyplot
 from ..places import shown_place, without_folders
 from ..version import __version__
+from ..weights_hash import hash_of
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
 from .data import load_image_data
@@ -112,6 +113,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     if options.revision:
         hub["revision"] = options.revision
     model, folder = load_classifier(options.model_name_or_path, options.weights, DTYPES[options.dtype], **hub)
+    weights_sha256 = hash_of(folder, options.revision)
     if options.backend != "auto":
         _choose_backend(model, options.backend)
     processor = load_processor(processor_source(folder), **hub)
@@ -142,6 +144,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
             "model": shown_place(options.model_name_or_path, here=True),
             "class": type(model).__name__,
             "weights": options.weights or ("raw" if (Path(folder) / "ema").is_dir() else "as saved"),
+            "weights_sha256": weights_sha256,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "data": source,
             "image_size": options.image_size or side_of(processor),

@@ -1,5 +1,6 @@
 """What a finished run leaves for whoever reads its folder: where the model comes from, a card, the code to load it; and the push."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,21 @@ from transformers.utils import logging
 
 from ..errors import PublishError
 from ..places import shown_place
+from ..weights_hash import WEIGHTS_HASH, hash_of
 
 
 logger = logging.get_logger(__name__)
 # What an evaluation left that was made before these weights were.
 _OF_OTHER_WEIGHTS = ("evaluation.json", "confusion.png")
+_RESULTS = "all_results.json"
 
 
 def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step: int) -> bool:
     """Write `sima_provenance.json`, and for a SimA model what `prepare_for_hub` adds; push the folder where `args` ask for it.
 
     Called by one process, when model, image processor and results are in the folder. A model that is trained with softmax, as a
-    baseline or a teacher, gets its provenance alone. An evaluation of the weights that were there before is removed.
+    baseline or a teacher, gets its provenance alone. An evaluation of the weights that were there before is removed, and the
+    results get the hash of the weights they are of.
 
     Args:
         args: `SimATrainingArguments` or `LoopArguments`.
@@ -39,6 +43,7 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
     folder, built, source = Path(args.output_dir), task.built, shown_place(task.data.source, here=True)
     for name in _OF_OTHER_WEIGHTS:
         (folder / name).unlink(missing_ok=True)
+    _name_weights(folder)
     write_provenance(
         folder,
         base_model=built.base_model,
@@ -71,3 +76,13 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
         )
         print(f"{done.url}: published, commit {done.commit}.")
     return True
+
+
+def _name_weights(folder: Path) -> None:
+    """Let the results say which weights they are of."""
+    from ..hub.whole_files import write_whole
+
+    path, found = folder / _RESULTS, hash_of(folder)
+    if found and path.is_file():
+        results = json.loads(path.read_text(encoding="utf-8")) | {WEIGHTS_HASH: found}
+        write_whole(path, (json.dumps(results, indent=4) + "\n").encode())

@@ -14,6 +14,7 @@ from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
 from sima_hf.hub.cards.results import check_measured, read_measured
 from sima_hf.hub.cards.speed import speed_table
+from sima_hf.weights_hash import weights_hash
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "examples/results"
@@ -46,7 +47,7 @@ def test_what_the_evaluation_script_writes_is_read(one, tmp_path):
     found = run_evaluation(EvaluationOptions(model_name_or_path=str(folder), dataset="digits", labels_by_index=True))
     write_report(found, tmp_path)
     measured = read_measured(tmp_path / "evaluation.json")
-    check_measured(measured, one.model)
+    check_measured(measured, one.model, weights_hash(one.weights))
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert measured.figures == {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss")}
     assert (measured.data, measured.split, measured.images) == ("digits", "validation", content["num_images"])
@@ -118,6 +119,22 @@ def test_results_of_the_softmax_model_are_not_those_of_the_swapped_one(tmp_path)
     check_measured(read_measured(path), teacher.model)
     with pytest.raises(PublishError, match="on a ViTForImageClassification, but the folder holds a SimAViTFor"):
         model_card(swapped, None, CardFacts(results=path))
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "all_results.json", "results.json"])
+def test_results_of_other_weights_are_refused(name, one, tmp_path):
+    """Same class, same size, same labels, trained on since: the accuracy is not this model's."""
+    content = {
+        "evaluation.json": {**evaluation(one), "accuracy": 0.9},
+        "all_results.json": {"eval_accuracy": 0.9},
+        "results.json": {"accuracy": 0.9, "test_images": 9, "parameters": one.model.num_parameters(), "data": "x"},
+    }[name]
+    of = content["settings"] if name == "evaluation.json" else content
+    of["weights_sha256"] = weights_hash(one.weights)
+    assert "90.00%" in model_card(one, None, CardFacts(results=write(tmp_path / name, content)))
+    of["weights_sha256"] = "0" * 64
+    with pytest.raises(PublishError, match=r"was measured on other weights than the folder's.*begins with 00000000"):
+        model_card(one, None, CardFacts(results=write(tmp_path / name, content)))
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"accuracy": 0.9', "is not JSON"), ("[]", "is not a file of results")])

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -14,6 +15,7 @@ from sima_hf.hub import write_provenance
 from sima_hf.patching.calibration import CalibrationReport
 from sima_hf.training.checkpoints import remove_run
 from sima_hf.training.publication import finish_folder
+from sima_hf.weights_hash import hash_of
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -44,6 +46,21 @@ def test_a_sima_model_gets_its_card_and_its_code(tmp_path):
     assert facts["training"] == {"num_train_epochs": 3, "learning_rate": 0.1, "images_per_step": 64}
     assert "google/vit-base-patch16-224" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "modeling_sima_vit.py").is_file()
+
+
+def test_the_results_say_which_weights_they_are_of(tmp_path):
+    """So that they are no longer published when other weights have been saved into the folder."""
+    model = sima_hf.patch_model(vit())
+    args, task = finished(tmp_path, model)
+    (tmp_path / "all_results.json").write_text('{"eval_accuracy": 0.5}')
+    finish_folder(args, model, task, 64)
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert results == {"eval_accuracy": 0.5, "weights_sha256": hash_of(tmp_path)}
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(tmp_path)
+    with pytest.raises(PublishError, match=r"all_results\.json was measured on other weights"):
+        sima_hf.prepare_for_hub(tmp_path)
 
 
 def test_a_folder_of_images_is_named_by_its_last_part(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...errors import PublishError
 from ...places import shown_place
+from ...weights_hash import weights_hash
 from ..provenance import read_provenance
 from .facts import CardFacts, training_file
 from .merge import Readme
@@ -61,8 +62,9 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     """
     provenance = read_provenance(facts.provenance) if facts.provenance else {}
     measured = tuple(read_measured(path) for path in facts.results)
+    found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in measured) else None
     for one in measured:
-        check_measured(one, checked.model)
+        check_measured(one, checked.model, found_hash)
     if _measured_other_weights(provenance.get("training", {})):
         measured = tuple(_without_figures(one) if one.kind == TRAINING else one for one in measured)
     theirs, stock = readme.data, is_stock(readme.body)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ...errors import PublishError
 from ...places import shown_place
+from ...weights_hash import WEIGHTS_HASH
 
 
 EVALUATION, TRAINING, QUICKSTART = "evaluation", "training", "quickstart"
@@ -34,6 +35,7 @@ class Measured:
         images: how many were measured.
         conditions: in words, such as "32 px" and the device.
         training: what it says of the training.
+    weights_sha256: `weights_hash` of the weights that were measured; None where the file does not say it.
         versions: package -> version, "revision" being sima_hf's commit.
     """
 
@@ -50,6 +52,7 @@ class Measured:
     parameters: int | None = None
     labels: tuple[str, ...] = ()
     all_labels: bool = False
+    weights_sha256: str | None = None
 
 
 def read_measured(path: str | Path) -> Measured:
@@ -102,11 +105,16 @@ def looks_measured(path: Path) -> bool:
         return True
 
 
-def check_measured(measured: Measured, model: PreTrainedModel) -> None:
+def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: str | None = None) -> None:
     """Make sure that a file of results is about this model.
 
+    Args:
+        measured: what the file says.
+        model: the folder's.
+        weights_sha256: `weights_hash` of the folder's weights.
+
     Raises:
-        PublishError: the file says that it measured another class, another number of parameters, or other labels.
+        PublishError: the file says that it measured another class, another number of parameters, other labels, or other weights.
     """
     remedy = "Measure this model with examples/evaluate_model.py, or leave that file out."
     mine = type(model).__name__
@@ -130,6 +138,11 @@ def check_measured(measured: Measured, model: PreTrainedModel) -> None:
     if foreign:
         raise PublishError(
             f"{measured.path} has the class {foreign[0]!r}, which is none of the {len(names)} that config.json names. {remedy}"
+        )
+    if None not in (weights_sha256, measured.weights_sha256) and measured.weights_sha256 != weights_sha256:
+        raise PublishError(
+            f"{measured.path} was measured on other weights than the folder's: their hash begins with "
+            f"{str(measured.weights_sha256)[:8]}, that of these with {weights_sha256[:8]}. {remedy}"
         )
 
 
@@ -192,6 +205,7 @@ def _evaluation(path: Path, content: dict) -> Measured:
         versions=_versions(content.get("versions")),
         model_class=settings.get("class"),
         parameters=settings.get("parameters"),
+        weights_sha256=settings.get(WEIGHTS_HASH),
         labels=tuple(str(row["label"]) for row in content.get("per_class") or ()),
     )
 
@@ -208,7 +222,7 @@ def _training(path: Path, content: dict) -> Measured:
         elif name in ("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"):
             _check_number(path, name, value, None)
             training[name] = value
-    return Measured(path, TRAINING, figures, training=training)
+    return Measured(path, TRAINING, figures, training=training, weights_sha256=content.get(WEIGHTS_HASH))
 
 
 def _quickstart(path: Path, content: dict) -> Measured:
@@ -227,6 +241,7 @@ def _quickstart(path: Path, content: dict) -> Measured:
         training,
         _versions(content),
         parameters=content["parameters"],
+        weights_sha256=content.get(WEIGHTS_HASH),
         labels=tuple(map(str, content.get("labels", ()))),
         all_labels="labels" in content,
     )
