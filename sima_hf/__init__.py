@@ -1,8 +1,8 @@
 """sima_hf: softmax-free vision transformers (SimA, arXiv 2206.08898) for Hugging Face Transformers."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .lazy import lazy_names
 from .registration import register_lazily
 from .requirements import check_versions
 from .version import __version__
@@ -51,17 +51,7 @@ __all__ = [
 check_versions()
 register_lazily()
 
-
-def __getattr__(name: str):
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_NAMES)}")
-    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig

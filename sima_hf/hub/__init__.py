@@ -1,6 +1,6 @@
 """Publishing: model folders checked, given a card and the code a reader needs, and pushed to the Hub."""
 
-import importlib
+from ..lazy import lazy_names
 
 
 # Public name -> file that defines it, imported at first use.
@@ -21,10 +21,4 @@ _NAMES = {
 
 __all__ = sorted(_NAMES)
 
-
-def __getattr__(name: str):
-    """Imported at first use: checking a folder needs models, the command line's help does not."""
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_NAMES))}")
-    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

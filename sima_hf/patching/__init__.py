@@ -1,6 +1,6 @@
 """The swap: SimA in place of softmax attention, inside vision models that people already have."""
 
-import importlib
+from ..lazy import lazy_names
 
 
 _NAMES = {
@@ -15,10 +15,4 @@ _NAMES = {
 
 __all__ = ["calibrate", "certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
 
-
-def __getattr__(name: str):
-    """Imported at first use: the swap needs Transformers' models, the configs beside it must not."""
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

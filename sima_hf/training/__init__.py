@@ -1,6 +1,6 @@
 """Training: SimA's recipe, data, checkpoints, distillation and metrics, around Transformers' Trainer and Accelerate."""
 
-import importlib
+from ..lazy import lazy_names
 
 
 # Public name -> file that defines it, imported at first use.
@@ -23,10 +23,4 @@ _NAMES = {
 
 __all__ = sorted(_NAMES)
 
-
-def __getattr__(name: str):
-    """Imported at first use: a trainer needs accelerate, a metric evaluate, and neither is needed for the rest."""
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_NAMES))}")
-    value = globals()[name] = getattr(importlib.import_module(_NAMES[name], __name__), name)
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)
