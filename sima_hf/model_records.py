@@ -5,6 +5,7 @@ from pathlib import Path
 
 
 PROVENANCE = "sima_provenance.json"
+MANIFEST = "checkpoint_manifest.json"  # seals a training checkpoint
 # Where it comes from, what was measured of it, and how it was trained.
 RECORDS = (
     PROVENANCE,

@@ -1,16 +1,38 @@
 """A model's folder that appears whole or not at all: written aside, then moved."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .model_records import is_record
+from .model_records import MANIFEST, is_record
 
 
-# Weights of the model that was there before; neither they nor what describes it may lie beside the new one.
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
+# The model that was there before; neither it nor what describes it may lie beside the new one.
+_MODEL = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*",
+    "adapter_config.json",
+    "adapter_model*",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
 _ASIDE = ".incomplete-"
 
 
@@ -23,7 +45,7 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
 
     Raises:
         FileExistsError: it is there and not empty, or not what `overwrite` may replace: a folder with a config.json and no
-            folders in it.
+            folders in it, and no training checkpoint.
         NotADirectoryError: it, or what should be a folder above it, is a file.
         PermissionError: nothing may be written there.
     """
@@ -44,6 +66,11 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
         raise FileExistsError(
             f"{folder} is not empty and holds no model (no config.json), so nothing in it is replaced; name another folder."
         )
+    if (path / MANIFEST).is_file():
+        raise FileExistsError(
+            f"{folder} is a training checkpoint, sealed by its {MANIFEST}; a run could not go on from it if the model in it were "
+            "replaced. Name another folder."
+        )
     inside = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith(_ASIDE))
     if inside:
         raise FileExistsError(
@@ -59,8 +86,8 @@ def whole_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
     A process that is killed leaves what was there before, and a folder `.NAME.incomplete-PID` that may be removed. Where
     `folder` is there and empty, perhaps the current one or another disk, what was written moves into it, from a folder
-    `.incomplete-PID` in it. A model that is replaced goes with its weights, its provenance and what was measured of it (see
-    `sima_hf.model_records`); files that are not of it, such as README.md, are carried over.
+    `.incomplete-PID` in it. A model that is replaced goes with its weights, adapters, code, processors, provenance and
+    what was measured of it (see `sima_hf.model_records`); files that are not of it, such as README.md, are carried over.
 
     Raises:
         OSError: as `check_free`, or the disk is full.
@@ -84,6 +111,25 @@ def whole_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _code_of(path: Path) -> set[str]:
+    """Names of the Python files that hold the code of a model, by its config's `auto_map`, and what they import beside them."""
+    try:
+        auto_map = json.loads((path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
+        places = [place for one in auto_map.values() for place in ([one] if isinstance(one, str) else one) if place]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+    waiting, found = [place.rpartition(".")[0] for place in places if "--" not in place], set()
+    while waiting:
+        file = path / f"{waiting.pop()}.py"
+        if file.name in found or not file.is_file():
+            continue
+        found.add(file.name)
+        waiting += re.findall(
+            r"^from \.(\w+) import", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
+    return found
+
+
 def _is_empty(path: Path) -> bool:
     """Whether nothing is in a folder but what a killed process may have left."""
     return all(one.name.startswith(_ASIDE) for one in path.iterdir())
@@ -91,8 +137,11 @@ def _is_empty(path: Path) -> bool:
 
 def _replace(path: Path, aside: Path) -> None:
     """Put `aside` in the place of the model in `path`."""
+    code = _code_of(path)
     for one in path.iterdir():
-        of_the_old = one.is_dir() or any(one.match(pattern) for pattern in _WEIGHTS) or is_record(one)
+        of_the_old = (
+            one.is_dir() or one.name in code or any(one.match(pattern) for pattern in _MODEL) or is_record(one)
+        )
         if not of_the_old and not (aside / one.name).exists():
             shutil.copy2(one, aside / one.name)
     before = path.with_name(f".{path.name}.before-{os.getpid()}")

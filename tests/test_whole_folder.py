@@ -1,5 +1,6 @@
 """A folder appears whole or not at all, whatever happens to the process that writes it."""
 
+import json
 import os
 
 import pytest
@@ -70,6 +71,40 @@ def test_a_model_is_replaced_and_what_is_not_of_it_stays(tmp_path):
     assert (out / "config.json").read_text() == "new"
     assert (out / "README.md").read_text() == "old"
     assert names(tmp_path) == {"out"}
+
+
+def test_nothing_of_the_old_model_acts_on_the_new_one(tmp_path):
+    """An adapter would be added to its weights, a processor would prepare other images, code would be run."""
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, json.dumps({"auto_map": {"AutoModel": "modeling_x.X", "AutoConfig": "org/other--configuration_x.Y"}}))
+    (out / "modeling_x.py").write_text("from .parts_x import Part\nimport torch\n")
+    (out / "parts_x.py").write_text("")
+    for name in ("adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "tokenizer.json"):
+        (out / name).write_text("old")
+    for name in ("train.py", "configuration_x.py", "LICENSE"):
+        (out / name).write_text("mine")
+    with whole_folder(out, overwrite=True) as aside:
+        fill(aside, "new")
+    assert names(out) == {"config.json", "model.safetensors", "train.py", "configuration_x.py", "LICENSE"}
+
+
+@pytest.mark.parametrize("config", ["", "[]", '{"auto_map": 3}', '{"auto_map": {"AutoModel": [null, "x.Y"]}}'])
+def test_a_config_that_says_nothing_of_code(config, tmp_path):
+    fill(tmp_path, config)
+    (tmp_path / "mine.py").write_text("")
+    with whole_folder(tmp_path, overwrite=True) as aside:
+        fill(aside, "new")
+    assert (tmp_path / "mine.py").is_file()
+
+
+def test_a_training_checkpoint_is_not_replaced(tmp_path):
+    """Its manifest would no longer fit what lies in it, and the run that made it could not go on."""
+    fill(tmp_path, "old")
+    (tmp_path / "checkpoint_manifest.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="is a training checkpoint, sealed by its checkpoint_manifest"):
+        check_free(tmp_path, overwrite=True)
+    assert names(tmp_path) == {"config.json", "model.safetensors", "checkpoint_manifest.json"}
 
 
 def test_what_describes_the_model_that_was_goes_with_it(tmp_path):

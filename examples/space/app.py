@@ -43,7 +43,9 @@ def digits_pair(cache: Path) -> Pair:
 def main() -> None:
     """Parse the command line, load, serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default=os.environ.get("SIMA_SPACE_MODEL"), help="folder or Hub name")
+    parser.add_argument(
+        "model", nargs="?", default=os.environ.get("SIMA_SPACE_MODEL") or None, help="folder or Hub name"
+    )
     parser.add_argument("--calibrate_with", type=Path, metavar="FOLDER", help="images to calibrate the SimA twin with")
     parser.add_argument(
         "--counterpart", metavar="MODEL", help="softmax model to show beside one that is swapped already"

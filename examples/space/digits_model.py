@@ -44,6 +44,7 @@ RECIPE = {
     "label_smoothing": 0.1,
     "seed": 0,
 }
+OURS = {"softmax", "sima", "examples", "results.json"}
 
 
 def default_cache() -> Path:
@@ -60,14 +61,13 @@ def digits_folder(cache: Path, say: Callable[[str], None] = print, recipe: dict 
         recipe: epochs, batch_size, learning_rate, weight_decay, label_smoothing, seed.
 
     Raises:
+        FileExistsError: the folder holds something else, which is left as it is.
         MissingDependencyError: scikit-learn, which has the images, is not installed.
     """
     wanted = {"model": MODEL, "recipe": recipe, "sima_hf": sima_hf.__version__}
-    results = cache / "results.json"
-    if results.is_file():
-        if json.loads(results.read_text(encoding="utf-8"))["made_with"] == wanted:
-            return cache
-        shutil.rmtree(cache)
+    if _made_with(cache) == wanted:
+        return cache
+    _check_ours(cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".incomplete-"))
     try:
@@ -75,12 +75,35 @@ def digits_folder(cache: Path, say: Callable[[str], None] = print, recipe: dict 
             found = _make(unfinished, say, recipe)
         text = json.dumps({"made_with": wanted, **found}, indent=2) + "\n"
         (unfinished / "results.json").write_text(text, encoding="utf-8")
-        if not results.is_file():  # another process may have been quicker
+        if _made_with(cache) != wanted:  # another process may have been quicker
+            _check_ours(cache)
             shutil.rmtree(cache, ignore_errors=True)
             unfinished.rename(cache)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return cache
+
+
+def _made_with(cache: Path) -> dict | None:
+    """What the models in a folder were made with; None if it is none that `digits_folder` made."""
+    try:
+        results = json.loads((cache / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = results.get("made_with") if isinstance(results, dict) else None
+    return found if isinstance(found, dict) and {"model", "recipe", "sima_hf"} <= set(found) else None
+
+
+def _check_ours(cache: Path) -> None:
+    """Only what was made here may be replaced."""
+    if not cache.exists():
+        return
+    inside = {one.name for one in cache.iterdir()} if cache.is_dir() else {cache.name}
+    if inside and (_made_with(cache) is None or inside - OURS):
+        raise FileExistsError(
+            f"{cache} holds something other than the page's digits models, so nothing in it is replaced; name a new or an empty "
+            "folder with --cache."
+        )
 
 
 def light_on_dark(image: Image.Image) -> tuple[Image.Image, str]:

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class Shown:
 def classes_of(pair: Pair, seen: Seen) -> dict[str, float]:
     """Names and probabilities for gr.Label; names that more than one class has get the class's number."""
     names = [str(pair.main.config.id2label.get(index, index)) for index in range(len(seen.probabilities))]
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    twice = {name for name, times in Counter(names).items() if times > 1}
     order = np.argsort(-seen.probabilities)[:TOP_CLASSES]
     return {f"{names[i]} ({i})" if names[i] in twice else names[i]: float(seen.probabilities[i]) for i in order}
 

@@ -1,5 +1,6 @@
 """The options that `sima-hf patch` and `sima-hf calibrate` have in common."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -33,6 +34,8 @@ def calibration_options(folder, images, batch_size, seed, max_unreadable, classi
     from ..swapping import CalibrationOptions
 
     check_device(device)
+    if not math.isfinite(memory_gib):
+        raise ValueError(f"--memory-gib takes a finite number of GiB, but {memory_gib} came.")
     return CalibrationOptions(
         folder, images, batch_size, seed, max_unreadable, classifier, int(memory_gib * 2**30), device
     )

@@ -1,5 +1,6 @@
 """The command `sima-hf` itself: its sub-commands, what every one of them has in common, and how they end."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -78,6 +79,17 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = DEBUG in given or os.environ.get("SIMA_HF_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # what it cannot write is shown as an escape, not an end of the command
+            stream.reconfigure(errors="backslashreplace")
+    if "" in given:
+        typer.echo(
+            "sima-hf: An empty argument came, perhaps from a shell variable that is not set. Give it a value, or leave it out.",
+            err=True,
+        )
+        sys.exit(2)
     try:
         app(args=arguments, prog_name="sima-hf")
     except Exception as error:

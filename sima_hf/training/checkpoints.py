@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CheckpointError, TrainingError
-from ..model_records import PROVENANCE, is_record
+from ..model_records import MANIFEST, PROVENANCE, is_record
 
 
 PREFIX = "checkpoint-"
-MANIFEST = "checkpoint_manifest.json"
 # A folder of either kind is what a killed process left behind: a checkpoint half written, or one half removed.
 _INCOMPLETE, _REMOVED = ".incomplete-", ".removed-"
 

@@ -243,6 +243,20 @@ def test_an_error_of_ours_is_not_hidden(saved, monkeypatch):
         cli.main(["certify", str(saved / "sima")])
 
 
+def test_an_empty_argument_is_no_folder():
+    """`sima-hf certify $MODEL` without the variable would be about the current folder."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["certify", ""])
+    assert ended.value.code == 2
+
+
+def test_what_the_output_cannot_write_is_escaped():
+    """A card in Japanese, piped where the output has a code page."""
+    code = "from sima_hf.cli import root; root.app = lambda **_: print('日本'); root.main([])"
+    found = start(sys.executable, "-c", code, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (found.stdout, found.stderr) == ("\\u65e5\\u672c\n", "")
+
+
 def test_the_installed_command():
     found = start(COMMAND, "convert", "nope.pth", "out")
     assert (found.returncode, found.stdout) == (1, "")

@@ -316,6 +316,45 @@ def test_chart_draws_what_was_measured(space):
     assert "<svg" not in space.chart.chart_html((), "here", "warming up", 0.0)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"mine/weights.bin": "precious", "notes.txt": ""},
+        {"results.json": '{"accuracy": 0.9}'},
+        {"results.json": '{"made_with": {"mod'},
+        {"results.json": '{"made_with": {"model": 1, "recipe": 2, "sima_hf": "0"}}', "notes.txt": "mine"},
+    ],
+    ids=["a model", "other results", "half a file", "something beside"],
+)
+def test_a_folder_of_something_else_is_left_as_it_is(files, space, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(space.digits, "_make", None)
+    with pytest.raises(FileExistsError, match=r"holds something other than .* with --cache"):
+        space.digits.digits_folder(tmp_path, lambda text: None)
+    assert {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.*")} == files
+
+
+def test_digits_of_another_recipe_are_made_anew(space, tmp_path, monkeypatch):
+    cache = tmp_path / "digits"
+    monkeypatch.setattr(space.digits, "_make", lambda folder, say, recipe: {"epochs": recipe["epochs"]})
+    for epochs in (1, 2):
+        recipe = {**space.digits.RECIPE, "epochs": epochs}
+        folder = space.digits.digits_folder(cache, lambda text: None, recipe)
+        assert f'"epochs": {epochs}\n' in (folder / "results.json").read_text()
+
+
+def test_classes_of_the_same_name_get_their_number(space):
+    pytest.importorskip("gradio")
+    import page
+
+    names = {0: "crane", 1: "cat", 2: "crane"}
+    pair = types.SimpleNamespace(main=types.SimpleNamespace(config=types.SimpleNamespace(id2label=names)))
+    seen = types.SimpleNamespace(probabilities=np.array([0.5, 0.3, 0.2]))
+    assert page.classes_of(pair, seen) == {"crane (0)": 0.5, "cat": 0.3, "crane (2)": 0.2}
+
+
 def test_digits_are_made_once_and_whole(space, tmp_path, monkeypatch):
     recipe = {**space.digits.RECIPE, "epochs": 1}
     monkeypatch.setattr(space.digits, "CALIBRATION_IMAGES", 128)
