@@ -134,9 +134,13 @@ def read_provenance(place: str | Path) -> dict[str, Any]:
     path = path / PROVENANCE if path.is_dir() else path
     if not path.is_file():
         return {}
+
+    def refuse(word: str):
+        raise ValueError(f"it holds {word} where a number should be")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except (RecursionError, ValueError) as error:
         raise PublishError(
             f"{path} is not JSON: {error}. Mend it, or remove it if its origin is not known."
         ) from error

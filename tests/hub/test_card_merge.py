@@ -14,6 +14,7 @@ from sima_hf.errors import PublishError
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
 from sima_hf.hub.cards.merge import END, START, merged_data, read_readme
+from sima_hf.hub.cards.model_index import EarlierCard
 from sima_hf.hub.cards.stock import is_push_to_hub_text, is_trainer_text
 
 
@@ -41,6 +42,13 @@ model-index:
 widget:
 - src: image.jpg
 # the end
+---
+"""
+# Its source is no mapping.
+INDEX = """---
+model-index:
+- name: x
+  results: [{{task: {{type: a}}, dataset: {{type: b, name: b}}, metrics: [{metrics}], source: a.org}}]
 ---
 """
 BODY = "# My title\n\nMy words, `code` and | a table |.  \n\n\n* * *\n"
@@ -124,18 +132,16 @@ def test_measurements_are_replaced_and_others_kept(one, facts):
     ]
 
 
-def test_what_an_earlier_card_measured_goes_with_its_file(one, facts, tmp_path):
+@pytest.mark.parametrize("repo", [REPO, None])
+def test_what_an_earlier_card_measured_goes_with_its_file(repo, one, facts, tmp_path):
     """evaluation.json is about other data now; a figure of the old one would have no file."""
-    card = model_card(one, REPO, facts, FRONT)
-    other = CardFacts(
-        results=write(tmp_path / "evaluation.json", evaluation(one, of_data="photos, test split", accuracy=0.125))
-    )
-    for repo in (REPO, None):
-        text = model_card(one, repo, other, model_card(one, repo, facts, FRONT))
-        data = ModelCard(text).data
-        found = [(result.dataset_type, result.metric_value) for result in data.eval_results]
-        assert found == [("digits", 0.4), ("cifar10", 0.3), ("photos", 0.125), ("photos", 0.9944444444444445)]
-        assert "95.83%" not in text
+    card = model_card(one, repo, facts, FRONT)
+    write(tmp_path / "evaluation.json", evaluation(one, of_data="photos, test split", accuracy=0.125))
+    text = model_card(one, repo, facts, card)
+    data = ModelCard(text).data
+    found = [(result.dataset_type, result.metric_value) for result in data.eval_results]
+    assert found == [("digits", 0.4), ("cifar10", 0.3), ("photos", 0.125), ("photos", 0.9944444444444445)]
+    assert "95.83%" not in text
     assert "my model" in card
 
 
@@ -148,14 +154,17 @@ def test_a_source_elsewhere_is_another_measurement():
     ours = {
         "model-index": [{"name": "m", "results": [{**result, "source": {"url": "h/org/m/blob/main/evaluation.json"}}]}]
     }
-    places = ["org/m/blob/main/evaluation.json"]
+    earlier = EarlierCard("", "org/m", frozenset({"evaluation.json"}))
     for url, kept in (
         (None, 1),
         ("h/org/m/blob/main/evaluation.json", 1),
+        ("h/org/m/blob/try%2Fv2/evaluation.json", 1),
+        ("h/org/m/blob/main/by-hand.json", 2),
         ("h/org/other/blob/main/evaluation.json", 2),
+        ("h/myorg/m/blob/main/evaluation.json", 2),
     ):
         theirs = {"model-index": [{"name": "m", "results": [{**result, "source": {"url": url}} if url else result]}]}
-        merged = merged_data(theirs, ours, places)
+        merged = merged_data(theirs, ours, earlier)
         assert len(merged["model-index"][0]["results"]) == kept
 
 
@@ -180,12 +189,47 @@ def test_only_the_block_is_exchanged(one, facts):
         (f"{START}{END}{START}{END}", "has 2 marks"),
         ("---\nmodel-index: good\n---\n", "model-index of README.md should be a list"),
         ("---\nmodel-index:\n- name: x\n  results:\n  - metrics: [{type: a}]\n---\n", "should be a list of models"),
-        ("---\nmodel-index:\n- results: []\n---\n", "is not what the Hub takes"),
+        ("---\nmodel-index:\n- results: []\n---\n", "is not what the Hub takes.*Mend its model-index"),
+        (INDEX.format(metrics="{type: c, value: 1}"), "should be a list of models"),
+        (INDEX.format(metrics=""), "is not what the Hub takes.*Mend its model-index"),
+        ("---\nself: me\n---\n", r"is not what the Hub takes.*Mend it\.$"),
+        ("---\na: b\ndate: 2024-13-45\n---\n", "cannot read, `date` in line 3: month must be in"),
+        ("---\na: 0x_\n---\n", "cannot read, `a` in line 2: invalid literal"),
+        ("---\na: b\non: push\n---\n", r"has True as a name in line 3 \(`on`\)"),
+        ("---\n1: b\n---\n", r"has 1 as a name in line 2 \(`1`\)"),
+        ("---\na: &x {2: b}\n<<: *x\n---\n", "has 2 as a name, as YAML reads it"),
+        ("---\n.nan: b\n---\n", r"has nan as a name in line 2 \(`\.nan`\)"),
     ],
 )
 def test_what_cannot_be_merged_is_a_sentence(existing, words, one, facts):
     with pytest.raises(PublishError, match=words):
         model_card(one, REPO, facts, existing)
+
+
+@pytest.mark.parametrize(
+    "value", ["[{a: b}]", "{vision: yes}", "[[a], [a]]", "5", "[1, true, a, a]", "[sima, accuracy]"]
+)
+def test_lists_of_anything_are_joined(value, one, facts):
+    """The Hub says what it takes; nothing of it is lost or changed here."""
+    names = {
+        "tags": ["sima", "softmax-free", "vision", "image-classification"],
+        "metrics": ["accuracy"],
+        "datasets": [],
+    }
+    existing = "".join(f"{name}: {value}\n" for name in names)
+    card = model_card(one, REPO, facts, f"---\n{existing}---\n")
+    said = yaml.safe_load(value)
+    said = said if isinstance(said, list) else [said]
+    for name, ours in names.items():
+        wanted = [*said, *(word for word in ours if word not in said)] if ours else yaml.safe_load(value)
+        assert repr(read_readme(card).data[name]) == repr(wanted)
+    assert model_card(one, REPO, facts, card) == card
+
+
+@pytest.mark.parametrize("said", ["5", "{a: b}", "[{a: b}]"])
+def test_odd_values_contradict_what_is_given(said, one):
+    with pytest.raises(PublishError, match="'org/c' was given"):
+        model_card(one, REPO, CardFacts(base_model="org/c"), f"---\nbase_model: {said}\n---\n")
 
 
 def test_what_is_given_and_contradicts_the_author_is_not_decided(one):

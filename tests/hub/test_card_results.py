@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from card_models import NAMES, checked, evaluation, native, vit, write
@@ -12,7 +13,7 @@ import sima_hf
 from sima_hf.errors import PublishError
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
-from sima_hf.hub.cards.results import check_measured, read_measured
+from sima_hf.hub.cards.results import Measured, check_measured, read_measured
 from sima_hf.hub.cards.speed import speed_table
 from sima_hf.weights_hash import weights_hash
 
@@ -98,6 +99,14 @@ def test_the_quickstarts_results_are_read(one, tmp_path):
         ({"loss": float("inf")}, "Infinity where a number should be"),
         ({"accuracy": "high"}, "'high' as accuracy"),
         ({"accuracy": True}, "True as accuracy"),
+        ({"num_images": True}, "says that True images were measured"),
+        ({"loss": -1}, "-1 as loss, which cannot be below 0"),
+        ({"loss": 10**400}, "as loss, where a finite number should be"),
+        ({"of_eval_crop_pct": "x"}, "'x' as eval_crop_pct, where a finite number should be"),
+        ({"of_eval_crop_pct": -0.5}, "-0.5 as eval_crop_pct, which cannot be below 0"),
+        ({"not_a_number": "x"}, "'x' as not_a_number, where a whole number from 0 on should be"),
+        ({"left_out": 1.5}, "1.5 as left_out, where a whole number from 0 on should be"),
+        ({"of_parameters": "many"}, "'many' as parameters, where a whole number from 1 on should be"),
         ({"num_images": 0}, "says that 0 images were measured"),
         ({"per_class": [3]}, "is not as the script that wrote it leaves it"),
         ({"of_class": "SimADeiTForImageClassification"}, "was measured on a SimADeiTForImageClassification"),
@@ -145,6 +154,63 @@ def test_no_results_at_all(text, words, one, tmp_path):
         model_card(one, None, CardFacts(results=path))
     with pytest.raises(PublishError, match="There is no file of results"):
         read_measured(tmp_path / "none.json")
+
+
+def test_a_loss_of_ones_own_may_be_negative(tmp_path):
+    """Trainer's results may be of any loss; evaluate_model.py has a cross-entropy."""
+    path = write(tmp_path / "all_results.json", {"eval_loss": -1.5, "train_loss": -2.0, "eval_accuracy": 0.5})
+    assert read_measured(path).figures == {"loss": -1.5, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize("text", ['{"accuracy": ' + "1" * 5000 + "}", "[" * 100_000])
+def test_json_that_python_does_not_read_is_a_sentence(text, tmp_path):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(PublishError, match="is not JSON"):
+        read_measured(tmp_path / "evaluation.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"log_history": [{"learning_rate": "x"}, {"learning_rate": 1}]}, "learning_rate is 'x'"),
+        ({"log_history": [{"learning_rate": float("nan")}]}, "learning_rate is nan"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs is nan"),
+        ({"global_step": "many"}, "global_step is 'many'"),
+        ({"global_step": True}, "global_step is True"),
+        ({"log_history": [5]}, "not the state that Trainer saves"),
+    ],
+)
+def test_a_trainers_state_with_odd_values_is_refused(content, words, one, tmp_path):
+    write(tmp_path / "trainer_state.json", content)
+    with pytest.raises(PublishError, match=words):
+        model_card(one, None, find_facts(tmp_path))
+
+
+def test_what_a_trainers_history_has_besides_is_its_own(one, tmp_path):
+    """A gradient that overflowed is logged as NaN; the card does not say it."""
+    history = [{"learning_rate": 0.5, "grad_norm": float("nan")}, {"eval_loss": 1.0}]
+    write(tmp_path / "trainer_state.json", {"global_step": 3, "log_history": history})
+    card = model_card(one, None, find_facts(tmp_path))
+    assert "| highest learning rate logged | 0.5 |" in card
+    assert "nan" not in card
+
+
+def test_many_classes_are_looked_up_at_once(one):
+    """ImageNet-21k: one look through a list for each of them took seconds."""
+
+    class Name(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+    labels = tuple(Name(f"class {index}") for index in range(2000))
+    config = SimpleNamespace(id2label={index: str(label) for index, label in enumerate(labels)})
+    model = SimpleNamespace(config=config, parameters=lambda: ())
+    check_measured(Measured(Path("evaluation.json"), "evaluation", {}, labels=labels, all_labels=True), model)
+    assert Name.compared <= 2 * len(labels)
 
 
 def test_a_broken_file_in_the_folder_is_not_passed_over(one, tmp_path):

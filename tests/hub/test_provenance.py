@@ -101,6 +101,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     ("content", "words"),
     [
         ('{"base_model": "org/ba', "is not JSON"),
+        ('{"training": {"loss": NaN}}', "is not JSON: it holds NaN where a number should be"),
         ("[1, 2]", "must hold a JSON object, but it holds a list"),
         ('{"base_model": 3}', "should have text as 'base_model', but it has 3"),
         ('{"training": "long"}', "should have an object as 'training'"),

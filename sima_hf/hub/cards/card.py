@@ -13,9 +13,11 @@ from ...errors import PublishError
 from ..provenance import read_provenance
 from .attention import attention_section, softmax_in_sima
 from .facts import CardFacts, card_files, find_facts
+from .figures import METRIC_NAMES
 from .known import GIVEN, Known, gather, is_repo_id
 from .markdown import cell, code, link
-from .merge import METRIC_NAMES, Readme, around_block, front_matter, merged_body, merged_data, read_readme
+from .merge import Readme, around_block, front_matter, merged_body, merged_data, read_readme
+from .model_index import EarlierCard
 from .results import EVALUATION, RESULT_FILES, TRAINING
 from .sections import (
     CITATION,
@@ -57,7 +59,8 @@ def model_card(
         existing: the README that is there, its line endings untouched (read it with `newline=""`). What its author wrote stays:
             front matter wins over what is found, except for measurements, and of the text only the block between the
             marks `<!-- sima_hf:start -->` and `<!-- sima_hf:end -->` is exchanged; without marks it is appended. A text that
-            only Transformers wrote is replaced, where the settings in it are known from a file.
+            only Transformers wrote is replaced, where the settings in it are known from a file. Measurements that the block shows
+            are renewed or go with their file, whatever the repository was called then; others in the model-index stay.
         revision: branch of the repository that the card is for; None for the main one.
 
     Returns:
@@ -75,12 +78,12 @@ def model_card(
     known = gather(checked, facts, said)
     name = repo_id.rpartition("/")[2] if repo_id else checked.path.name
     ours = _front(checked, known, repo_id, name, revision)
-    names = {*RESULT_FILES, *(path.name for path in facts.results)}
-    places = [f"{repo_id or ''}/blob/main/{quote(file)}" for file in sorted(names)]
+    read = frozenset(quote(path.name) for path in facts.results)
+    earlier = EarlierCard(readme.block, _place(repo_id), read | set(RESULT_FILES), read)
     theirs = said.data
     if is_stock(readme.body):  # nobody wrote it, so what is given counts
         theirs = {key: value for key, value in theirs.items() if not getattr(facts, key, None) or key not in GIVEN}
-    data = merged_data(theirs, ours, places, readme.has_block)
+    data = merged_data(theirs, ours, earlier)
     if _replaceable(readme, known):
         readme = Readme(readme.data, readme.front, "", readme.newline)
     title = "" if around_block(readme) else f"# {cell(name)}\n\n"
@@ -159,9 +162,15 @@ def _front(
     return data
 
 
+def _place(repo_id: str | None) -> str | None:
+    """The repository, if it is known: a name alone is a folder's, or is still to get an account's before it."""
+    return repo_id if repo_id and "/" in repo_id else None
+
+
 def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: str) -> list[EvalResult]:
     """Accuracies whose data are known; of two files about the same, the first."""
     found: dict[tuple, EvalResult] = {}
+    place = _place(repo_id)
     for one in known.measured:
         data = (known.facts.evaluated_on if one.kind == EVALUATION else None) or one.data
         data = data or (known.dataset if one.kind == TRAINING else None)
@@ -171,8 +180,8 @@ def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: 
         kind = data if is_repo_id(data) else re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
         for metric, title in METRIC_NAMES.items():
             if metric in one.figures:
-                url = f"{constants.ENDPOINT}/{repo_id}/blob/{quote(revision, safe='')}/{quote(one.path.name)}"
-                url = url if repo_id else None
+                branch = f"{constants.ENDPOINT}/{place}/blob/{quote(revision, safe='')}"
+                url = f"{branch}/{quote(one.path.name)}" if place else None
                 found.setdefault(
                     (kind, split, metric),
                     EvalResult(
@@ -183,7 +192,7 @@ def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: 
                         metric_type="accuracy",
                         metric_name=title,
                         metric_value=one.figures[metric],
-                        source_name=one.path.name if repo_id else None,
+                        source_name=one.path.name if place else None,
                         source_url=url,
                     ),
                 )
@@ -233,7 +242,9 @@ def _check_card(text: str) -> None:
     """Let huggingface_hub read the card, as it does before it uploads one."""
     try:
         ModelCard(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (AttributeError, ValueError, TypeError, yaml.YAMLError) as error:
+        of_index = isinstance(error, AttributeError) or re.search("model_index|eval_results", str(error))
+        what = "its model-index or remove it" if of_index else "it"
         raise PublishError(
-            f"The front matter of README.md is not what the Hub takes: {error}. Mend its model-index or remove it."
+            f"The front matter of README.md is not what the Hub takes: {error}. Mend {what}."
         ) from error

@@ -16,7 +16,7 @@ from ...weights_hash import weights_hash
 from ..provenance import read_provenance
 from .facts import CardFacts, training_file
 from .merge import Readme
-from .results import TRAINING, Measured, check_measured, read_measured
+from .results import TRAINING, Measured, check_measured, is_number, read_measured
 from .stock import is_stock
 
 
@@ -70,7 +70,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     theirs, stock = readme.data, is_stock(readme.body)
     for name in GIVEN:
         given, said = getattr(facts, name), theirs.get(name)
-        alike = [said] if isinstance(said, str) else said or []
+        alike = said if isinstance(said, list) else [said]
         if given and said and not stock and given not in alike and given.lower() not in alike:
             raise PublishError(
                 f"README.md says `{name}: {said}`, but {given!r} was given. Change the README, or do not give it; what its author "
@@ -141,7 +141,10 @@ def _trainer_settings(path: Path | None) -> dict[str, Any]:
         names = ("num_train_epochs", "global_step", "train_batch_size")
         found = {name: content[name] for name in names if content.get(name)}
         rates = [entry["learning_rate"] for entry in content.get("log_history", ()) if "learning_rate" in entry]
-    except (AttributeError, OSError, TypeError, ValueError) as error:
+        for name, value in (*found.items(), *(("learning_rate", rate) for rate in rates)):
+            if not is_number(value):
+                raise ValueError(f"{name} is {value!r}, which is no finite number")
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
         raise PublishError(
             f"{path} is not the state that Trainer saves: {error}. Leave it out, or save it again."
         ) from error

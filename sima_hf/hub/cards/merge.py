@@ -1,7 +1,7 @@
 """A card that is there already and the one that was made: what its author wrote stays, what was measured is brought up to date."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 
 from ...errors import PublishError
+from .model_index import EarlierCard, merged_index
 
 
 START, END = "<!-- sima_hf:start -->", "<!-- sima_hf:end -->"
-
-# Names of the metrics that cards of this package have, by which an entry without a source is known again.
-METRIC_NAMES = {"accuracy": "Top-1 accuracy", "top_5_accuracy": "Top-5 accuracy"}
+# What PyYAML raises, besides its own errors, at a value that looks like a date or a number and is none.
+_NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Readme:
     def has_block(self) -> bool:
         """Whether a block of this package is in it."""
         return START in self.body
+
+    @property
+    def block(self) -> str:
+        """What is between the marks; "" without them."""
+        return self.body.partition(START)[2].partition(END)[0]
 
 
 def read_readme(text: str | None) -> Readme:
@@ -69,7 +74,9 @@ def read_readme(text: str | None) -> Readme:
 
 
 def _mapping(front: str) -> dict[str, Any]:
+    node = None
     try:
+        node = yaml.compose(front, Loader=yaml.SafeLoader)
         data = yaml.safe_load(front)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -78,26 +85,55 @@ def _mapping(front: str) -> dict[str, Any]:
         raise PublishError(
             f"The front matter of README.md is not YAML{where}: {problem}. Mend it; nothing of it is thrown away."
         ) from error
+    except _NO_VALUE as error:
+        raise PublishError(
+            f"The front matter of README.md has a value that YAML cannot read{_where(node)}: {error}. Mend it, or put it in "
+            "quotes if it is a text; nothing of it is thrown away."
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise PublishError(
             f"The front matter of README.md should have lines of `name: value`, but it is a {type(data).__name__}. Mend it."
         )
+    odd = [name for name in data if not isinstance(name, str)]
+    if odd:
+        places = [
+            f" in line {key.start_mark.line + 2} (`{key.value}`)"
+            for key, _ in node.value
+            if _read_as(key) == repr(odd[0])
+        ]
+        raise PublishError(
+            f"The front matter of README.md has {odd[0]!r} as a name{''.join(places[:1])}, as YAML reads it, where text should be. "
+            "Put it in quotes, or remove it; nothing of it is thrown away."
+        )
     return data
 
 
+def _read_as(node: yaml.Node) -> str | None:
+    """What YAML makes of a part of a text; None if it is nothing by itself."""
+    try:
+        return repr(yaml.constructor.SafeConstructor().construct_document(node))
+    except (*_NO_VALUE, yaml.YAMLError):
+        return None
+
+
+def _where(node: yaml.Node | None) -> str:
+    """In words, the first of the top-level entries whose value cannot be read."""
+    entries = node.value if isinstance(node, yaml.MappingNode) else ()
+    marks = [f", `{key.value}` in line {key.start_mark.line + 2}" for key, value in entries if _read_as(value) is None]
+    return "".join(marks[:1])
+
+
 def merged_data(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], places: Iterable[str] = (), renews: bool = False
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], earlier: EarlierCard | None = None
 ) -> dict[str, Any]:
     """Front matter of both: the README's entries win, lists of tags, metrics and data sets are joined, measurements are ours.
 
     Args:
         theirs: what the README has.
         ours: what was made from the facts.
-        places: ends of the addresses that a measurement of this package may name as its source, now or earlier, such as
-            "org/model/blob/main/evaluation.json".
-        renews: whether the README has a block of an earlier time, whose measurements are replaced by these.
+        earlier: what tells those measurements in it that an earlier card of this package made; None if there was none.
 
     Raises:
         PublishError: the README's model-index is not what it should be.
@@ -107,79 +143,21 @@ def merged_data(
         if name == "model-index":
             continue
         if name in ("tags", "metrics", "datasets"):
-            merged[name] = list(dict.fromkeys([*_listed(theirs.get(name)), *value]))
+            said = _listed(theirs.get(name))
+            merged[name] = [*said, *(one for one in value if one not in said)]
         elif merged.get(name) in (None, ""):
             merged[name] = value
     said = theirs.get("base_model")
     if said and said != ours.get("base_model") and "base_model_relation" not in theirs:
         merged.pop("base_model_relation", None)  # it was to another base model than theirs
-    index = _merged_index(theirs.get("model-index"), ours.get("model-index"), tuple(places), renews)
-    if index is not None:
-        merged["model-index"] = index
-    return merged
+    index = merged_index(theirs.get("model-index"), ours.get("model-index"), earlier or EarlierCard())
+    if index is None:
+        return {name: value for name, value in merged.items() if name != "model-index" or value is None}
+    return {**merged, "model-index": index}
 
 
 def _listed(value: Any) -> list:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _merged_index(theirs: Any, ours: list | None, places: tuple[str, ...], renews: bool) -> list | None:
-    """One model-index of two: a measurement of ours takes the place of those it repeats or renews."""
-    if not theirs:
-        return ours if ours else theirs
-    new = ours[0]["results"] if ours else []
-    keys = {_key(result, metric) for result in new for metric in result["metrics"]}
-    index = []
-    try:
-        for model in theirs:
-            results = []
-            for result in model.get("results") or []:
-                source = _source(result)
-                kept = [
-                    metric
-                    for metric in result.get("metrics") or []
-                    if not _replaced(_key(result, metric), metric, source, keys, places, renews)
-                ]
-                if kept:
-                    results.append({**result, "metrics": kept})
-            index.append({**model, "results": results})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise PublishError(
-            "The model-index of README.md should be a list of models with `name` and `results`, each of these with `task`, "
-            f"`dataset` and `metrics`; it is not ({type(error).__name__}: {error}). Mend it or remove it."
-        ) from error
-    if new:
-        named = [model for model in index if model.get("name") == ours[0]["name"]]
-        place = named[0] if named else index[0]
-        place["results"] = [*place["results"], *new]
-    return index
-
-
-def _replaced(key: tuple, metric: Mapping, source: str | None, keys: set, places: tuple, renews: bool) -> bool:
-    """Whether a measurement in the README gives way: to the same one made now, or because an earlier card of ours made it."""
-    if source is None:
-        return key in keys or (renews and metric.get("name") in METRIC_NAMES.values())
-    source = re.sub(r"/blob/.+/(?=[^/]+$)", "/blob/main/", source)  # a branch's card may have been merged into another
-    return source.endswith(places) and (key in keys or metric.get("name") in METRIC_NAMES.values())
-
-
-def _key(result: Mapping, metric: Mapping) -> tuple:
-    """What is measured: task, data and metric; top-1 and top-5 are one type, so the name tells them apart."""
-    data = result["dataset"]
-    name = str(metric.get("name") or "").lower()
-    return (
-        result["task"]["type"],
-        re.sub(r"[^a-z0-9]+", "-", str(data.get("type")).lower()),  # "scikit-learn digits" is scikit-learn-digits
-        *(data.get(part) for part in ("config", "split", "revision")),
-        metric["type"],
-        "5" if "5" in name else "1",
-    )
-
-
-def _source(result: Mapping) -> str | None:
-    """The address that a result was taken from."""
-    url = (result.get("source") or {}).get("url")
-    return None if url is None else str(url)
 
 
 def front_matter(readme: Readme, data: Mapping[str, Any]) -> str:

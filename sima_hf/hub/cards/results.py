@@ -35,8 +35,10 @@ class Measured:
         images: how many were measured.
         conditions: in words, such as "32 px" and the device.
         training: what it says of the training.
-    weights_sha256: `weights_hash` of the weights that were measured; None where the file does not say it.
         versions: package -> version, "revision" being sima_hf's commit.
+        model_class, parameters: of the model that was measured; None where the file does not say it.
+        labels, all_labels: names of its classes, and whether they are all that it has.
+        weights_sha256: `weights_hash` of the weights that were measured; None where the file does not say it.
     """
 
     path: Path
@@ -80,9 +82,15 @@ def read_measured(path: str | Path) -> Measured:
             f"{path} is not as the script that wrote it leaves it ({type(error).__name__}: {error}). Measure again."
         ) from error
     for name, value in measured.figures.items():
-        _check_number(path, name, value, most=1 if "accuracy" in name else None)
-    if measured.images is not None and not (isinstance(measured.images, int) and measured.images > 0):
-        raise PublishError(f"{path} says that {measured.images!r} images were measured; it takes 1 at least.")
+        share = "accuracy" in name
+        # A cross-entropy is never below 0; what a training script of one's own calls its loss may be.
+        least = 0 if share or (name == "loss" and kind == EVALUATION) else None
+        _check_number(path, name, value, least, 1 if share else None)
+    images = measured.images
+    if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
+        raise PublishError(f"{path} says that {images!r} images were measured; it takes 1 at least.")
+    if measured.parameters is not None:
+        _check_count(path, "parameters", measured.parameters, 1)
     return measured
 
 
@@ -129,15 +137,16 @@ def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: s
             f"{remedy}"
         )
     names = [str(name) for name in (getattr(model.config, "id2label", None) or {}).values()]
-    foreign = [label for label in measured.labels if label not in names]
+    known = set(names)
+    foreign = next((label for label in measured.labels if label not in known), None)
     if len(measured.labels) > len(names) or (measured.all_labels and len(measured.labels) != len(names)):
         raise PublishError(
             f"{measured.path} was measured on a model of {len(measured.labels)} labels, but the folder's has {len(names)}. "
             f"{remedy}"
         )
-    if foreign:
+    if foreign is not None:
         raise PublishError(
-            f"{measured.path} has the class {foreign[0]!r}, which is none of the {len(names)} that config.json names. {remedy}"
+            f"{measured.path} has the class {foreign!r}, which is none of the {len(names)} that config.json names. {remedy}"
         )
     if None not in (weights_sha256, measured.weights_sha256) and measured.weights_sha256 != weights_sha256:
         raise PublishError(
@@ -163,17 +172,38 @@ def _json(path: Path) -> Any:
 
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except PublishError:
+        raise
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise PublishError(f"{path} is not JSON: {error}. It may be half written; measure again.") from error
 
 
-def _check_number(path: Path, name: str, value: Any, most: float | None) -> None:
-    """A number that can be: finite, not negative where it is a share or a loss, and a share at most 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+def is_number(value: Any) -> bool:
+    """Whether an entry of a JSON file is a finite number."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return False
+
+
+def _check_number(path: Path, name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
+    """A number that can be: finite, not below `least`, and where `most` is given, a share up to it."""
+    if not is_number(value):
         raise PublishError(f"{path} has {value!r} as {name}, where a finite number should be. Measure again.")
     if most is not None and not 0 <= value <= most:
         percent = " It looks like percent." if 1 < value <= 100 else ""
         raise PublishError(f"{path} has {value!r} as {name}, which should be a share from 0 to 1.{percent}")
+    if least is not None and value < least:
+        raise PublishError(f"{path} has {value!r} as {name}, which cannot be below {least}. Measure again.")
+
+
+def _check_count(path: Path, name: str, value: Any, least: int = 0) -> int:
+    """A whole number of things."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PublishError(
+            f"{path} has {value!r} as {name}, where a whole number from {least} on should be. Measure again."
+        )
+    return value
 
 
 def _evaluation(path: Path, content: dict) -> Measured:
@@ -181,6 +211,8 @@ def _evaluation(path: Path, content: dict) -> Measured:
     data, split = _data_of(settings.get("data"))
     crop = settings.get("eval_crop_pct")
     processes = settings.get("processes", 1)
+    if crop:
+        _check_number(path, "eval_crop_pct", crop, least=0)
     conditions = [
         f"{settings['image_size']} px" if settings.get("image_size") else None,
         f"central crop of {crop:g} of the side" if crop else None,
@@ -192,7 +224,7 @@ def _evaluation(path: Path, content: dict) -> Measured:
     ]
     for name in ("not_a_number", "left_out"):
         if content.get(name):
-            conditions.append(f"{content[name]:,} images {_SPOILT[name]}")
+            conditions.append(f"{_check_count(path, name, content[name]):,} images {_SPOILT[name]}")
     figures = {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss") if content.get(name) is not None}
     return Measured(
         path,
@@ -220,7 +252,7 @@ def _training(path: Path, content: dict) -> Measured:
         if name.startswith("eval_") and not name.startswith("eval_raw_") and not name.endswith(_OF_THE_RUN):
             figures[name.removeprefix("eval_")] = value
         elif name in ("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"):
-            _check_number(path, name, value, None)
+            _check_number(path, name, value)
             training[name] = value
     return Measured(path, TRAINING, figures, training=training, weights_sha256=content.get(WEIGHTS_HASH))
 
@@ -229,7 +261,7 @@ def _quickstart(path: Path, content: dict) -> Measured:
     names = ("epochs", "batch_size", "learning_rate", "seed", "train_images", "validation_images", "train_seconds")
     training = {name: content[name] for name in names if name in content}
     for name, value in training.items():
-        _check_number(path, name, value, None)
+        _check_number(path, name, value)
     return Measured(
         path,
         QUICKSTART,

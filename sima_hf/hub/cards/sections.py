@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 from ...errors import PublishError
 from ...patching.certificate import Certificate
 from ...patching.description import Description
+from ..readers_files import image_processor_file
 from .attention import native_parts
+from .figures import figure_row
 from .markdown import cell, link, table, weights_words
 from .results import EVALUATION, TRAINING, Measured, count_parameters
 
@@ -27,7 +29,6 @@ CITATION = """```bibtex
 }
 ```"""
 
-_FIGURES = {"accuracy": "top-1 accuracy", "top_5_accuracy": "top-5 accuracy", "loss": "loss"}
 _TASK_WORDS = {"image-classification": "An image classifier"}
 _WORDS = {
     "num_train_epochs": "epochs",
@@ -108,10 +109,8 @@ def model_section(
         rows.append(("classes", f"{len(config.id2label):,}", "config.json"))
     if size := _image_size(config):
         rows.append(("image size", f"{size} px", "config.json"))
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            rows += [(*row, name) for row in _preprocessing(folder / name)]
-            break
+    if processor := image_processor_file(folder):
+        rows += [(*row, processor.name) for row in _preprocessing(processor)]
     if license_name:
         rows.append(("licence", cell(license_name), ""))
     if dataset[0]:
@@ -163,12 +162,8 @@ def results_section(measured: Iterable[Measured], training_data: str) -> str:
     for one in measured:
         held_out = one.kind == TRAINING and one.data is None  # an evaluation without a name of its data may be of any
         where = one.data or (training_data if held_out else None)
-        words = [f"{cell(where)}{f', {cell(one.split)}' if one.split else ''}"] if where else []
-        words += ["held-out images of the training run"] if held_out else []
-        words += [f"{one.images:,} images"] if one.images else []
-        for name, value in one.figures.items():
-            shown = f"{value:.2%}" if "accuracy" in name else f"{value:.4f}"
-            rows.append((_FIGURES.get(name, cell(name.replace("_", " "))), shown, "; ".join(words), link(one.path)))
+        of = {"data": where, "split": one.split, "held_out": held_out, "images": one.images}
+        rows += [figure_row(name, value, one.path, **of) for name, value in one.figures.items()]
         if one.conditions and one.figures:
             who = (
                 "The model as saved" if one.kind == EVALUATION and "weights" not in str(one.conditions) else "Measured"
