@@ -53,6 +53,6 @@ def hash_of(name: str | Path, revision: str | None = None) -> str | None:
             return None
         folder = Path(config).parent
     try:
-        return weights_hash(weights_of(folder, read_json(folder / "config.json").get("transformers_weights")))
+        return weights_hash(weights_of(folder, read_json(folder / "config.json").get("transformers_weights")).files)
     except PublishError:  # pickles
         return None

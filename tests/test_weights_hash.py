@@ -87,3 +87,14 @@ def test_the_file_that_the_config_names_is_the_one(tmp_path):
     config = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "other.safetensors"}
     (folder / "config.json").write_text(json.dumps(config))
     assert hash_of(folder) == before
+
+
+def test_the_index_that_the_config_names_is_the_one(tmp_path):
+    folder = saved(tmp_path / "model", max_shard_size="5KB")
+    before = hash_of(folder)
+    (folder / "model.safetensors.index.json").rename(folder / "other.safetensors.index.json")
+    config = json.loads((folder / "config.json").read_text()) | {
+        "transformers_weights": "other.safetensors.index.json"
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    assert hash_of(folder) == before

@@ -25,7 +25,9 @@ def push(
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Of a repository that is new.", show_default=False)
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, made if it is not there; main by default.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, made if it is not there, or refs/pr/N; main by default.")
+    ] = None,
     commit_message: Annotated[str | None, typer.Option(help="Of the one commit that holds it all.")] = None,
     token: Annotated[
         str | None,
@@ -47,7 +49,8 @@ def push(
 ) -> None:
     """Publish a model on the Hub, in one commit: safetensors, config, image processor, model card, and the code a reader needs.
 
-    It is checked first: complete, weights that fit, no pickles, and no softmax where SimA should be.
+    It is checked first: complete, weights that fit, no pickles, and no softmax where SimA should be. What the repository has of an
+    earlier model (weights, adapters, processors, sima_hf's code) is taken out in the same commit; its other files stay.
     """
     with stdout_kept_clean():
         from ..hub import find_facts, plan_push
@@ -83,4 +86,5 @@ def push(
         "plan": done.plan.to_dict(),
     }
     what = f"{len(done.plan.files)} files" if done.changed else "nothing new, all of it was there already"
-    emit(facts, f"{done.repo_id}: {what}, commit {done.commit}\n{done.url}", as_json)
+    removed = [f"Removed {name}: {reason}" for name, reason in (done.plan.removed or {}).items()]
+    emit(facts, "\n".join([f"{done.repo_id}: {what}, commit {done.commit}", done.url, *removed]), as_json)

@@ -14,6 +14,7 @@ from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
 from ..patching.load import check_entries, saved_class
 from ..training import checkpoints
+from .readers_files import check_readers_files
 from .weights_check import check_adapter, check_finite, check_loading, check_pickles, read_json, weights_of
 
 
@@ -33,6 +34,7 @@ class CheckedFolder:
         certificate: what one forward ran.
         description: what was swapped; empty for a native SimA model, which is SimA as a whole.
         weights: the safetensors files that the model loads from.
+        index: the file that says which of them has which weight; None where the model is read from one file without it.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class CheckedFolder:
     certificate: Certificate
     description: Description
     weights: tuple[Path, ...]
+    index: Path | None = None
 
 
 def check_folder(folder: str | Path, certificate: Certificate | None = None) -> CheckedFolder:
@@ -55,7 +58,8 @@ def check_folder(folder: str | Path, certificate: Certificate | None = None) -> 
 
     Raises:
         PublishError: it cannot, with the reason: no model folder, half-written, pickles, weights that are missing, damaged or
-            of another model, softmax where SimA should be, or a forward that could not be tried.
+            of another model, a processor or tokenizer that does not load, softmax where SimA should be, or a forward that could not
+            be tried.
     """
     folder = Path(folder).resolve()
     _check_place(folder)
@@ -64,12 +68,13 @@ def check_folder(folder: str | Path, certificate: Certificate | None = None) -> 
     check_pickles(folder)
     weights = weights_of(folder, content.get("transformers_weights"))
     cls, config = _class_and_config(folder, content.get("model_type"))
+    check_readers_files(folder, config)
     model = _load(folder, cls, config)
     check_finite(folder, model)
     description = describe(model)
     certificate = _certified(folder, model, description, certificate)
     _check_sima(folder, model, description, certificate)
-    return CheckedFolder(folder, model.config, model, certificate, description, weights)
+    return CheckedFolder(folder, model.config, model, certificate, description, weights.files, weights.index)
 
 
 def _check_place(folder: Path) -> None:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import PublishError
+from .tokens import without_tokens
 
 
 _AGAIN = "Run the same command again"
@@ -33,11 +34,12 @@ _TROUBLE = f"The Hub has trouble of its own ({{status}}) and took nothing for {{
 
 
 @contextlib.contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
+def hub_errors(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     """Turn errors of huggingface_hub within the block into sentences.
 
     Args:
         repo_id: what the block writes to.
+        token: what it writes with, which no sentence repeats.
 
     Raises:
         PublishError: in place of any error of the Hub or the connection, which stays its cause.
@@ -53,7 +55,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             raise  # a mistake of ours, not the Hub's
         # An answer says more than what the client made of it.
         first = next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0] if raised else error)
-        raise PublishError(_sentence(error if told else first, repo_id)) from error
+        raise PublishError(_sentence(error if told else first, repo_id, token)) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -65,27 +67,27 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _sentence(error: BaseException, repo_id: str) -> str:
+def _sentence(error: BaseException, repo_id: str, token: str | bool | None) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return f"There is no token to push to {repo_id} with. {_TOKEN}"
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo_id}. Unset it, or look at the plan with a dry run."
     if isinstance(error, HfHubHTTPError):
-        return _answered(error, repo_id)
+        return _answered(error, repo_id, token)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} could not be read ({error.strerror}), so nothing was pushed to {repo_id}."
     if isinstance(error, (HTTPError, OSError)):
         return (
-            f"The connection to the Hub was lost or not made ({_line(error)}). A push is one commit, so {repo_id} has "
+            f"The connection to the Hub was lost or not made ({_line(error, token)}). A push is one commit, so {repo_id} has "
             f"all of it or nothing of it. {_AGAIN}; files that have arrived are not sent a second time."
         )
-    return f"The push to {repo_id} did not succeed: {_line(error)}. The repository is as it was."
+    return f"The push to {repo_id} did not succeed: {_line(error, token)}. The repository is as it was."
 
 
-def _answered(error: HfHubHTTPError, repo_id: str) -> str:
+def _answered(error: HfHubHTTPError, repo_id: str, token: str | bool | None) -> str:
     """What an answer with an error's status means."""
     status = error.response.status_code
-    said = (error.server_message or "").strip().rstrip(".")
+    said = without_tokens(error.server_message or "", token).strip().rstrip(".")
     words = {
         "repo": repo_id,
         "server": f' (it says: "{said}")' if said else "",
@@ -99,6 +101,6 @@ def _wait(seconds: str | None) -> str:
     return f" It says to wait {seconds} seconds." if seconds and seconds.isdigit() and int(seconds) else ""
 
 
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def _line(error: BaseException, token: str | bool | None) -> str:
+    text = " ".join(without_tokens(str(error), token).split())
     return text[:_LONGEST].rstrip(".") or type(error).__name__

@@ -3,14 +3,15 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from ..errors import PublishError
 from ..places import is_place, shown_place, stays_in, without_places
-from .weights_check import INDEX, TRAINING_STATE, matches
+from .pictures import PICTURES, shown_pictures
+from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
 
 
 README = "README.md"
@@ -39,7 +40,9 @@ WANTED = (
     "notice",
     "notice.txt",
 )
-_PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.svg")
+SETTINGS = ("*_config.json",)  # those of them that say how a processor, a tokenizer or generation is set up
+# How entries of such files, and of config.json, end that name where on somebody's disk something was loaded from.
+_PATH_ENTRIES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file")
 # The first row that fits says why a file is left behind.
 _REASONS = (
     (TRAINING_STATE, "a training's state, which only its own script reads"),
@@ -49,12 +52,11 @@ _REASONS = (
     ),
     (("*.safetensors", "*.index.json"), "not what the model loads its weights from"),
     (("*.py",), "not the code that a reader needs, which is made anew from the package"),
-    (_PICTURES, "a picture that the README does not show"),
+    (PICTURES, "a picture that the README does not show"),
     (("*.csv", "*results*.json", "evaluation*.json"), "results that the card does not name"),
     ((".*",), "hidden"),
 )
 _OTHERWISE = "not among the files that a reader of the model needs"
-_SHOWN = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*\ssrc=[\"']([^\"']+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,31 @@ class PlannedFile:
         return cls.of(path)
 
     @classmethod
+    def settings(cls, path: Path, folder: Path) -> "PlannedFile":
+        """A file of settings that readers need: as it is or, where entries of it name places on this disk, without these entries.
+
+        Raises:
+            PublishError: as `inside`, or it is no JSON.
+        """
+        check_inside(path, folder)
+        content = read_json(path)
+        shown = without_paths(content)
+        if shown == content:
+            return cls.of(path)
+        return cls.changed(path, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def changed(cls, path: Path, text: str) -> "PlannedFile":
+        """A file of the disk that is published with another text than it has there."""
+        content = text.encode()
+        return cls(path.name, len(content), path.absolute(), content)
+
+    @classmethod
     def shown(cls, path: Path) -> "PlannedFile":
         """JSON or a CSV that the card names: as it is or, where it has places on this disk, with their last part."""
         text = path.read_bytes().decode("utf-8")
         shown = _shown_csv(text) if path.suffix == ".csv" else _shown_json(text)
-        return cls.of(path) if shown is None else cls(path.name, len(shown), path.absolute(), shown)
+        return cls.of(path) if shown is None else cls.changed(path, shown)
 
     @classmethod
     def made(cls, name: str, text: str) -> "PlannedFile":
@@ -115,30 +137,39 @@ def check_inside(path: Path, folder: Path) -> None:
         )
 
 
-def _shown_json(text: str) -> bytes | None:
+def without_paths(content: Any) -> Any:
+    """Settings without the entries that say where on somebody's disk a model or a tokenizer was loaded from."""
+    if isinstance(content, dict):
+        return {name: without_paths(value) for name, value in content.items() if not _is_path(name, value)}
+    return [without_paths(value) for value in content] if isinstance(content, list) else content
+
+
+def _is_path(name: str, value: Any) -> bool:
+    return isinstance(value, str) and name.endswith(_PATH_ENTRIES) and is_place(value)
+
+
+def _shown_json(text: str) -> str | None:
     content = json.loads(text)
     shown = without_places(content)
-    return None if shown == content else (json.dumps(shown, indent=1) + "\n").encode()
+    return None if shown == content else json.dumps(shown, indent=1) + "\n"
 
 
-def _shown_csv(text: str) -> bytes | None:
+def _shown_csv(text: str) -> str | None:
     rows = list(csv.reader(io.StringIO(text, newline="")))
     shown = [[shown_place(one) if is_place(one) else one for one in row] for row in rows]
     if shown == rows:
         return None
     file = io.StringIO(newline="")
     csv.writer(file, lineterminator="\n").writerows(shown)
-    return file.getvalue().encode()
+    return file.getvalue()
 
 
 def pictures_in(folder: Path, text: str) -> list[PlannedFile]:
     """The pictures of a folder that a README shows by their path in it; addresses elsewhere and links that lead out are none of its."""
     found: dict[str, PlannedFile] = {}
-    for match in _SHOWN.finditer(text):
-        name = PurePosixPath(match[1] or match[2])
+    for name in shown_pictures(text):
         path = folder / name
-        inside = not name.is_absolute() and ".." not in name.parts
-        if inside and matches(name.name, _PICTURES) and path.is_file() and stays_in(path, folder):
+        if matches(name.name, PICTURES) and path.is_file() and stays_in(path, folder):
             found[str(name)] = PlannedFile.of(path, str(name))
     return list(found.values())
 
@@ -147,25 +178,23 @@ def others_in(folder: Path) -> list[PlannedFile]:
     """What a reader needs besides weights, config, code and card: image processor, tokenizer, licence.
 
     Raises:
-        PublishError: one of them is a link that leads out of the folder; see `check_inside`.
+        PublishError: one of them is a link that leads out of the folder, see `check_inside`; or settings that are no JSON.
     """
     return [
-        PlannedFile.inside(path, folder)
+        (PlannedFile.settings if matches(path.name, SETTINGS) else PlannedFile.inside)(path, folder)
         for path in sorted(folder.iterdir())
         if path.is_file() and matches(path.name, WANTED)
     ]
 
 
-def weights_in(weights: Iterable[Path]) -> list[PlannedFile]:
-    """Weights and, if there are several files of them, their index.
+def weights_in(weights: WeightFiles) -> list[PlannedFile]:
+    """Weights and the index that they are read by, if there is one.
 
     Raises:
         PublishError: one of them is a link that leads out of the folder; see `check_inside`.
     """
-    weights = list(weights)
-    index = weights[0].with_name(INDEX)
-    files = (*weights, *([index] if len(weights) > 1 else []))
-    return [PlannedFile.inside(path, index.parent) for path in files]
+    files = (*weights.files, *([weights.index] if weights.index else []))
+    return [PlannedFile.inside(path, path.parent) for path in files]
 
 
 def left_in(folder: Path, published: Iterable[str], reasons: Mapping[str, str] | None = None) -> dict[str, str]:

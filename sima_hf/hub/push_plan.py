@@ -13,13 +13,24 @@ from .cards.facts import CardFacts, card_files, find_facts, left_facts
 from .cards.versions import readme_to_merge, with_note
 from .folder import CONFIG, CheckedFolder
 from .published_code import auto_map, remote_code
-from .published_files import README, PlannedFile, check_inside, left_in, others_in, pictures_in, weights_in
-from .weights_check import read_json
+from .published_files import (
+    README,
+    PlannedFile,
+    check_inside,
+    left_in,
+    others_in,
+    pictures_in,
+    weights_in,
+    without_paths,
+)
+from .removed_files import IN_WORDS, RepositoryFiles, removed_files
+from .revisions import is_pull_request
+from .weights_check import WeightFiles, read_json
 
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would do; printing it gives the files, what stays behind, and the card.
+    """What a push would do; printing it gives the files, what stays behind, what of the repository goes, and the card.
 
     Attributes:
         repo_id: "organization/name", or a name in the user's own account.
@@ -29,6 +40,8 @@ class PushPlan:
         revision: branch; None for the main one.
         private: whether a repository that is made is to be private; None leaves that to the account's settings.
         commit_message: first line of the commit's message.
+        removed: what the repository has of an earlier model and readers would load in place of this one or with it, which the same
+            commit takes out -> why; None where nobody asked what the repository has, as in a dry run.
     """
 
     repo_id: str
@@ -38,6 +51,7 @@ class PushPlan:
     revision: str | None
     private: bool | None
     commit_message: str
+    removed: dict[str, str] | None = None
 
     @property
     def size(self) -> int:
@@ -55,6 +69,7 @@ class PushPlan:
             "bytes": self.size,
             "files": files,
             "left": dict(self.left),
+            "removed": None if self.removed is None else dict(self.removed),
             "card": self.card,
         }
 
@@ -64,14 +79,23 @@ class PushPlan:
         lines = [
             f"{self.repo_id}{branch}{seen}: {len(self.files)} files, {human_size(self.size)}; {self.commit_message}"
         ]
-        width = max(len(name) for name in (*(file.name for file in self.files), *self.left))
+        removed = self.removed or {}
+        width = max(len(name) for name in (*(file.name for file in self.files), *self.left, *removed))
         for file in self.files:
             note = "  made by the push" if file.source is None else ""
-            note = "  folders named by their last part" if file.source and file.content is not None else note
+            note = "  without folders of this machine" if file.source and file.content is not None else note
             lines.append(f"  {file.name:<{width}}  {human_size(file.size):>9}{note}")
         if self.left:
-            lines += ["Left behind:", *(f"  {name:<{width}}  {reason}" for name, reason in self.left.items())]
+            lines += ["Left behind:", *_noted(self.left, width)]
+        if self.removed is None:
+            lines.append(f"What {self.repo_id} has already was not looked at; {IN_WORDS} would be removed from it.")
+        elif removed:
+            lines += ["Removed from the repository:", *_noted(removed, width)]
         return "\n".join([*lines, f"{README}:", "", self.card])
+
+
+def _noted(reasons: dict[str, str], width: int) -> list[str]:
+    return [f"  {name:<{width}}  {reason}" for name, reason in reasons.items()]
 
 
 def read_text(path: Path) -> str:
@@ -98,7 +122,7 @@ def human_size(size: int) -> str:
 
 @dataclass
 class Publication:
-    """A checked folder and what its user wants of the push; the plan of it depends on the README that the repository has.
+    """A checked folder and what its user wants of the push; the plan of it depends on what the repository has.
 
     Attributes:
         checked: the folder.
@@ -117,8 +141,13 @@ class Publication:
         """The code that a reader needs, by file."""
         return remote_code(self.checked.config)
 
-    def plan(self, repo_id: str, existing: str | None = None) -> PushPlan:
-        """What a push would do where `existing` is the repository's README; None if it has none.
+    def plan(self, repo_id: str, existing: str | None = None, there: RepositoryFiles | None = None) -> PushPlan:
+        """What a push would do.
+
+        Args:
+            repo_id: where it would go.
+            existing: README of the repository; None if it has none.
+            there: all files of the repository; None if nobody has looked.
 
         Raises:
             PublishError: the card cannot be written from these facts, or merged with the README that is there, or a file that
@@ -130,14 +159,13 @@ class Publication:
         facts = find_facts(folder) if self.facts is None else self.facts
         local = read_text(folder / README) if (folder / README).is_file() else None
         merged = readme_to_merge(local, existing, repo_id)
-        card, alone = (
-            model_card(checked, repo_id, facts, readme, revision=self.revision) for readme in (merged, local)
-        )
+        branch = None if is_pull_request(self.revision) else self.revision  # it is meant for the main branch
+        card, alone = (model_card(checked, repo_id, facts, readme, revision=branch) for readme in (merged, local))
         card = with_note(card, alone, local)
         files = [
             _config(checked),
             *(PlannedFile.made(name, text) for name, text in self.code.items()),
-            *weights_in(checked.weights),
+            *weights_in(WeightFiles(checked.weights, checked.index)),
             *others_in(folder),
             *map(PlannedFile.shown, card_files(facts)),
             *pictures_in(folder, card),
@@ -153,6 +181,7 @@ class Publication:
             private=self.private,
             commit_message=self.commit_message
             or f"{type(checked.model).__name__}, published with sima_hf {__version__}",
+            removed=None if there is None else removed_files(there, by_name),
         )
 
 
@@ -169,10 +198,12 @@ def _by_name(files: list[PlannedFile]) -> dict[str, PlannedFile]:
 
 
 def _config(checked: CheckedFolder) -> PlannedFile:
-    """config.json with the places of the code in it, and otherwise as it is."""
+    """config.json with the places of the code in it and without those on somebody's disk, and otherwise as it is."""
     path = checked.path / CONFIG
     content = read_json(path)
-    wanted = auto_map(checked.config)
-    if content.get("auto_map") == wanted:
-        return PlannedFile.of(path)
-    return PlannedFile.made(CONFIG, json.dumps({**content, "auto_map": wanted}, indent=2, sort_keys=True) + "\n")
+    wanted = {**without_paths(content), "auto_map": auto_map(checked.config)}
+    return (
+        PlannedFile.of(path)
+        if content == wanted
+        else PlannedFile.made(CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+    )

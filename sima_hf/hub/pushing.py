@@ -1,17 +1,22 @@
 """Publish a model's folder on the Hub: first a plan that can be read, then one commit that has all of it or nothing."""
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import PublishError
 from ..patching.certificate import Certificate
 from ..version import __version__
 from .cards.facts import CardFacts
-from .folder import check_folder
+from .folder import CONFIG, check_folder
 from .hub_errors import hub_errors
 from .published_files import README
 from .push_plan import Publication, PushPlan, read_text
+from .removed_files import RepositoryFiles
+from .revisions import check_revision, is_pull_request
+from .tokens import checked_token
 from .weights_check import some
 
 
@@ -48,13 +53,15 @@ def plan_push(
 ) -> PushPlan:
     """Check a folder and say what a push of it would publish. Touches nothing and uses no network.
 
+    What the repository holds is therefore not known, nor what of it the push would take out; see `PushPlan.removed`.
+
     Args:
         folder: of a SimA model, as `save_pretrained` writes it.
         repo_id: "organization/name".
         private: as for `push`, as are `revision` and `commit_message`.
         revision: shown in the plan; the card's examples load it.
         commit_message: shown in the plan.
-        token: taken so that the arguments of `push` fit; nobody is asked, so it is not used.
+        token: taken so that the arguments of `push` fit; nobody is asked, so it is only seen to be one.
         facts: what the card is written from; by default what the folder's own files say, see `find_facts`.
         existing_card: README of the repository, if there is one; the card is merged with it, or with the folder's own.
         certificate: see `check_folder`.
@@ -63,9 +70,11 @@ def plan_push(
         The plan; printing it shows all of it.
 
     Raises:
-        PublishError: the folder cannot be published, or the name is none that the Hub takes; with the reason.
+        PublishError: the folder cannot be published, or a name or the token is none that the Hub takes; with the reason.
     """
     _check_names(repo_id, revision, commit_message)
+    if isinstance(token, str):
+        checked_token(token)
     checked = check_folder(folder, certificate)
     return Publication(checked, private, revision, commit_message, facts).plan(repo_id, existing_card)
 
@@ -84,6 +93,9 @@ def push(
 ) -> PushResult:
     """Publish a folder in one commit; the repository and its branch are made if need be, and its other files stay.
 
+    What readers would load in place of this model or with it does not stay: weights, adapters, processors and sima_hf's own code of
+    an earlier model are taken out in the same commit, see `PushPlan.removed`.
+
     An interrupted push leaves the files of the repository as they were. The next one sends only what has not arrived.
 
     Args:
@@ -92,7 +104,7 @@ def push(
         dry_run: stop after the plan; no network is used.
         private: whether a repository that is made is private; None leaves it to the account. One that is public is refused if
             private was asked for.
-        revision: branch to push to; made from the main one if it does not exist.
+        revision: branch to push to, made from the main one if it does not exist; or refs/pr/N, a pull request that is open.
         commit_message: by default it names the model's class and the version of sima_hf.
         token: of the Hub; by default the one that `hf auth login` keeps, or HF_TOKEN.
         facts: as for `plan_push`.
@@ -105,6 +117,8 @@ def push(
         PublishError: the folder cannot be published, or the Hub did not take it; with the reason, and what to do.
     """
     _check_names(repo_id, revision, commit_message)
+    if not dry_run or isinstance(token, str):
+        token = checked_token(token)
     publication = Publication(check_folder(folder, certificate), private, revision, commit_message, facts)
     plan = publication.plan(repo_id)
     if dry_run:
@@ -112,8 +126,8 @@ def push(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="sima_hf", library_version=__version__)
-    with hub_errors(repo_id):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with hub_errors(repo_id, token):
+        repo_id = _repository(api, repo_id, private, revision)
         main = api.repo_info(repo_id)
         if private and not main.private:
             raise PublishError(
@@ -121,10 +135,11 @@ def push(
                 "settings, or name another."
             )
         new = _is_new(api, repo_id, revision)
-        start = main.sha if new or revision is None else api.repo_info(repo_id, revision=revision).sha
-        plan = publication.plan(repo_id, _readme_of(api, repo_id, start))
+        start = main.sha if new or revision is None else _commit_of(api, repo_id, revision)
+        there = _files_of(api, repo_id, start)
+        plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there)
         commit = _commit(api, plan, start, new)
-    place = f"/tree/{revision}" if revision else ""
+    place = f"/tree/{quote(revision, safe='')}" if revision else ""
     return PushResult(repo_id, commit, f"{api.endpoint}/{repo_id}{place}", plan, commit != start)
 
 
@@ -136,15 +151,21 @@ def _check_names(repo_id: str, revision: str | None, commit_message: str | None)
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise PublishError(f"{repo_id!r} is no name for a repository on the Hub: {error}") from error
-    if revision is not None and not revision.strip():
-        raise PublishError("The revision to push to is empty; name a branch, or leave it out for the main one.")
+    check_revision(revision)
     if commit_message is not None and not commit_message.strip():
         raise PublishError("The commit message is empty; write one, or leave it out for one that names the model.")
 
 
+def _repository(api, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """The repository's full name; it is made if need be, but not for a pull request, which may be to somebody else's."""
+    if not is_pull_request(revision):
+        return api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+
+
 def _is_new(api, repo_id: str, revision: str | None) -> bool:
     """Whether a branch has to be made."""
-    if revision is None:
+    if revision is None or is_pull_request(revision):
         return False
     refs = api.list_repo_refs(repo_id)
     if revision in {tag.name for tag in refs.tags}:
@@ -152,13 +173,41 @@ def _is_new(api, repo_id: str, revision: str | None) -> bool:
     return revision not in {branch.name for branch in refs.branches}
 
 
-def _readme_of(api, repo_id: str, revision: str | None) -> str | None:
-    """The README at a commit of the repository; None where there is none."""
+def _commit_of(api, repo_id: str, revision: str) -> str | None:
+    """The commit that a branch or a pull request is at."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return api.repo_info(repo_id, revision=revision).sha
+    except RevisionNotFoundError as error:
+        if not is_pull_request(revision):
+            raise
+        raise PublishError(
+            f"There is no pull request {revision} in {repo_id}. Nothing was pushed. Open one on its page, under Community, or name a "
+            "branch."
+        ) from error
+
+
+def _files_of(api, repo_id: str, commit: str | None) -> RepositoryFiles:
+    """What a repository holds at a commit."""
+    there = RepositoryFiles(frozenset(api.list_repo_files(repo_id, revision=commit)), {})
+    if CONFIG not in there.names or not there.may_have_code():
+        return there
+    try:
+        content = json.loads(_text_of(api, repo_id, CONFIG, commit) or "{}")
+    except (ValueError, PublishError):  # nobody can load by it
+        return there
+    found = content.get("auto_map") if isinstance(content, dict) else None
+    return RepositoryFiles(there.names, found if isinstance(found, dict) else {})
+
+
+def _text_of(api, repo_id: str, name: str, commit: str | None) -> str | None:
+    """A file at a commit of the repository; None where there is none."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with tempfile.TemporaryDirectory() as cache:
         try:
-            path = api.hf_hub_download(repo_id, README, revision=revision, cache_dir=cache)
+            path = api.hf_hub_download(repo_id, name, revision=commit, cache_dir=cache)
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):  # the Hub did not answer, so there may be one
                 raise
@@ -167,7 +216,7 @@ def _readme_of(api, repo_id: str, revision: str | None) -> str | None:
 
 
 def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:
-    """Send the files, then make the branch if it is new, then the one commit; returns its SHA.
+    """Send the files, then make the branch if it is new, then the one commit, which also takes files out; returns its SHA.
 
     Args:
         api: the `HfApi` to ask.
@@ -175,7 +224,7 @@ def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:
         start: commit that the branch, or the main one for a new branch, is at. If it has moved meanwhile, the Hub refuses.
         new_branch: whether `plan.revision` does not exist.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     additions = [
         CommitOperationAdd(file.name, str(file.source) if file.content is None else file.content)
@@ -191,7 +240,12 @@ def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:
     # A branch that was made stays where the commit fails: with a lost answer, nobody here knows that it did.
     if new_branch:
         api.create_branch(plan.repo_id, branch=plan.revision, revision=start)
+    removals = [CommitOperationDelete(name, is_folder=False) for name in plan.removed or ()]
     info = api.create_commit(
-        plan.repo_id, additions, commit_message=plan.commit_message, revision=plan.revision, parent_commit=start
+        plan.repo_id,
+        [*additions, *removals],
+        commit_message=plan.commit_message,
+        revision=plan.revision,
+        parent_commit=start,  # what is taken out is what was there then
     )
     return info.oid

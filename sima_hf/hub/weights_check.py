@@ -3,6 +3,7 @@
 import fnmatch
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ TRAINING_STATE = (
 )
 _LFS_POINTER = b"version https://git-lfs"
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that a model's weights are read from.
+
+    Attributes:
+        files: safetensors.
+        index: what says which of them has which weight; None for a single file that is read without one.
+    """
+
+    files: tuple[Path, ...]
+    index: Path | None = None
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -82,7 +96,7 @@ def check_adapter(folder: Path) -> None:
         )
 
 
-def weights_of(folder: Path, named: str | None = None) -> tuple[Path, ...]:
+def weights_of(folder: Path, named: str | None = None) -> WeightFiles:
     """The files that `from_pretrained` reads the weights of a folder from, each one opened and found whole.
 
     Args:
@@ -100,7 +114,7 @@ def weights_of(folder: Path, named: str | None = None) -> tuple[Path, ...]:
         )
     if not named.endswith(".json"):
         keys_in(folder / named)
-        return (folder / named,)
+        return WeightFiles((folder / named,))
     shards = _read_index(folder / named)
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
@@ -115,7 +129,7 @@ def weights_of(folder: Path, named: str | None = None) -> tuple[Path, ...]:
                 f"{folder / name} is of another save than {named}, which expects other weights in it "
                 f"({some(there ^ keys)}). Save the model anew into an empty folder."
             )
-    return tuple(folder / name for name in shards)
+    return WeightFiles(tuple(folder / name for name in shards), folder / named)
 
 
 def read_json(path: Path) -> dict:
@@ -124,15 +138,24 @@ def read_json(path: Path) -> dict:
     Raises:
         PublishError: it is no JSON, or no mapping.
     """
+    content = parse_json(path)
+    if not isinstance(content, dict):
+        raise PublishError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
+    return content
+
+
+def parse_json(path: Path) -> Any:
+    """What a file of JSON of any kind holds.
+
+    Raises:
+        PublishError: it is none.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PublishError(
             f"{path} cannot be read as JSON ({error}); it may have been written by half. Save the model anew."
         ) from error
-    if not isinstance(content, dict):
-        raise PublishError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
-    return content
 
 
 def _read_index(path: Path) -> dict[str, set[str]]:

@@ -1,5 +1,6 @@
 """`sima-hf push`: what it hands to the package, and what it prints; the push itself has tests of its own, over HTTP."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -64,11 +65,41 @@ def test_a_push_gets_what_was_said(saved, sent, tmp_path, run):
     assert facts["plan"]["repo_id"] == "org/tiny"
 
 
+def test_what_a_push_took_out_is_said(saved, sent, monkeypatch, run):
+    push = pushing.push
+
+    def push_over_another(folder, repo_id, **settings):
+        done = push(folder, repo_id, **settings)
+        done.plan = dataclasses.replace(done.plan, removed={"pytorch_model.bin": "weights of an earlier model"})
+        return done
+
+    monkeypatch.setattr(pushing, "push", push_over_another)
+    found = run("push", saved / "sima", "org/tiny")
+    assert found.out.endswith("https://hub/org/tiny\nRemoved pytorch_model.bin: weights of an earlier model\n")
+    facts = json.loads(run("push", saved / "sima", "org/tiny", "--json").out)
+    assert facts["plan"]["removed"] == {"pytorch_model.bin": "weights of an earlier model"}
+    dry = json.loads(run("push", saved / "sima", "org/tiny", "--dry-run", "--json").out)
+    assert dry["removed"] is None
+    assert "was not looked at" in run("push", saved / "sima", "org/tiny", "--dry-run").out
+
+
+@pytest.mark.parametrize("token", ["hf_SECRETSECRET\rx", "hf_SÉCRET", " "])
+def test_no_token_is_printed(saved, token, run):
+    """The real push, which ends before it asks anybody."""
+    for more in ((), ("--dry-run",)):
+        found = run("push", saved / "sima", "org/tiny", "--token", token, *more)
+        assert (found.code, found.out) == (1, "")
+        assert "token that was given" in found.err
+        assert "SECRET" not in found.err
+        assert "CRET" not in found.err
+
+
 def test_what_cannot_be_pushed(saved, sent, tmp_path, run):
     for arguments, words in (
         ((tmp_path / "none", "org/x"), "does not exist"),
         ((saved / "softmax", "org/x"), "without any SimA attention"),
         ((saved / "sima", "org/x/y"), "org/x/y"),
+        ((saved / "sima", "org/x", "--revision", "refs/heads/main", "--dry-run"), "leave out refs/heads/"),
         ((saved / "sima", "org/x", "--results", tmp_path / "none.json"), "none.json"),
         ((saved / "sima", "org/x", "--benchmark", tmp_path / "none.csv"), "There is no file"),
     ):

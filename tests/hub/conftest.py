@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 from hosts_at_hand import vit
+from hub_client import Client
+from hub_pushes import BEFORE
+from hub_server import HubServer
 from saved_folder import PROCESSOR
 
 import sima_hf
@@ -22,3 +25,27 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub on loopback; test files that need another define their own."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    """A process that pushes to it."""
+    place = tmp_path_factory.mktemp("client")
+    with Client(hub.environment(place / "home", hub.token), place / "log", BEFORE) as process:
+        yield process
+
+
+@pytest.fixture
+def clean_hub(hub):
+    """Each test with an empty log and no orders left from another; and no mistakes of the Hub's own after it."""
+    hub.log.clear()
+    hub.end_faults()
+    yield
+    assert hub.failures == []

@@ -109,7 +109,7 @@ class Answers(FileAnswers):
             "downloads": 0,
             "likes": 0,
             "siblings": [self._sibling(path, entry, with_sizes) for path, entry in commit["files"].items()],
-            **hub_cards.facts(texts["README.md"], json.loads(texts["config.json"] or "{}"), list(commit["files"])),
+            **hub_cards.facts(texts["README.md"], self._config(texts["config.json"]), list(commit["files"])),
         }
         wanted = [key for value in request.query.get("expand", []) for key in value.split(",")]
         return as_json({"id": name, **{key: said[key] for key in wanted or said if key in said}})
@@ -117,6 +117,13 @@ class Answers(FileAnswers):
     @staticmethod
     def _text(repository: Repository, entry: dict | None) -> str:
         return repository.content(entry).read_text() if entry else ""
+
+    @staticmethod
+    def _config(text: str) -> dict:
+        try:
+            return json.loads(text or "{}")
+        except ValueError:  # anybody may upload that
+            return {}
 
     @staticmethod
     def _sibling(path: str, entry: dict, with_sizes: bool) -> dict:
@@ -154,11 +161,14 @@ class Answers(FileAnswers):
         return as_json([self._listed(path, files[path]) for path in paths if path in files])
 
     def refs(self, request: Request, kind: str, name: str) -> Answer:
-        """Branches and tags."""
+        """Branches and tags, and pull requests if they are asked for."""
         said = {"converts": [], "pullRequests": []}
         for group, place in (("branches", "heads"), ("tags", "tags")):
             found = self.repository(request, kind, name).refs[group]
             said[group] = [{"name": n, "ref": f"refs/{place}/{n}", "targetCommit": oid} for n, oid in found.items()]
+        if "include_prs" in request.query:
+            found = self.repository(request, kind, name).refs["pulls"]
+            said["pullRequests"] = [{"name": ref[5:], "ref": ref, "targetCommit": oid} for ref, oid in found.items()]
         return as_json(said)
 
     def commits(self, request: Request, kind: str, name: str, revision: str) -> Answer:
@@ -215,7 +225,7 @@ class Answers(FileAnswers):
     def commit(self, request: Request, kind: str, name: str, revision: str) -> Answer:
         """All files of a payload in one commit, or none."""
         if "create_pr" in request.query:
-            raise Refusal(501, "The loopback Hub of the tests has no pull requests.")
+            raise Refusal(501, "The loopback Hub of the tests opens no pull requests for a commit.")
         repository = self.repository(request, kind, name, write=True)
         lines = [json.loads(line) for line in request.body.splitlines() if line]
         if not lines or lines[0]["key"] != "header":

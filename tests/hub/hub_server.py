@@ -6,9 +6,9 @@ info, file addresses with ETags and redirects, byte ranges, and the errors 401, 
 them apart. The client in the tests is the real one; files lie on disk. It was written from the client's source, so where
 the client is lenient, the double may be so too.
 
-What it is not: the Hub. No git, no pull requests, no web pages, no search, no Xet (the client takes Xet without asking
-the server wherever `hf_xet` is installed, so `environment` sets HF_HUB_DISABLE_XET, and plain LFS is what is tested).
-It measures nothing, and keeps nobody out: the tokens are words.
+What it is not: the Hub. No git, no pull requests but those that a test opens, no web pages, no search, no Xet (the client
+takes Xet without asking the server wherever `hf_xet` is installed, so `environment` sets HF_HUB_DISABLE_XET, and plain LFS
+is what is tested). It measures nothing, and keeps nobody out: the tokens are words.
 """
 
 import os
@@ -121,6 +121,10 @@ class HubServer:
     def gate(self, repo_id: str, *names: str) -> None:
         """Let only these users at a model's files."""
         self._repository(repo_id).change_info({"gated": list(names) or ["nobody"]})
+
+    def open_pull_request(self, repo_id: str) -> str:
+        """Open a pull request to a model without changes, as somebody's page does; its ref, such as "refs/pr/1"."""
+        return self._repository(repo_id).open_pull_request()
 
     def drop_upload_after(self, n_bytes: int, times: int = 1, within: str = "/upload/") -> None:
         """Cut the next requests whose path has `within` when `n_bytes` of their body have come (in pieces of 64 KB)."""

@@ -1,7 +1,7 @@
 """What the loopback Hub keeps: repositories as folders of content-addressed files, commits and refs as JSON.
 
     <root>/models/org/name/info.json     id, private, gated, date
-                           refs.json     {"branches": {"main": commit}, "tags": {}}
+                           refs.json     {"branches": {"main": commit}, "tags": {}, "pulls": {"refs/pr/1": commit}}
                            commits/*.json   one per commit: parent, title, date, author and every file of that revision
                            blobs/<git sha-1>   small files          lfs/<sha-256>   large ones
 
@@ -22,6 +22,9 @@ from pathlib import Path
 
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".pkl", ".npz", ".gz", ".zip", ".parquet")
 LARGE_SIZE = 10 * 1024 * 1024  # bytes; above it a file of any name, and any binary one, is a large one
+_NO_BRANCH = re.compile(  # what git-check-ref-format and git-branch refuse, and other kinds of refs
+    r"HEAD|@|refs/.*|-.*|[0-9a-f]{40}|.*[\x00-\x20\x7f~^:?*\[\\].*|.*\.\..*|.*@\{.*|/.*|.*/|.*//.*|(.*/)?\..*|.*\.|.*\.lock(/.*)?"
+)
 FIRST_FILE = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_SUFFIXES).encode()
 
 
@@ -70,7 +73,7 @@ class Repository:
         repository = cls(folder)
         info = {"id": repo_id, "private": private, "gated": False, "createdAt": now()}
         repository.change_info(info)
-        repository._write_refs({"branches": {}, "tags": {}})
+        repository._write_refs({"branches": {}, "tags": {}, "pulls": {}})
         content = {"content": base64.b64encode(FIRST_FILE).decode(), "path": ".gitattributes", "encoding": "base64"}
         repository.commit("main", {"summary": "initial commit"}, [("file", content)], author)
         return repository
@@ -84,14 +87,14 @@ class Repository:
 
     @property
     def refs(self) -> dict[str, dict[str, str]]:
-        """Branches and tags, each a name and the commit it points to."""
+        """Branches, tags and pull requests, each a name and the commit it points to."""
         return json.loads((self.folder / "refs.json").read_text())
 
     def resolve(self, revision: str) -> str:
-        """The commit of a branch, a tag, a commit's hash or its beginning."""
+        """The commit of a branch, a tag, a pull request, a commit's hash or its beginning."""
         refs = self.refs
         name = re.sub(r"^refs/(heads|tags)/", "", revision)
-        found = refs["branches"].get(name) or refs["tags"].get(name)
+        found = refs["branches"].get(name) or refs["tags"].get(name) or refs["pulls"].get(revision)
         if found is None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
             found = next((path.stem for path in (self.folder / "commits").glob(f"{revision}*.json")), None)
         if found is None:
@@ -142,13 +145,25 @@ class Repository:
         write_whole(self.folder / "refs.json", json.dumps(refs).encode())
 
     def add_ref(self, kind: str, name: str, revision: str) -> None:
-        """A new branch (`kind` "branches") or tag ("tags") at a revision; a name that is taken is refused with 409."""
+        """A new branch (`kind` "branches") or tag ("tags") at a revision; a name that is taken is refused with 409, one that git
+        does not allow, or a pull request's, with 400."""
+        if _NO_BRANCH.fullmatch(name):
+            raise Refusal(400, f"Invalid reference name: {name}")
         with self.lock:
             refs = self.refs
             if name in refs[kind]:
                 raise Refusal(409, f"Reference already exists: {name}")
             refs[kind][name] = self.resolve(revision)
             self._write_refs(refs)
+
+    def open_pull_request(self) -> str:
+        """A new one, without changes, at the main branch's commit; its ref, "refs/pr/1" for the first."""
+        with self.lock:
+            refs = self.refs
+            name = f"refs/pr/{len(refs['pulls']) + 1}"
+            refs["pulls"][name] = self.resolve("main")
+            self._write_refs(refs)
+            return name
 
     def remove_branch(self, name: str) -> None:
         """Take a branch away; its commits stay."""
@@ -165,12 +180,14 @@ class Repository:
         write_whole(self.folder / "lfs" / sha256, content)
 
     def commit(self, branch: str, header: dict, operations: list[tuple[str, dict]], author: str) -> str:
-        """One commit on a branch: `operations` are the lines of the client's payload, (key, value) each. Its hash."""
+        """One commit on a branch or in a pull request: `operations` are the lines of the client's payload, (key, value) each. Its
+        hash."""
         with self.lock:
             refs = self.refs
-            if branch not in refs["branches"] and refs["branches"]:
+            group = refs["pulls" if branch in refs["pulls"] else "branches"]
+            if branch not in group and refs["branches"]:
                 raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
-            parent = refs["branches"].get(branch)
+            parent = group.get(branch)
             if header.get("parentCommit") not in (None, parent):
                 raise Refusal(412, "A commit has happened since. Please refresh and try again.")
             files = dict(self.read_commit(parent)["files"]) if parent else {}
@@ -187,7 +204,7 @@ class Repository:
             content = json.dumps(record, sort_keys=True).encode()
             oid = hashlib.sha1(content).hexdigest()
             write_whole(self.folder / "commits" / f"{oid}.json", content)
-            refs["branches"][branch] = oid
+            group[branch] = oid
             self._write_refs(refs)
             return oid
 

@@ -60,8 +60,21 @@ REFUSALS = {
     "a pull request": (
         "api.upload_file(path_or_fileobj=b'{}', path_in_repo='x.json', repo_id='org/nine', create_pr=True)",
         "HfHubHTTPError",
-        "no pull requests",
+        "opens no pull requests",
     ),
+    "a commit to no pull request": (
+        "api.upload_file(path_or_fileobj=b'{}', path_in_repo='x.json', repo_id='org/nine', revision='refs/pr/7')",
+        "HfHubHTTPError",
+        "404",
+    ),
+    **{
+        f"a branch called {name!r}": (
+            f"api.create_branch('org/nine', branch={name!r})",
+            "BadRequestError",
+            "Invalid ref",
+        )
+        for name in ("refs/pr/1", "refs/foo/bar", "HEAD", "a b", "../x", "x.lock", "0" * 40)
+    },
 }
 
 

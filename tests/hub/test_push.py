@@ -1,88 +1,17 @@
 """What arrives at a Hub on loopback: one commit, again, interrupted, refused."""
 
-import hashlib
 import json
 
 import pytest
-import torch
-from hosts_at_hand import vit
-from hub_client import Client, ClientError
-from hub_server import HubServer
+from hub_client import ClientError
+from hub_pushes import WEIGHTS, change_weights, large, pushed, refused
 from saved_folder import PROCESSOR, listing
 
-import sima_hf
 from sima_hf.errors import PublishError
 from sima_hf.hub import push
 
 
-CODE = {"modeling_sima_vit.py", "sima_attention.py"}
-WEIGHTS = "model.safetensors"
-BEFORE = """
-import time, logging, pathlib
-time.sleep = lambda seconds: None  # between the client's attempts
-import sima_hf
-from sima_hf.hub import check_folder, plan_push, push
-"""
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    place = tmp_path_factory.mktemp("client")
-    with Client(hub.environment(place / "home", hub.token), place / "log", BEFORE) as process:
-        yield process
-
-
-@pytest.fixture(autouse=True)
-def _clean(request):
-    if "hub" not in request.fixturenames:
-        yield
-        return
-    hub = request.getfixturevalue("hub")
-    hub.log.clear()
-    hub.end_faults()
-    yield
-    assert hub.failures == []
-
-
-def pushed(client, folder, repo_id, **more):
-    """Push in the client's process; what it returned, the plan's text included."""
-    words = "".join(f", {name}={value!r}" for name, value in more.items())
-    code = f"done = push({str(folder)!r}, {repo_id!r}{words})\n"
-    return client.run(
-        f"{code}{{**vars(done), 'plan': str(done.plan), 'names': [one.name for one in done.plan.files]}}"
-    )
-
-
-def refused(client, folder, repo_id, *words, **more):
-    """The push ends in a PublishError of one sentence or more, all of these words in it."""
-    with pytest.raises(ClientError) as error:
-        pushed(client, folder, repo_id, **more)
-    assert error.value.kinds[0] == "PublishError", error.value
-    assert all(word in error.value.text for word in words), error.value.text
-    assert error.value.text.endswith("."), error.value.text
-    return error.value.text
-
-
-def large(hub):
-    """SHA-256 of the large files that arrived."""
-    return [one.path.split("?")[0].split("/")[-1] for one in hub.log if one.method == "PUT" and one.status]
-
-
-def change_weights(folder, seed=1):
-    """Other weights, of the same model."""
-    torch.manual_seed(seed)
-    sima_hf.patch_model(vit()).save_pretrained(folder)
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(folder / WEIGHTS)
-    save_file({key: value + seed for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+pytestmark = pytest.mark.usefixtures("clean_hub")
 
 
 # On the Hub

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hosts_at_hand import vit
 from saved_folder import listing
+from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf.errors import PublishError
 from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
+from sima_hf.hub.weights_check import keys_in
 from sima_hf.training import checkpoints
 
 
@@ -88,6 +90,51 @@ def test_shards_and_their_index(saved, tmp_path):
     names = {file.name for file in plan_push(tmp_path, "org/sima-vit").files}
     assert {path.name for path in tmp_path.glob("model*")} <= names
     assert "model.safetensors.index.json" in names
+
+
+def in_shards(folder, index="model.safetensors.index.json", **config):
+    """The one file of weights as a single shard, under an index."""
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+    places = dict.fromkeys(keys_in(folder / "model-00001-of-00001.safetensors"), "model-00001-of-00001.safetensors")
+    (folder / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+
+
+def published(plan, folder):
+    """A plan's files in a folder of their own."""
+    folder.mkdir()
+    for file in plan.files:
+        (folder / file.name).write_bytes(file.source.read_bytes() if file.content is None else file.content)
+    return folder
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "other.safetensors.index.json"])
+def test_a_single_shard_and_its_index(folder, tmp_path, index):
+    """`from_pretrained` finds no shard by its own name."""
+    in_shards(folder, index, **({"transformers_weights": index} if index.startswith("other") else {}))
+    plan = plan_push(folder, "org/sima-vit")
+    names = {file.name for file in plan.files}
+    assert {index, "model-00001-of-00001.safetensors"} <= names
+    assert plan.left == {}
+    again = published(plan, tmp_path / "published")
+    assert AutoModelForImageClassification.from_pretrained(again).config.model_type == "sima_vit"
+
+
+def test_shards_under_an_index_of_another_name(tmp_path):
+    sima_hf.patch_model(vit()).save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").rename(tmp_path / "other.safetensors.index.json")
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "transformers_weights": "other.safetensors.index.json"})
+    )
+    plan = plan_push(tmp_path, "org/sima-vit")
+    assert {path.name for path in tmp_path.glob("*safetensors*")} <= {file.name for file in plan.files}
+
+
+def test_an_index_that_the_model_is_not_read_by(folder):
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert set(plan_push(folder, "org/sima-vit").left) == {"model.safetensors.index.json"}
 
 
 def test_pictures_that_the_readme_shows(folder):
@@ -229,6 +276,40 @@ def test_no_file_names_a_folder_of_this_machine(folder):
     assert {file.name for file in plan.files if file.content is None} == {WEIGHTS, "preprocessor_config.json"}
     assert not [file for file in plan.to_dict()["files"] if file["made"] and file["name"] in written]
     assert place in (folder / "evaluation.json").read_text(), "the folder's own file was changed"
+
+
+def test_where_a_model_was_loaded_from_is_not_published(folder):
+    """Settings that other tools and older Transformers wrote; a name on the Hub stays."""
+    home, labels = "/home/alice/secret", {"0": "/m/01g317", "1": "~", "2": "../cat"}
+    names = ["config.json", "tokenizer_config.json", "preprocessor_config.json"]
+    added = {
+        "config.json": {"_name_or_path": f"{home}/deit", "id2label": labels},
+        "tokenizer_config.json": {
+            "name_or_path": "~/secret/clip",
+            "special_tokens_map_file": f"{home}/special_tokens_map.json",
+            "tokenizer_file": "C:\\Users\\alice\\secret\\tokenizer.json",
+            "tokenizer_class": "CLIPTokenizer",
+        },
+        "preprocessor_config.json": {"_name_or_path": "facebook/deit", "inner": {"name_or_path": "../secret/x"}},
+    }
+    for name in names:
+        path = folder / name
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**content, **added[name]}))
+    before = listing(folder)
+    plan = plan_push(folder, "org/sima-vit")
+    assert listing(folder) == before
+    files = {file.name: file for file in plan.files}
+    texts = {name: files[name].content for name in names}
+    assert not [name for name, text in texts.items() if b"secret" in text or b"alice" in text]
+    contents = {name: json.loads(text) for name, text in texts.items()}
+    assert contents["config.json"]["id2label"] == labels
+    assert contents["tokenizer_config.json"] == {"tokenizer_class": "CLIPTokenizer"}
+    assert contents["preprocessor_config.json"]["_name_or_path"] == "facebook/deit"
+    assert contents["preprocessor_config.json"]["inner"] == {}
+    assert "without folders of this machine" in str(plan)
+    (folder / "config.json").write_bytes(texts["config.json"])
+    assert {file.name: file for file in plan_push(folder, "org/sima-vit").files}["config.json"].content is None
 
 
 @pytest.mark.parametrize("best", [None, "/home/alice/secret/run/checkpoint-9"])

@@ -1,0 +1,214 @@
+"""What readers need beside the weights: half of a file, settings that make nothing, and classes whose code stays here are refused."""
+
+import importlib.util
+import json
+
+import pytest
+from hosts_at_hand import make
+from saved_folder import PROCESSOR
+from tokenizers import Tokenizer, models
+from transformers import CONFIG_MAPPING, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES, AutoImageProcessor
+from transformers.utils import logging
+
+import sima_hf
+from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf.errors import PublishError
+from sima_hf.hub import check_folder, plan_push
+from sima_hf.hub.readers_files import check_readers_files, image_processor_file
+from sima_hf.patching.hosts import HOSTS
+
+
+CLIP = {"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A model with a text side, a tokenizer and a processor of both."""
+    folder = tmp_path_factory.mktemp("clip")
+    sima_hf.patch_model(make("clip", "CLIPModel")).save_pretrained(folder)
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
+    CLIPTokenizer(words, []).save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps(CLIP))
+    return folder
+
+
+def refused(folder, *words):
+    with pytest.raises(PublishError) as error:
+        check_folder(folder)
+    text = str(error.value)
+    assert all(word in text for word in words), text
+    assert text.endswith("."), text
+
+
+@pytest.fixture
+def put(clip):
+    """Writes a file into CLIP's folder for one test."""
+    before = {path: path.read_bytes() for path in clip.iterdir()}
+
+    def write(name, text):
+        (clip / name).write_text(text if isinstance(text, str) else json.dumps(text))
+        return clip
+
+    yield write
+    for path in clip.iterdir():
+        path.write_bytes(before[path]) if path in before else path.unlink()
+
+
+def test_a_whole_folder(clip):
+    verbosity = logging.get_verbosity()
+    check_folder(clip)
+    names = {file.name for file in plan_push(clip, "org/sima-clip").files}
+    assert {"tokenizer.json", "tokenizer_config.json", "processor_config.json"} <= names
+    assert logging.get_verbosity() == verbosity
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "preprocessor_config.json",
+        "processor_config.json",
+        "image_processor_config.json",
+        "video_preprocessor_config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "chat_template.json",
+    ],
+)
+def test_half_a_file(put, name):
+    refused(put(name, '{"half'), name, "cannot be read as JSON", "by half")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("processor_config.json", {"image_processor": {}}, ("an image processor", "Unrecognized")),
+        ("processor_config.json", {"image_processor": 5}, ("an image processor",)),
+        ("processor_config.json", {"image_processor": {**CLIP["image_processor"], "size": "wide"}}, ("wide",)),
+        ("processor_config.json", {"image_processor": {"image_processor_type": "NoSuch"}}, ("Unrecognized",)),
+        ("processor_config.json", ["a"], ("holds a list",)),
+        ("tokenizer.json", {"version": "1.0"}, ("a tokenizer", "tokenizer_config.json and ")),
+    ],
+)
+def test_settings_that_make_nothing(put, name, content, words):
+    refused(put(name, content), name, *words)
+
+
+@pytest.mark.parametrize("content", [{}, {"image_processor_type": "NoSuch"}])
+@pytest.mark.parametrize("native", [False, True])
+def test_an_image_processor_of_no_class(folder, content, native):
+    """Not for a native model either: without sima_hf, its config says nothing of processors."""
+    if native:
+        sizes = {
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
+        (folder / "model.safetensors").unlink()
+        SimAForImageClassification(SimAConfig(**sizes)).save_pretrained(folder)
+        SimAImageProcessor.for_image_size(32).save_pretrained(folder)
+        check_folder(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    refused(folder, "preprocessor_config.json", "Unrecognized image processor")
+
+
+def test_none_at_all_is_no_fault(folder):
+    (folder / "preprocessor_config.json").unlink()
+    check_folder(folder)
+    (folder / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    check_folder(folder)
+
+
+def test_words_of_a_model_are_no_tokenizer(folder):
+    (folder / "vocab.json").write_text('{"a": 1}')
+    (folder / "vocab.txt").write_text("a")
+    check_folder(folder)
+
+
+def test_another_tokenizer(put, clip):
+    one = Tokenizer(models.WordLevel({"[UNK]": 0, "auto_map": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=one, unk_token="[UNK]").save_pretrained(clip)
+    put("vocab.json", {"auto_map": 1})  # a word, and no place of code
+    check_folder(clip)
+
+
+@pytest.mark.parametrize("host", [host for host in HOSTS.values() if host.model_type in IMAGE_PROCESSOR_MAPPING_NAMES])
+def test_every_hosts_own_processor_is_one(host, tmp_path):
+    """By the name that is in files on the Hub, and on a machine without torchvision as well."""
+    names = IMAGE_PROCESSOR_MAPPING_NAMES[host.model_type]
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": names.get("torchvision") or names["pil"]})
+    )
+    check_readers_files(tmp_path, CONFIG_MAPPING[host.model_type]())
+    assert not [path for path in tmp_path.iterdir() if path.name != "preprocessor_config.json"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("Pillow"), ValueError("needs torchvision"), ValueError("None of these classes could be imported.")],
+)
+def test_a_machine_that_lacks_a_package_cannot_tell(folder, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", fail)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torchvision" else find(name, *more)
+    )
+    check_folder(folder)
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    "auto_map",
+    [
+        {"AutoImageProcessor": "my_proc.MyProc"},
+        {"AutoImageProcessor": [None, "my_proc.MyProc"]},
+        {"AutoImageProcessor": {"pil": "my_proc.MyProc"}},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_of_a_processor_is_not_published(folder, auto_map, nested):
+    content = {**PROCESSOR, "auto_map": auto_map}
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    (folder / name).write_text(json.dumps({"image_processor": content} if nested else content))
+    (folder / "my_proc.py").write_text("raise SystemExit")
+    refused(folder, name, "code beside it, my_proc.MyProc", "organization/name--my_proc.MyProc")
+
+
+def test_code_of_a_tokenizer_is_not_published(put):
+    folder = put("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["my_tok.Slow", "org/x--my_tok.Fast"]}})
+    refused(folder, "tokenizer_config.json", "my_tok.Slow")
+
+
+def test_code_that_is_on_the_hub(folder):
+    content = {"auto_map": {"AutoImageProcessor": "org/x--my_proc.MyProc"}, "image_processor_type": "MyProc"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": ["org/x--my_tok.Slow", None]}))
+    check_folder(folder)
+
+
+# Which of two files
+
+
+def test_the_file_that_transformers_reads(folder):
+    """As for the card, which names it."""
+    assert image_processor_file(folder).name == "preprocessor_config.json"
+    nested = {**PROCESSOR, "size": {"height": 24, "width": 24}}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    assert image_processor_file(folder).name == "processor_config.json"
+    assert AutoImageProcessor.from_pretrained(folder).size["height"] == 24
+    assert "resized to 24 x 24 px" in plan_push(folder, "org/sima-vit").card
+    (folder / "processor_config.json").write_text("{}")
+    assert image_processor_file(folder).name == "preprocessor_config.json"
+    (folder / "preprocessor_config.json").unlink()
+    assert image_processor_file(folder) is None
