@@ -51,9 +51,10 @@ from sima_hf.training.position import position_of, read_position, write_position
 from sima_hf.training.processors import normalization
 from sima_hf.training.publication import finish_folder
 from sima_hf.training.randomness import combine
-from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of
+from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of
 from sima_hf.training.run import Task, class_name, draw, failures_as_sentences, parse, prepare
 from sima_hf.training.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
+from sima_hf.training.start import StartWatch
 
 
 HISTORY = "history.json"
@@ -135,7 +136,11 @@ class Loop:
         self.schedule = schedule_of(args, optimizer, self.steps, self.steps_per_epoch, self.global_batch_size)
         self.accelerator.register_for_checkpointing(self.schedule)
         self.plain = task.built.model  # without what wraps it: DDP, torch.compile; FSDP2 shares it out in place
-        self.ema = WeightAverage(self.plain, args.ema_decay, warmup=args.ema_warmup) if args.ema_decay else None
+        self.ema = None
+        if args.ema_decay:
+            args.ema_warmup = average_warms_up(args, self.steps)
+            self.ema = WeightAverage(self.plain, args.ema_decay, warmup=args.ema_warmup)
+        self.start_watch = StartWatch()
         self.step, self.history, self.results = 0, [], {}
 
     def run(self, checkpoint: Path | None) -> bool:
@@ -144,6 +149,8 @@ class Loop:
             self.load(checkpoint)
         elif self.args.process_index:  # dropout and skipped branches are each process's own
             torch.manual_seed(combine(self.args.seed, self.args.process_index))
+        if checkpoint is None and self.validation is not None and self.task.built.base_model:
+            self.record(self.evaluate())
         start, first = time.perf_counter(), self.step
         bar = tqdm(total=self.steps, initial=first, desc="training", disable=not self.accelerator.is_main_process)
         workers = lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir))
@@ -235,6 +242,10 @@ class Loop:
         """Keep numbers for the curves and send them to the trackers."""
         self.history.append({**numbers, "step": self.step, "epoch": self.step / self.steps_per_epoch})
         self.accelerator.log(numbers, step=self.step)
+        accuracy = numbers.get("eval_accuracy")
+        sentence = None if accuracy is None else self.start_watch.note(accuracy, self.step)
+        if sentence and self.accelerator.is_main_process:
+            tqdm.write(sentence)
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy and loss of the averaged weights, the raw ones, or both."""

@@ -3,6 +3,7 @@
 The defaults of the recipe are those of the original training script (UCDvision/sima, main.py) for ImageNet.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,11 @@ except ImportError as error:
 
 
 WEIGHTS = ("ema", "raw")
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _help(text: str, **metadata) -> dict:
@@ -154,8 +160,11 @@ class RecipeArguments:
     horizontal_flip: float = field(default=0.5, metadata=_help("Probability of a flip, with --train_view crop."))
     max_shift: float = field(default=0.125, metadata=_help("With --train_view shift: largest move, of the side."))
     ema_decay: float = field(default=0.99996, metadata=_help("Decay of the weights' moving average; 0 keeps none."))
-    ema_warmup: bool = field(
-        default=False, metadata=_help("Average over fewer steps in the beginning; short runs need it.")
+    ema_warmup: bool | None = field(
+        default=None,
+        metadata=_help(
+            "Average over fewer steps in the beginning; by default in runs that are short for --ema_decay."
+        ),
     )
     eval_weights: str = field(
         default="ema", metadata=_help("Weights to evaluate in training: 'ema', 'raw' or 'both'.")
@@ -166,7 +175,10 @@ class RecipeArguments:
     )
     save_total_limit: int | None = field(default=3, metadata=_help("Checkpoints kept."))
     logging_steps: float = field(default=50, metadata=_help("Steps between two records of the loss."))
-    dataloader_num_workers: int = field(default=8, metadata=_help("Processes that decode images, per device."))
+    dataloader_num_workers: int = field(
+        default_factory=lambda: min(8, processors()),
+        metadata=_help("Processes that decode images, per device; by default 8, or as many as there are processors."),
+    )
     seed: int = field(default=42, metadata=_help("Seed of weights, order, views and dropout."))
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from ..errors import DataError
 from .augmentation import normalize
 from .images import UnreadableImage, read
 from .loading import listed
+from .local_data import files_of_images
 from .processors import normalization
 from .views import EvalView
 
@@ -127,17 +128,10 @@ def image_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder} with images.")
-    extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in extensions
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    found = files_of_images(folder)
     if not found:
         raise DataError(f"{folder} holds no images: it needs files such as .jpg or .png, in it or in folders below.")
-    return sorted(found)
+    return found
 
 
 class _Processed:

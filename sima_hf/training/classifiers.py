@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from ..errors import CheckpointError, DataError
 from ..loaded_weights import check_weights
-from ..patching.load import why_not_loaded
+from ..patching.load import check_name, why_not_loaded
 from .checkpoints import MANIFEST, checkpoints, damage, last_good, step_of
 
 
@@ -49,13 +49,12 @@ def load_classifier(
     folder = Path(name)
     if folder.is_dir():
         place = str(_checked(folder, weights))
-    elif folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or folder.exists():
-        raise CheckpointError(f"There is no folder {name} with a model in it.")
-    elif weights == "ema":
-        raise CheckpointError(
-            f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
-        )
     else:
+        check_name(name)
+        if weights == "ema":
+            raise CheckpointError(
+                f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
+            )
         place = name
     try:
         config = AutoConfig.from_pretrained(place, **hub)
@@ -68,16 +67,12 @@ def load_classifier(
         model, info = AutoModelForImageClassification.from_pretrained(
             place, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **hub
         )
-    except OSError as error:
-        raise CheckpointError(why_not_loaded(name, error)) from error
     except CheckpointError:
         raise
     except Exception as error:
-        if not folder.is_dir() or type(error).__name__ != "SafetensorError":
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise CheckpointError(
-            f"The weights in {place} cannot be read, perhaps half-written: {_first_line(error)}."
-        ) from error
+        raise CheckpointError(why_not_loaded(place, error, hub.get("revision"))) from error
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -87,10 +82,6 @@ def load_classifier(
         )
     check_weights(place, model, info)  # of other shapes
     return model.eval(), place
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _checked(folder: Path, weights: str | None) -> Path:
@@ -157,7 +148,7 @@ def match_labels(
     plain = {_plain(name): index for index, name in enumerate(names)}
     found = [exact.get(label, plain.get(_plain(label))) for label in labels]
     unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
-    remedy = "If they are in the same order, match them by index (--labels_by_index)."
+    remedy = "If they are in the same order, match them by index (--labels-by-index)."
     if len(unknown) == len(labels):
         raise DataError(
             f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "

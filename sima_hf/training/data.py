@@ -39,6 +39,7 @@ class ImageData:
         num_train: images in `train`; None if nothing says how many.
         source: what the data is called.
         max_unreadable: as given, for whoever reads the images.
+        held_out: whether the images for validation were held out of those for training.
     """
 
     train: "Dataset | IterableDataset"
@@ -47,6 +48,7 @@ class ImageData:
     num_train: int | None
     source: str
     max_unreadable: int = 0
+    held_out: bool = False
 
 
 def load_image_data(
@@ -70,7 +72,7 @@ def load_image_data(
         dataset: a Hub data set, a local folder that `datasets.load_dataset` takes, or "digits", which is the default.
         train_dir: folder with one sub-folder of images per class; or with folders `train` and `validation` (or `val`, `valid`,
             `test`) that have these.
-        validation_dir: the same for validation, whatever the training images come from.
+        validation_dir: folder with one sub-folder of images per class, for validation, whatever the training images come from.
         data_files: patterns of parquet files or WebDataset tar shards, for `train` alone or as a dictionary with `train` and
             `validation`. With `dataset`, files of that data set.
         config_name: configuration of the data set.
@@ -93,6 +95,7 @@ def load_image_data(
         dataset, train_dir, validation_dir, data_files, config_name, streaming, options
     )
     train, validation = splits["train"], splits.get("validation")
+    splits_off = validation is None and bool(held_out)
     columns = find_columns(train.features, source, image_column, label_column)
     count = num_images or count
     if labels is None:
@@ -118,7 +121,19 @@ def load_image_data(
             # In the order of the classes' names, a buffer would hold few of them.
             shards = min(STREAM_SHARDS, math.ceil(count / ROWS_AT_ONCE))
             train = train.shuffle(seed=SPLIT_SEED).to_iterable_dataset(num_shards=shards)
-    return ImageData(train, validation, classes.names, count, source, max_unreadable)
+    return ImageData(train, validation, classes.names, count, source, max_unreadable, splits_off)
+
+
+def load_folder(directory: str | Path, image_column: str | None = None, label_column: str | None = None) -> ImageData:
+    """All images of a folder with one sub-folder per class, as `train`; whatever the sub-folders are called, no split is chosen.
+
+    Raises:
+        DataError: no folder, no images, one class only, splits in the place of classes, or no columns of these names.
+    """
+    images, source = image_folder(directory, check=False), str(directory)
+    classes = Classes(images.features["label"].names, source)
+    images = standard(images, source, find_columns(images.features, source, image_column, label_column), classes)
+    return ImageData(images, None, classes.names, len(images), source)
 
 
 def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, streaming, options):

@@ -19,7 +19,7 @@ from ..version import __version__
 from ..weights_hash import hash_of
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
-from .data import load_image_data
+from .data import load_folder, load_image_data
 from .evaluation import EvaluationResult, evaluate_model, normalization, processor_for
 from .images import EvalImages, collate
 from .processors import load_processor, side_of
@@ -104,7 +104,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         OSError: files that cannot be read.
     """
     if options.batch_size < 1:
-        raise ValueError(f"--batch_size must be 1 or more, but {options.batch_size} came.")
+        raise ValueError(f"--batch-size must be 1 or more, but {options.batch_size} came.")
     check_device(options.device)
     if options.output_dir:
         pyplot()  # better now than after the evaluation
@@ -218,15 +218,15 @@ def _load_data(options: EvaluationOptions) -> tuple:
     given = [name for name in ("dataset", "validation_dir", "data_files") if getattr(options, name)]
     if len(given) > 1 or (options.train_dir and given not in ([], ["validation_dir"])):
         given = [*(["train_dir"] if options.train_dir else []), *given]
-        raise DataError(f"Give one source of images, but {' and '.join('--' + name for name in given)} came.")
-    if options.data_files or (options.validation_dir and not options.train_dir):
-        source = {"data_files": options.data_files} if options.data_files else {"train_dir": options.validation_dir}
-        data = load_image_data(**source, **columns, held_out=0)
-        return (
-            data.train,
-            data.labels,
-            ", ".join(shown_place(one, here=True) for one in options.data_files or [options.validation_dir]),
+        raise DataError(
+            f"Give one source of images, but {' and '.join('--' + name.replace('_', '-') for name in given)} came."
         )
+    if options.data_files:
+        data = load_image_data(data_files=options.data_files, **columns, held_out=0)
+        return data.train, data.labels, ", ".join(shown_place(one, here=True) for one in options.data_files)
+    if options.validation_dir and not options.train_dir:
+        data = load_folder(options.validation_dir, **columns)
+        return data.train, data.labels, shown_place(options.validation_dir, here=True)
     data = load_image_data(
         dataset=options.dataset,
         train_dir=options.train_dir,
@@ -236,8 +236,11 @@ def _load_data(options: EvaluationOptions) -> tuple:
         **columns,
     )
     if data.validation is None:
-        raise DataError(f"{data.source} has nothing to evaluate on: hold out some of it with --held_out 0.2.")
-    return data.validation, data.labels, f"{shown_place(data.source, here=True)}, validation split"
+        raise DataError(f"{data.source} has nothing to evaluate on: hold out some of it with --held-out 0.2.")
+    if options.validation_dir:
+        return data.validation, data.labels, shown_place(options.validation_dir, here=True)
+    part = f"{options.held_out:.0%} held out" if data.held_out else "validation split"
+    return data.validation, data.labels, f"{shown_place(data.source, here=True)}, {part}"
 
 
 def _measured(result: EvaluationResult, names: list[str]) -> dict:

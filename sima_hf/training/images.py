@@ -145,8 +145,16 @@ def read(image, label: int | None) -> tuple[PILImage.Image, int]:
     except MemoryError:
         raise
     except Exception as error:  # broken files make PIL's plugins raise whatever they happen to meet
-        reason = str(error).split(" <_io")[0].strip("'\" ") or type(error).__name__
-        raise UnreadableImage(f"{name_of(image)} ({reason})") from error
+        raise UnreadableImage(f"{name_of(image)} ({_reason(error, image)})") from error
+
+
+def _reason(error: Exception, image) -> str:
+    """What PIL says, without what it was given, which is named already."""
+    path = image.get("path") if isinstance(image, dict) else None
+    said = str(error).replace(f" {path!r}", "").partition(" <_io")[0].strip(" :")
+    if isinstance(error, KeyError):  # it shows its argument in quotes
+        said = said.strip("'\" ")
+    return said or type(error).__name__
 
 
 def decode(image) -> PILImage.Image:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Names of the split to validate on, in the order of preference: the test split of some data sets, ImageNet's among them, has
 # no labels.
 VALIDATION_NAMES = ("validation", "valid", "val", "test")
+_SPLITS = ("train", *VALIDATION_NAMES)
 
 
 def required(module: str):
@@ -47,35 +48,68 @@ def digits() -> "Dataset":
     return datasets.Dataset.from_dict({"image": images, "label": bunch.target.tolist()}, features=features)
 
 
+def files_of_images(directory: Path) -> list[Path]:
+    """Image files in a folder and below it, by their extensions, in order of their paths.
+
+    Hidden ones are not looked at: macOS leaves a `._x.jpg` beside `x.jpg`, which is no image.
+    """
+    extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
+    return sorted(
+        path
+        for path in (
+            *directory.glob("*"),
+            *directory.glob("*/**/*"),
+        )  # a class's folder may be a link, which rglob leaves
+        if path.suffix.lower() in extensions
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+        and path.is_file()
+    )
+
+
 def image_folder(directory: str | Path, check: bool = True) -> "Dataset":
-    """A folder with one sub-folder of images per class, as columns `image` and `label`.
+    """A folder with one sub-folder of images per class, as columns `image` and `label`; hidden files are passed over.
 
     Args:
         directory: the folder.
         check: open every file first, and name those that are no readable images.
 
     Raises:
-        DataError: no folder, no images or, where checked, unreadable ones.
+        DataError: no folder, no images, splits in the place of classes or, where checked, unreadable images.
     """
     datasets = required("datasets")
     directory = Path(directory)
     if not directory.is_dir():
-        raise DataError(f"There is no folder {directory}.")
-    extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
-    files = sorted(path for path in directory.glob("*/**/*") if path.suffix.lower() in extensions and path.is_file())
+        raise DataError(f"There is {'a file, but ' if directory.exists() else ''}no folder {directory}.")
+    found = files_of_images(directory)
+    files = [path for path in found if path.parent != directory]
     if not files:
-        if any(path.suffix.lower() in extensions for path in directory.iterdir()):
+        if found:
             raise DataError(
                 f"{directory} holds images, but has no sub-folders of classes: it needs one for each class, named after it, with "
                 "the class's images in it."
             )
         raise DataError(f"{directory} holds no images: it needs one sub-folder per class, with image files in it.")
+    _refuse_splits(directory, files)
     if check:
         check_readable(files)
     classes = [path.relative_to(directory).parts[0] for path in files]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=sorted(set(classes)))})
     labels = features["label"].str2int(classes)
     return datasets.Dataset.from_dict({"image": [str(path) for path in files], "label": labels}, features=features)
+
+
+def _refuse_splits(directory: Path, files: list[Path]) -> None:
+    """Raise DataError where the sub-folders are not classes but splits, which have the folders of the classes in them."""
+    depths: dict[str, set[bool]] = {}
+    for path in files:
+        first, *more = path.relative_to(directory).parts
+        depths.setdefault(first, set()).add(len(more) > 1)
+    splits = [name for name, deeper in depths.items() if name.lower() in _SPLITS and deeper == {True}]
+    if len(splits) > 1 or (splits and len(depths) == 1):
+        listed = " or ".join(str(directory / name) for name in splits)
+        raise DataError(
+            f"{directory} does not hold the folders of the classes, but splits that hold them: name the one that is meant, {listed}."
+        )
 
 
 def check_readable(files: list[Path], most: int = 10) -> None:

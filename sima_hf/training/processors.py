@@ -12,6 +12,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from ..errors import CheckpointError, DataError
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
+from ..patching.load import refused_by_hub
 from .augmentation import normalize
 
 
@@ -77,7 +78,7 @@ def load_processor(name: str, **hub):
         hub: revision, token, trust_remote_code, as `from_pretrained`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or the Hub or the way to it refuses.
     """
     try:
         return AutoImageProcessor.from_pretrained(name, **hub)
@@ -89,8 +90,10 @@ def load_processor(name: str, **hub):
             config = None
         if isinstance(config, SimAConfig):
             return SimAImageProcessor.for_image_size(config.image_size)
+        trouble = None if Path(name).is_dir() else refused_by_hub(name, error, hub.get("revision"))
         raise CheckpointError(
-            f"{name} comes without an image processor that can be loaded ({reason}). Save one beside the model: "
+            trouble
+            or f"{name} comes without an image processor that can be loaded ({reason}). Save one beside the model: "
             "`processor.save_pretrained(folder)`."
         ) from error
 

@@ -74,7 +74,9 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
             revision=revision,
             token=getattr(args, "hub_token", None),
         )
-        print(f"{done.url}: published, commit {done.commit}.")
+        print(
+            "\n".join([f"{done.url}: published, commit {done.commit}.", *(f"Note: {one}" for one in done.plan.notes)])
+        )
     return True
 
 

@@ -9,6 +9,7 @@ from .optimization import cosine_schedule, scaled_learning_rate
 
 
 logger = logging.get_logger(__name__)
+MOST_OF_THE_START = 0.05  # share of an average that may be the weights which a run began with
 
 
 def augmentation_of(
@@ -48,6 +49,23 @@ def schedule_of(
         warmup_lr=rate_of(args, args.warmup_learning_rate, global_batch_size),
         min_lr=rate_of(args, args.min_learning_rate, global_batch_size),
     )
+
+
+def average_warms_up(args: RecipeArguments, steps: int) -> bool:
+    """Whether the average of the weights takes fewer steps in the beginning of a run of `steps` optimizer steps; said if chosen here.
+
+    Without it, `decay ** steps` of what is evaluated and saved in the end is where the run began.
+    """
+    if args.ema_warmup is not None:
+        return args.ema_warmup
+    left = args.ema_decay**steps
+    if left < MOST_OF_THE_START:
+        return False
+    logger.warning(
+        f"The run has {steps} steps, after which {left:.1%} of weights averaged with --ema_decay {args.ema_decay} would still be those "
+        "of its beginning, so the average warms up (--ema_warmup True)."
+    )
+    return True
 
 
 def warmup_and_cooldown(args: RecipeArguments, steps: int, steps_per_epoch: int) -> tuple[int, int]:

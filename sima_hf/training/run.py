@@ -23,6 +23,7 @@ from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
 from .processors import load_processor, normalization, processor_for
 from .publication import finish_folder
+from .start import SaysBelowStart
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
@@ -127,6 +128,7 @@ def prepare(
         trust_remote_code=model_args.trust_remote_code,
     )
     processor = processor_for(source, built.image_size, model_args.eval_crop_pct)
+    check_apart(args.output_dir, data_args)
     check_output_dir(args.output_dir, belongs_to(checkpoint, args.output_dir) or args.overwrite_output_dir)
     if args.should_save:
         make_writable(args.output_dir)
@@ -145,6 +147,22 @@ def prepare(
     named = data_args.dataset_name
     elsewhere = named in (None, "digits") or Path(named).exists()
     return Task(data, built, processor, train, validation, None if elsewhere else named), checkpoint
+
+
+def check_apart(output_dir: str, data_args: DataArguments) -> None:
+    """Refuse to write a run among the images, where its folders would be classes the next time.
+
+    Raises:
+        ValueError: the run's folder is that of the images, or lies in it.
+    """
+    output = Path(output_dir).resolve()
+    for name in ("train_dir", "validation_dir", "dataset_name"):
+        given = getattr(data_args, name)
+        if given and Path(given).is_dir() and Path(given).resolve() in (output, *output.parents):
+            raise ValueError(
+                f"--output_dir {output_dir} lies in the folder of images --{name} {given}, where its folders would be taken for classes; "
+                "name a folder elsewhere."
+            )
 
 
 def make_writable(folder: str) -> None:
@@ -270,6 +288,9 @@ def train_and_evaluate(trainer: SimATrainer, task: Task, checkpoint: Path | None
     args = trainer.args
     if args.should_save and args.overwrite_output_dir and not belongs_to(checkpoint, args.output_dir):
         remove_run(args.output_dir)
+    if task.validation is not None and task.built.base_model and checkpoint is None:
+        args.eval_on_start = True
+        trainer.add_callback(SaysBelowStart())
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.stopped_by_signal:
         if args.should_save:

@@ -34,7 +34,7 @@ from .metrics import compute_metrics, top_classes
 from .optimization import own_rates, parameter_groups
 from .position import position_of, read_position, write_position
 from .randomness import combine
-from .recipe import augmentation_of, rate_of, schedule_of
+from .recipe import augmentation_of, average_warms_up, rate_of, schedule_of
 from .sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
 from .streaming import StreamedImages
 
@@ -352,6 +352,7 @@ class SimATrainer(Trainer):
         """Start the average of the weights, or take it up where the checkpoint left it."""
         if not self.args.ema_decay:
             return
+        self.args.ema_warmup = average_warms_up(self.args, self.state.max_steps)
         self.ema = WeightAverage(self.model, self.args.ema_decay, warmup=self.args.ema_warmup)
         if self._resumes_from is not None:
             self._load_average(self._resumes_from)

@@ -82,6 +82,16 @@ def test_accelerate_takes_it(path):
         assert (config.num_machines, config.num_processes) == (4, 32)
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "small_sets").glob("*.json")), ids=lambda path: path.stem)
+def test_a_recipe_for_small_sets_is_one_without_data_and_model(path, tmp_path):
+    words = [str(path), "--model_name_or_path", "mine", "--output_dir", str(tmp_path)]
+    for kind in (SimATrainingArguments, LoopArguments):
+        model_args, data_args, args = parse(ModelArguments, DataArguments, kind, arguments=words)
+        assert (model_args.model_name_or_path, data_args.train_dir) == ("mine", None)
+        assert args.rand_augment is None
+        assert not args.scale_learning_rate
+
+
 def test_a_field_that_nobody_knows_is_refused(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"output_dir": "x", "learning_rat": 1}))

@@ -183,6 +183,36 @@ def softmax_vit(folder, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_a_run_that_ruins_the_model_it_began_with_says_so(script, softmax_vit, folder, tmp_path):
+    original, accuracy = softmax_vit
+    changes = {
+        "variant": None,
+        "config_overrides": None,
+        "attention_gain": None,
+        "drop_path": None,
+        "image_size": None,
+    }
+    changes |= {"model_name_or_path": original, "num_train_epochs": 1, "learning_rate": 0.5}
+    run(script, tmp_path / "out", train_dir=folder, **{**LEARNS, **QUIET[script], **changes})
+    history = "trainer_state.json" if script == TRAINER else "history.json"
+    records = json.loads(next((tmp_path / "out").rglob(history)).read_text())
+    records = records["log_history"] if script == TRAINER else records
+    start = next(one for one in records if "eval_accuracy" in one)
+    assert (start["step"], start["eval_accuracy"]) == (0, pytest.approx(accuracy))
+    assert f"below the {accuracy:.1%} that the run began with" in (tmp_path / "out.log").read_text()
+
+
+def test_a_run_does_not_write_among_its_images(folder, complaint):
+    before = sorted(folder.rglob("*"))
+    for place in (folder, folder / "run"):
+        assert "would be taken for classes" in complaint(
+            TRAINER, **TINY_MODEL, train_dir=folder, output_dir=place, overwrite_output_dir=True
+        )
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.slow
 def test_a_softmax_model_is_swapped_calibrated_and_trained_on(softmax_vit, folder, tmp_path):
     original, accuracy = softmax_vit
     assert accuracy > 0.7

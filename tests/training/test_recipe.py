@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sima_hf.training.arguments import LoopArguments, SimATrainingArguments
-from sima_hf.training.recipe import augmentation_of, rate_of, schedule_of, warmup_and_cooldown
+from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of, warmup_and_cooldown
 
 
 def arguments(tmp_path, **changes):
@@ -37,6 +37,19 @@ def test_rates_stay_as_they_are_on_request(tmp_path):
 )
 def test_warm_up_and_cooldown_take_half_of_a_short_run_at_most(steps, expected, tmp_path):
     assert warmup_and_cooldown(arguments(tmp_path), steps, steps_per_epoch=10) == expected
+
+
+@pytest.mark.parametrize(
+    ("decay", "steps", "warms_up"),
+    [(0.99996, 40, True), (0.99996, 74_000, True), (0.99996, 76_000, False), (0.9, 20, True), (0.9, 40, False)],
+)
+def test_the_average_of_a_short_run_is_not_where_it_began(decay, steps, warms_up, tmp_path, caplog):
+    """Of ImageNet's 400 epochs of 1,251 steps nothing is left of the start; of a fine-tuning, nearly all would be."""
+    args = arguments(tmp_path, ema_decay=decay)
+    assert average_warms_up(args, steps) is warms_up
+    assert ("would still be those of its beginning" in caplog.text) == warms_up
+    for given in (True, False):
+        assert average_warms_up(arguments(tmp_path, ema_decay=decay, ema_warmup=given), steps) is given
 
 
 def test_the_schedule_in_numbers(tmp_path):

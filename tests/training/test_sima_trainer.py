@@ -68,6 +68,7 @@ def trainer_of(folder, images, model=None, **changes):
         "logging_steps": 1,
         "dataloader_num_workers": 0,
         "ema_decay": 0.9,
+        "ema_warmup": False,
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": True,
