@@ -28,12 +28,12 @@ def table(rows: list[ModelRow]) -> str:
     lines = [
         f"{'mode':>8} {'batch':>5} {'pixels':>6} "
         + " ".join(f"{name:>12}" for name in names)
-        + "   sima, times faster"
+        + "   sima, times faster (more is better)"
     ]
     for mode, batch, pixels in dict.fromkeys((row.mode, row.batch, row.pixels) for row in rows):
         here = {row.contestant: row for row in rows if (row.mode, row.batch, row.pixels) == (mode, batch, pixels)}
         times = " ".join(f"{here[name].median_ms:>9,.1f} ms" for name in names)
-        lines.append(f"{mode:>8} {batch:>5} {pixels:>6} {times}   {1 / here['sima'].ratio_to_baseline:>18.2f}")
+        lines.append(f"{mode:>8} {batch:>5} {pixels:>6} {times}   {1 / here['sima'].ratio_to_baseline:>35.2f}")
     return "\n".join(lines)
 
 

@@ -97,13 +97,13 @@ def table(csv_path: Path) -> str:
     names = [name for name in NAMES if name in {row["contestant"] for row in rows}]
     header = " ".join(f"{name:>19}" for name in names)
     lines = [
-        f"{'batch':>5} {'tokens':>6}  {header} {'floor':>10}   {'sima/softmax':>12} {'peak MiB, softmax and sima':>27}"
+        f"{'batch':>5} {'tokens':>6}  {header} {'floor':>10}   {'time sima/softmax (less is better)':>34} {'peak MiB, softmax and sima':>27}"
     ]
     for (batch, tokens), here in _by_size(rows).items():
         times = " ".join(f"{float(here[name]['median_us']):>16,.0f} us" for name in names)
         floor, ratio = float(here["sima"]["floor_us"]), float(here["sima"]["ratio_to_softmax"])
         peaks = " ".join(f"{int(here[name]['peak_bytes']) / 2**20:>13,.2f}" for name in ("softmax", "sima"))
-        lines.append(f"{batch:>5} {tokens:>6}  {times} {floor:>7,.0f} us   {ratio:>12.3f} {peaks}")
+        lines.append(f"{batch:>5} {tokens:>6}  {times} {floor:>7,.0f} us   {ratio:>34.3f} {peaks}")
     return "\n".join(lines)
 
 

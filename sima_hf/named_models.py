@@ -12,7 +12,7 @@ from .loaded_weights import check_weights
 from .patching import certify, describe
 from .patching.certificate import Certificate
 from .patching.example_inputs import example_inputs
-from .patching.load import load_with_report, why_not_loaded
+from .patching.load import check_name, load_with_report, why_not_loaded
 from .training.processors import load_processor
 
 
@@ -28,17 +28,15 @@ def load_model(name: str, whole: bool = True) -> PreTrainedModel:
             weights that are missing or do not fit the config.
         ValueError: Transformers does not know its type.
     """
+    check_name(name)
     folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{name} holds no model: it has no config.json, which `save_pretrained` writes.")
-    elif folder.exists():
-        raise CheckpointError(f"{name} is a file; give the folder that a model was saved in, or its name on the Hub.")
-    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise CheckpointError(f"There is no folder {name} with a model in it.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{name} holds no model: it has no config.json, which `save_pretrained` writes.")
     try:
         model, report = load_with_report(name, ignore_mismatched_sizes=True)  # refused below, in a sentence
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         raise CheckpointError(why_not_loaded(name, error)) from error
     check_weights(name, model, report, whole)
     return model

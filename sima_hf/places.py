@@ -10,6 +10,11 @@ from typing import Any
 _PLACE = re.compile(r"(?:/|~|\.\.?(?:[/\\]|$)|[A-Za-z]:[/\\]|\\\\|file:)")
 _ABSOLUTE = re.compile(r"(?:^|(?<=[\s'\"(=,]))(?:~|[A-Za-z]:|file:)?[/\\](?=[^\s/\\'\"]+[/\\])[^\s'\"]*[/\\]")
 _BETWEEN = re.compile(r", (?=/|~|\.\.?[/\\]|[A-Za-z]:[/\\])")
+# Names of folders that say nothing of the images in them: of a split, and of any.
+SPLITS = ("train", "val", "valid", "validation", "test")
+_ANY = (*SPLITS, "images", "data")
+# Where users' homes are, and what else above a folder says nothing of it.
+_HOMES, _NOBODY = ("home", "Users"), ("", ".", "..", "~", "root")
 # Entries of results files that name classes, which may begin with a slash ("/m/01g317") and are no places.
 _NO_PLACES = ("per_class", "most_confused", "labels")
 
@@ -22,20 +27,38 @@ def is_place(text: str) -> bool:
 def shown_place(text: str, here: bool = False) -> str:
     """A name of data or of a model as a stranger may see it: of a folder on somebody's disk, the last part.
 
+    Of a folder called `val`, `images` and the like, with the name of the folder above that says more: "photos, val".
+
     Args:
         text: a path, a name on the Hub, or several of them with ", " between.
         here: it comes from this machine, so that "org/name" is a folder if there is one.
     """
     text = str(text)
     if here and text and os.path.exists(os.path.expanduser(text)):
-        return Path(os.path.expanduser(text)).resolve().name or "a folder"
+        return _last(str(Path(os.path.expanduser(text)).resolve()))
     return ", ".join(_last(word) if is_place(word) else word for word in _BETWEEN.split(text))
 
 
 def _last(path: str) -> str:
     windows = "\\" in path and not path.startswith(("/", "~"))
-    name = (PureWindowsPath if windows else PurePosixPath)(path).name
-    return "a folder" if name in ("", "..", "~") else name
+    place = (PureWindowsPath if windows else PurePosixPath)(path)
+    if place.name in ("", "..", "~"):
+        return "a folder"
+    plain, above = [], place
+    while above.name.lower() in _ANY:
+        plain, above = [*plain, above.name], above.parent
+    told = plain and above.name not in (*_NOBODY, *_HOMES) and above.parent.name not in _HOMES
+    if not told or above.name.endswith(":"):
+        return place.name
+    return f"{above.name}, {next((one for one in plain if one.lower() in SPLITS), plain[0])}"
+
+
+def data_and_split(text: str) -> tuple[str, str | None]:
+    """The name of data and of its part, of what is shown as "photos, val", "NAME, validation split" or "NAME, 20% held out"."""
+    name, comma, last = text.rpartition(", ")
+    if comma and (last.endswith((" split", " held out")) or last.lower() in SPLITS):
+        return name, last.removesuffix(" split")
+    return text, None
 
 
 def without_folders(text: str, *folders: str | Path | None) -> str:

@@ -16,6 +16,7 @@ from .patching.calibration import CalibrationReport
 from .patching.certificate import Certificate
 from .patching.description import Description
 from .patching.example_inputs import example_inputs
+from .places import shown_place
 from .training.calibration_images import CalibrationImages, image_files
 from .training.evaluation_run import best_device
 from .whole_folder import check_free, whole_folder
@@ -113,9 +114,7 @@ def make_sima(
         SimAError: the model cannot be swapped or calibrated, the images cannot be used, or softmax is left.
         ValueError, OSError: it cannot be loaded, or the folder cannot be written.
     """
-    place = check_free(output_dir, overwrite)
-    if Path(name).is_dir() and place == Path(name).resolve():
-        raise FileExistsError(f"{name} is the softmax model itself; name another folder for the swapped one.")
+    _check_place(output_dir, overwrite, original=name)
     if calibration is not None:
         image_files(calibration.folder)  # better now than after a download
     model = load_model(name)
@@ -144,13 +143,14 @@ def calibrate_folder(
     Args:
         name: folder or Hub name of the swapped model.
         teacher: the same of the softmax model that it was made from.
-        output_dir, certified, overwrite: as for `make_sima`; with `overwrite` it may be the swapped model's own folder.
+        output_dir, certified, overwrite: as for `make_sima`; with `overwrite` it may be the swapped model's own folder, never the
+            teacher's.
         calibration: the images, and how.
 
     Raises:
         SimAError, ValueError, OSError: as `make_sima`; CalibrationError where the two do not belong together.
     """
-    check_free(output_dir, overwrite)
+    _check_place(output_dir, overwrite, original=teacher, swapped=name)
     image_files(calibration.folder)
     model, original = load_model(name), load_model(teacher)
     if not describe(model).swapped:
@@ -166,6 +166,24 @@ def calibrate_folder(
     return _finish(
         model, original, processor, calibration, certified, output_dir, overwrite, teacher, "sima-hf calibrate", name
     )
+
+
+def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped: str | None = None) -> None:
+    """As `check_free`; nor is it a softmax model that would be gone then, or a folder in a model that is read."""
+    place = Path(output_dir).expanduser().resolve()
+    for name in filter(None, (original, swapped)):
+        read = Path(name).resolve()
+        if not read.is_dir():
+            continue
+        if name == original and place.exists() and place.samefile(read):
+            what = "softmax model itself" if swapped is None else "teacher itself, which would be gone"
+            made = "swapped" if swapped is None else "calibrated"
+            raise FileExistsError(f"{output_dir} is the {what}; name another folder for the {made} one.")
+        if read in place.parents:
+            raise FileExistsError(
+                f"{output_dir} would lie inside the model {name}, which is read; name a folder outside of it."
+            )
+    check_free(output_dir, overwrite)
 
 
 def _finish(
@@ -188,7 +206,7 @@ def _finish(
         if before is not None and Path(before).is_dir():
             write_provenance(folder, base_model=before)
         gain = describe(model).swapped[0].gain
-        facts = None if report is None else calibration_facts(report, data=Path(calibration.folder).resolve().name)
+        facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
         write_provenance(folder, base_model=base, calibration=facts, gain=gain, made_by=maker)
     unreadable = () if images is None else tuple(images.unreadable)
     return MadeFolder(Path(output_dir), type(model).__name__, gain, describe(model), report, unreadable, certificate)

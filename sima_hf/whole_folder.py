@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,16 +48,15 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
         FileExistsError: it is there and not empty, or not what `overwrite` may replace: a folder with a config.json and no
             folders in it, and no training checkpoint.
         NotADirectoryError: it, or what should be a folder above it, is a file.
-        PermissionError: nothing may be written there.
+        PermissionError: nothing can be written there.
     """
     path = Path(folder).expanduser().resolve()
-    above = next(one for one in (path, *path.parents) if one.exists())
+    above = _nearest(path)
     if not above.is_dir():
         raise NotADirectoryError(f"{above} is a file, so no folder {folder} can be made; name another one.")
-    here = above if above != path or _is_empty(path) else path.parent
-    if not os.access(here, os.W_OK):
-        raise PermissionError(f"Nothing may be written into {here}; name another folder.")
-    if above != path or _is_empty(path):
+    new = above != path or _is_empty(path)
+    try_writing(path if new else path.parent)
+    if new:
         return path
     if not overwrite:
         raise FileExistsError(
@@ -78,6 +78,32 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
             "folder."
         )
     return path
+
+
+def try_writing(folder: str | Path) -> None:
+    """See that something can be written into a folder, or into the nearest one above it that is there, by doing it.
+
+    What the system says of rights is not enough: a file system may be read-only, sealed or full.
+
+    Raises:
+        NotADirectoryError: a file is in its place, or in that of a folder above it.
+        PermissionError: nothing can be written there.
+    """
+    path = Path(folder).expanduser().resolve()
+    above = _nearest(path)
+    if not above.is_dir():
+        raise NotADirectoryError(f"{above} is a file, so nothing can be written into {folder}; name another folder.")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=_ASIDE, dir=above))
+    except OSError as error:
+        raise PermissionError(
+            f"Nothing can be written into {above} ({error.strerror}); name another folder."
+        ) from error
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest above it that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())
 
 
 @contextlib.contextmanager

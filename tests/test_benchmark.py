@@ -46,7 +46,9 @@ def test_csv_round_trip_table_and_picture(rows, tmp_path):
     assert float(read[0]["median_us"]) == rows[0].median_us
     benchmark_report.draw(path, tmp_path / "attention.png")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert benchmark_report.table(path).count("\n") == 2
+    heading, *lines = benchmark_report.table(path).splitlines()
+    assert "time sima/softmax (less is better)" in heading
+    assert [len(line) for line in lines] == [len(heading)] * 2
 
 
 def test_training_and_the_compiled_contestant(trained, tmp_path):

@@ -181,6 +181,7 @@ ALLOWED = {
         "sima_hf.hub",
         "sima_hf.named_models",
         "sima_hf.patching",
+        "sima_hf.places",
         "sima_hf.training",
         "sima_hf.whole_folder",
     },

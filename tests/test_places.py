@@ -2,7 +2,15 @@
 
 import pytest
 
-from sima_hf.places import holds_places, is_place, shown_place, stays_in, without_folders, without_places
+from sima_hf.places import (
+    data_and_split,
+    holds_places,
+    is_place,
+    shown_place,
+    stays_in,
+    without_folders,
+    without_places,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +26,22 @@ from sima_hf.places import holds_places, is_place, shown_place, stays_in, withou
         ("/a/my, own/birds", "birds"),
         ("/a/one.parquet, /b/two.parquet", "one.parquet, two.parquet"),
         ("org/name, /b/two", "org/name, two"),
+        ("/data/photos/val", "photos, val"),
+        ("/data/photos/train/", "photos, train"),
+        ("../photos/Test", "photos, Test"),
+        ("/x/birds/images", "birds, images"),
+        ("/x/birds/data/images/val", "birds, val"),
+        ("/x/birds/val/images", "birds, val"),
+        ("C:\\Users\\alice\\birds\\val", "birds, val"),
+        ("/data/train", "train"),
+        ("/home/alice/val", "val"),
+        ("/Users/alice/data", "data"),
+        ("C:\\Users\\alice\\images", "images"),
+        ("C:\\val", "val"),
+        ("~/val", "val"),
+        ("../val", "val"),
+        ("/root/val", "val"),
+        ("/a/train/one.parquet, /photos/val", "one.parquet, photos, val"),
         ("/", "a folder"),
         ("..", "a folder"),
     ],
@@ -44,6 +68,30 @@ def test_a_name_that_is_a_folder_here_is_a_place(tmp_path, monkeypatch):
     assert shown_place("secret/birds", here=True) == "birds"
     assert shown_place("secret/birds") == "secret/birds"
     assert shown_place("x" * 5000, here=True) == "x" * 5000  # longer than any file's name
+
+
+def test_a_split_on_this_machine_is_shown_with_the_folder_above(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "val").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert shown_place("val", here=True) == shown_place("./val/", here=True) == "photos, val"
+    assert shown_place("val") == "val"
+    assert shown_place("photos, val") == "photos, val"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("photos, val", ("photos", "val")),
+        ("photos, train, validation split", ("photos, train", "validation")),
+        ("digits, 20% held out", ("digits", "20% held out")),
+        ("birds, images", ("birds, images", None)),
+        ("one.parquet, two.parquet", ("one.parquet, two.parquet", None)),
+        ("val", ("val", None)),
+        ("", ("", None)),
+    ],
+)
+def test_data_and_its_split(text, found):
+    assert data_and_split(text) == found
 
 
 def test_paths_in_a_sentence():

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from sima_hf.whole_folder import check_free, whole_folder
+from sima_hf import whole_folder as module
+from sima_hf.whole_folder import check_free, try_writing, whole_folder
 
 
 def fill(folder, text):
@@ -168,3 +169,17 @@ def test_where_nothing_may_be_written(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match="name another folder"):
         check_free(tmp_path / "out")
+
+
+@pytest.mark.parametrize("check", [check_free, try_writing])
+def test_where_the_system_says_yes_and_refuses_then(check, tmp_path, monkeypatch):
+    """As /sys does, or a disk that is full."""
+
+    def refuse(prefix, dir):
+        raise OSError(30, "Read-only file system", str(dir))
+
+    check(tmp_path / "new" / "out")
+    assert names(tmp_path) == set()
+    monkeypatch.setattr(module.tempfile, "mkdtemp", refuse)
+    with pytest.raises(PermissionError, match=r"into \S+ \(Read-only file system\); name another folder"):
+        check(tmp_path / "new" / "out")

@@ -7,7 +7,7 @@ import typer
 
 from .choices import DEVICES, DType, bench_models, one_of, softmax_models
 from .commands import Command, Group
-from .output import AsJSON, emit, results_folder, stdout_kept_clean
+from .output import AsJSON, check_results_folder, emit, stdout_kept_clean
 
 
 EXAMPLES = """Examples:
@@ -37,6 +37,10 @@ Against = Annotated[
     typer.Option(help="Softmax attention to compare with: sdpa or eager.", autocompletion=one_of("sdpa", "eager")),
 ]
 
+Seconds = Annotated[
+    float, typer.Option(help="About, for each size; but at least 9 rounds of all contestants, however long they take.")
+]
+
 
 @app.command(
     "attention",
@@ -54,7 +58,7 @@ def bench_attention(
     ] = True,
     dtype: DTypeName = "float32",
     device: Device = "cpu",
-    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 6.0,
+    seconds: Seconds = 6.0,
     readme: Annotated[Path | None, typer.Option(help="README whose table is to be brought up to date.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -65,10 +69,11 @@ def bench_attention(
 
         pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
-        results_folder(output_dir)
+        check_results_folder(output_dir)
         rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
         parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
         path = output_dir / f"{'_'.join(parts)}.csv"
+        output_dir.mkdir(parents=True, exist_ok=True)
         benchmark_report.write_csv(rows, path)
         benchmark_report.draw(path, path.with_suffix(".png"))
         if readme is not None:
@@ -95,7 +100,7 @@ def bench_model(
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile both.")] = False,
     dtype: DTypeName = "float32",
     device: Device = "cpu",
-    seconds: Annotated[float, typer.Option(help="Time for each size.")] = 10.0,
+    seconds: Seconds = 10.0,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for a CSV and a PNG.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -108,13 +113,14 @@ def bench_model(
             pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
         if output_dir is not None:
-            results_folder(output_dir)
+            check_results_folder(output_dir)
         rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
         text, files = benchmark_model_report.table(rows), []
         if output_dir is not None:
             kind = ("compiled",) if compiled else ()
             parts = ("model", Path(model).name, mode, *kind, device.partition(":")[0], dtype)
             path = output_dir / f"{'_'.join(parts)}.csv"
+            output_dir.mkdir(parents=True, exist_ok=True)
             benchmark_report.write_csv(rows, path)
             benchmark_model_report.draw(rows, path.with_suffix(".png"))
             files = [path, path.with_suffix(".png")]
@@ -146,7 +152,7 @@ def bench_memory(
                 f"{model} has no softmax to compare with; name a model that can be swapped, such as deit-small."
             )
         if output_dir is not None:
-            results_folder(output_dir)
+            check_results_folder(output_dir)
         rows = benchmark_model.measure_memory(model, against, pixels)
         lines = [
             f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB"
@@ -154,6 +160,7 @@ def bench_memory(
         ]
         files = []
         if output_dir is not None:
+            output_dir.mkdir(parents=True, exist_ok=True)
             files = [output_dir / f"memory_{Path(model).name}_cpu_float32.csv"]
             benchmark_report.write_csv(rows, files[0])
     emit(_facts(rows, files), "\n".join([*lines, *map(str, files)]), as_json)

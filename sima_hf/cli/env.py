@@ -109,7 +109,8 @@ def _why_no_cuda(torch) -> str:
 def _processor() -> str:
     from ..benchmark import device_name
 
-    return f"{device_name('cpu').rpartition(', ')[0]}, {os.cpu_count()} cores"
+    cores = os.cpu_count()
+    return f"{device_name('cpu').rpartition(', ')[0]}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _memory() -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .choices import DEVICES, Backend, DType, Weights, one_of
-from .output import AsJSON, emit, quiet_transformers, results_folder, stdout_kept_clean
+from .output import AsJSON, check_results_folder, emit, quiet_transformers, stdout_kept_clean
 
 
 EXAMPLES = """Examples:
@@ -70,7 +70,7 @@ def evaluate(
         quiet_transformers()
         check_device(device)
         if output_dir is not None:
-            results_folder(output_dir)
+            check_results_folder(output_dir)
         found = run_evaluation(
             EvaluationOptions(
                 model_name_or_path=model,

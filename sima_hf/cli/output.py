@@ -2,8 +2,8 @@
 
 import contextlib
 import json
+import logging
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +17,35 @@ AsJSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdo
 
 @contextlib.contextmanager
 def stdout_kept_clean() -> Iterator[None]:
-    """What libraries print meanwhile goes to stderr, so that stdout holds results alone."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """What libraries print meanwhile goes to stderr, so that stdout holds results alone; the Hub's client repeats itself less."""
+    said, client = _OneOfTheRetries(), logging.getLogger("huggingface_hub.utils._http")
+    client.addFilter(said)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        client.removeFilter(said)
+
+
+class _OneOfTheRetries(logging.Filter):
+    """In place of two lines for every time that huggingface_hub asks again, one for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if " thrown while requesting " not in text and "[Retry " not in text:
+            return True
+        if self.said:
+            return False
+        self.said = True
+        record.msg, record.args = (
+            "The Hub does not answer as it should; it is asked again, for half a minute at most.",
+            (),
+        )
+        return True
 
 
 def emit(facts: Any, text: Any, as_json: bool) -> None:
@@ -35,19 +61,18 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def results_folder(folder: Path) -> Path:
-    """Make a folder for results, before what fills it is measured.
+def check_results_folder(folder: Path) -> None:
+    """See that a folder for results can be made and written into, before what fills it is measured; it is made after that.
 
     Raises:
-        ValueError: it is a file, or nothing may be written into it.
-        OSError: it cannot be made.
+        ValueError: it is a file.
+        OSError: it cannot be made, or nothing can be written into it.
     """
+    from ..whole_folder import try_writing
+
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for --output-dir.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"Nothing may be written into {folder}; name another folder for --output-dir.")
-    return folder
+    try_writing(folder)
 
 
 def on_terminal() -> bool:

@@ -87,4 +87,5 @@ def push(
     }
     what = f"{len(done.plan.files)} files" if done.changed else "nothing new, all of it was there already"
     removed = [f"Removed {name}: {reason}" for name, reason in (done.plan.removed or {}).items()]
-    emit(facts, "\n".join([f"{done.repo_id}: {what}, commit {done.commit}", done.url, *removed]), as_json)
+    notes = [f"Note: {note}" for note in done.plan.notes]
+    emit(facts, "\n".join([f"{done.repo_id}: {what}, commit {done.commit}", done.url, *removed, *notes]), as_json)

@@ -23,8 +23,7 @@ sima-hf push sima-deit org/sima-deit --dry-run
 
 Exit codes: 0 done; 1 a mistake, with what to do about it, or the answer
 is no (certify found softmax, models a type that cannot be swapped);
-2 wrong usage; 130 interrupted; 141 whoever
-read the output closed it.
+2 wrong usage; 130 interrupted; 141 whoever read the output closed it.
 
 Environment: SIMA_HF_DEBUG=1 is --debug; HF_HUB_OFFLINE, HF_ENDPOINT,
 HF_TOKEN and HF_HOME are those of huggingface_hub."""

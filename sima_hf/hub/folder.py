@@ -1,5 +1,6 @@
 """A model folder, checked before anything of it is published: complete, safe to load, and SimA by count, not by name."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +162,7 @@ def _certified(
     folder: Path, model: PreTrainedModel, description: Description, given: Certificate | None
 ) -> Certificate:
     """The certificate of a model: the one that was given, if it is this model's, or a new one."""
+    _check_vision(folder, model, description)
     if given is not None:
         parts = tuple(part.path for part in description.swapped)
         if given.model != type(model).__name__ or given.swapped != parts:
@@ -179,13 +181,32 @@ def _certified(
         ) from error
 
 
+def _check_vision(folder: Path, model: PreTrainedModel, description: Description) -> None:
+    """Refuse a model that takes no images and has no SimA, before any are made up for it."""
+    if not description.swapped and not _native(model) and not takes_images(model):
+        raise PublishError(
+            f"{folder} holds a {type(model).__name__}, which is not a vision model, and nothing in it is SimA, so there is nothing to "
+            "publish here."
+        )
+
+
+def takes_images(model: PreTrainedModel) -> bool:
+    """Whether any argument of a model's forward is a picture."""
+    return any("pixel_values" in name for name in inspect.signature(model.forward).parameters)
+
+
+def _native(model: PreTrainedModel) -> list[str]:
+    """Paths of SimA's own architecture in a model."""
+    return [path for path, part in model.named_modules() if isinstance(part, modeling_sima.SimAPreTrainedModel)]
+
+
 def _listed(parts: tuple[str, ...]) -> str:
     return ", ".join(part or "the whole model" for part in parts) or "nothing"
 
 
 def _check_sima(folder: Path, model: PreTrainedModel, description: Description, certificate: Certificate) -> None:
     """Softmax may be in the parts that are not SimA, such as a text side, and there only; and something has to be SimA."""
-    native = [path for path, part in model.named_modules() if isinstance(part, modeling_sima.SimAPreTrainedModel)]
+    native = _native(model)
     if not native and not description.swapped:
         named = ", although its folder's name says SimA" if "sima" in folder.name.lower() else ""
         ran = f" One forward ran {certificate.count} operations of softmax attention." if certificate.count else ""

@@ -41,6 +41,7 @@ TRAINING_SETTINGS = (
     "max_shift",
     "rand_augment",
     "color_jitter",
+    "color_jitter_with_rand_augment",
     "random_erasing",
     "mixup",
     "cutmix",

@@ -2,16 +2,19 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
 from ..version import __version__
-from .cards.card import model_card
+from .cards.card import write_card
 from .cards.facts import CardFacts, card_files, find_facts, left_facts
+from .cards.merge import read_readme
 from .cards.versions import readme_to_merge, with_note
 from .folder import CONFIG, CheckedFolder
+from .kept_results import kept_results
 from .published_code import auto_map, remote_code
 from .published_files import (
     README,
@@ -23,6 +26,7 @@ from .published_files import (
     weights_in,
     without_paths,
 )
+from .push_notes import push_notes
 from .removed_files import IN_WORDS, RepositoryFiles, removed_files
 from .revisions import is_pull_request
 from .weights_check import WeightFiles, read_json
@@ -30,7 +34,7 @@ from .weights_check import WeightFiles, read_json
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would do; printing it gives the files, what stays behind, what of the repository goes, and the card.
+    """What a push would do; printing it gives the files, what stays behind, what of the repository goes, notes, and the card.
 
     Attributes:
         repo_id: "organization/name", or a name in the user's own account.
@@ -42,6 +46,7 @@ class PushPlan:
         commit_message: first line of the commit's message.
         removed: what the repository has of an earlier model and readers would load in place of this one or with it, which the same
             commit takes out -> why; None where nobody asked what the repository has, as in a dry run.
+        notes: what whoever pushes should know, in sentences.
     """
 
     repo_id: str
@@ -52,6 +57,7 @@ class PushPlan:
     private: bool | None
     commit_message: str
     removed: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -70,6 +76,7 @@ class PushPlan:
             "files": files,
             "left": dict(self.left),
             "removed": None if self.removed is None else dict(self.removed),
+            "notes": list(self.notes),
             "card": self.card,
         }
 
@@ -88,9 +95,13 @@ class PushPlan:
         if self.left:
             lines += ["Left behind:", *_noted(self.left, width)]
         if self.removed is None:
-            lines.append(f"What {self.repo_id} has already was not looked at; {IN_WORDS} would be removed from it.")
+            lines.append(
+                f"What {self.repo_id} has already was not looked at; {IN_WORDS} would be removed from it, and its card's figures "
+                "would stay if their files are there and of these weights."
+            )
         elif removed:
             lines += ["Removed from the repository:", *_noted(removed, width)]
+        lines += [f"Note: {note}" for note in self.notes]
         return "\n".join([*lines, f"{README}:", "", self.card])
 
 
@@ -141,13 +152,20 @@ class Publication:
         """The code that a reader needs, by file."""
         return remote_code(self.checked.config)
 
-    def plan(self, repo_id: str, existing: str | None = None, there: RepositoryFiles | None = None) -> PushPlan:
+    def plan(
+        self,
+        repo_id: str,
+        existing: str | None = None,
+        there: RepositoryFiles | None = None,
+        fetch: Callable[[str], Path | None] | None = None,
+    ) -> PushPlan:
         """What a push would do.
 
         Args:
             repo_id: where it would go.
             existing: README of the repository; None if it has none.
             there: all files of the repository; None if nobody has looked.
+            fetch: brings one of them here, to see whether what its card shows is still true.
 
         Raises:
             PublishError: the card cannot be written from these facts, or merged with the README that is there, or a file that
@@ -159,9 +177,13 @@ class Publication:
         facts = find_facts(folder) if self.facts is None else self.facts
         local = read_text(folder / README) if (folder / README).is_file() else None
         merged = readme_to_merge(local, existing, repo_id)
+        kept = kept_results((existing, local), facts, checked, None if there is None else there.names, fetch)
         branch = None if is_pull_request(self.revision) else self.revision  # it is meant for the main branch
-        card, alone = (model_card(checked, repo_id, facts, readme, revision=branch) for readme in (merged, local))
-        card = with_note(card, alone, local)
+        shown = replace(
+            facts, results=(*facts.results, *kept.files)
+        )  # these are in the repository, and not sent again
+        written, alone = (write_card(checked, repo_id, shown, readme, revision=branch) for readme in (merged, local))
+        card = with_note(written.text, alone.text, local)
         files = [
             _config(checked),
             *(PlannedFile.made(name, text) for name, text in self.code.items()),
@@ -182,6 +204,7 @@ class Publication:
             commit_message=self.commit_message
             or f"{type(checked.model).__name__}, published with sima_hf {__version__}",
             removed=None if there is None else removed_files(there, by_name),
+            notes=(*kept.notes, *push_notes(checked, written.known, read_readme(card).data)),
         )
 
 

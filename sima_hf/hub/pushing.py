@@ -1,5 +1,6 @@
 """Publish a model's folder on the Hub: first a plan that can be read, then one commit that has all of it or nothing."""
 
+import functools
 import json
 import tempfile
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def push(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="sima_hf", library_version=__version__)
-    with hub_errors(repo_id, token):
+    with hub_errors(repo_id, token), tempfile.TemporaryDirectory() as aside:
         repo_id = _repository(api, repo_id, private, revision)
         main = api.repo_info(repo_id)
         if private and not main.private:
@@ -137,7 +138,8 @@ def push(
         new = _is_new(api, repo_id, revision)
         start = main.sha if new or revision is None else _commit_of(api, repo_id, revision)
         there = _files_of(api, repo_id, start)
-        plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there)
+        fetch = functools.partial(_fetch, api, repo_id, commit=start, cache=aside)
+        plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there, fetch)
         commit = _commit(api, plan, start, new)
     place = f"/tree/{quote(revision, safe='')}" if revision else ""
     return PushResult(repo_id, commit, f"{api.endpoint}/{repo_id}{place}", plan, commit != start)
@@ -203,16 +205,21 @@ def _files_of(api, repo_id: str, commit: str | None) -> RepositoryFiles:
 
 def _text_of(api, repo_id: str, name: str, commit: str | None) -> str | None:
     """A file at a commit of the repository; None where there is none."""
+    with tempfile.TemporaryDirectory() as cache:
+        path = _fetch(api, repo_id, name, commit, cache)
+        return None if path is None else read_text(path)
+
+
+def _fetch(api, repo_id: str, name: str, commit: str | None, cache: str) -> Path | None:
+    """A file at a commit of the repository, under its own name in a folder's cache; None where there is none."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            path = api.hf_hub_download(repo_id, name, revision=commit, cache_dir=cache)
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):  # the Hub did not answer, so there may be one
-                raise
-            return None
-        return read_text(Path(path))
+    try:
+        return Path(api.hf_hub_download(repo_id, name, revision=commit, cache_dir=cache))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # the Hub did not answer, so there may be one
+            raise
+        return None
 
 
 def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:

@@ -14,7 +14,7 @@ from .cpu import cpu_attention
 from .cpu import why_not as why_not_cpu
 from .eager import eager_attention
 from .reference import reference_attention
-from .triton import triton_attention
+from .triton import NO_CUDA, triton_attention
 from .triton import why_not as why_not_triton
 
 
@@ -78,11 +78,17 @@ def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:
     """Say of every backend what it is, or why it cannot serve.
 
     Args:
-        query: inputs that it should serve, `(B,H,N,D)`; by default float32 on the CPU.
+        query: inputs that it should serve, `(B,H,N,D)`; by default float32 where the backend is picked, if that is here.
 
     Returns:
         Name -> summary or reason, in the order in which "auto" asks them.
     """
-    if query is None:
-        query = torch.empty(1, 1, 1, 1)
-    return {backend.name: backend.why_not(query) or backend.summary for backend in BACKENDS}
+    reasons = (_why_not_here(backend) if query is None else backend.why_not(query) for backend in BACKENDS)
+    return {backend.name: reason or backend.summary for backend, reason in zip(BACKENDS, reasons, strict=True)}
+
+
+def _why_not_here(backend: Backend) -> str | None:
+    """The reason why a backend cannot serve on this machine, or None."""
+    cuda = backend.picked_on == ("cuda",) and torch.cuda.is_available()
+    reason = backend.why_not(torch.empty(1, 1, 1, 1, device="cuda" if cuda else "cpu"))
+    return f"{NO_CUDA}, and torch finds none here" if reason and reason.startswith(NO_CUDA) else reason

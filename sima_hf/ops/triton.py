@@ -19,12 +19,15 @@ from .fused import WIDEST, fused_attention, kept, rows_first
 PIECE, FILL, FILL_TOKENS = 256, 2, 8
 
 
+NO_CUDA = "it needs a CUDA device"
+
+
 def why_not(query: torch.Tensor) -> str | None:
     """The reason why the kernels cannot serve `query`, `(B,H,N,D)`, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton"
     if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"it needs a CUDA device, and the tensors are on {query.device.type}"
+        return f"{NO_CUDA}, and the tensors are on {query.device.type}"
     if query.dtype == torch.float64:
         return "it computes in float32, and float64 came"
     if query.shape[-1] > WIDEST:

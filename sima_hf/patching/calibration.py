@@ -42,10 +42,10 @@ class CalibrationReport:
     def __str__(self) -> str:
         width = max(len(fit.layer) for fit in self.fits)
         how = f"{self.stored_bytes / 2**20:.1f} MiB stored" if self.stored_bytes else "recomputed for every layer"
-        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
         lines = [
             f"Calibrated from {self.images} images, {how}; {self.bases} blocks with another basis of queries and keys.",
-            f"Settings: {settings}",
+            "Share of what a layer should produce that it does not, before and after its fit (0: all as the softmax model's; 1: no better "
+            "than a constant):",
             f"{'layer'.ljust(width)}  unexplained before   after",
             *(f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}" for fit in self.fits),
         ]

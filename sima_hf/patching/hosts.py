@@ -108,9 +108,9 @@ def find_host(model_type: str) -> Host:
         return HOSTS[model_type]
     if model_type in REFUSED:
         raise UnsupportedModelError(f"{model_type!r} cannot be swapped to SimA: {REFUSED[model_type]}.")
-    near = difflib.get_close_matches(str(model_type), HOSTS, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(model_type).lower(), [*HOSTS, *COMPOSITES], n=3, cutoff=0.6)
     hint = f" Similar names that can: {', '.join(near)}." if near else ""
     raise UnsupportedModelError(
         f"{model_type!r} is not among the {len(HOSTS)} models that can be swapped, nor does it hold one of them.{hint} "
-        "sima_hf.supported_models() lists them."
+        "`sima-hf models` lists them, in Python sima_hf.supported_models()."
     )

@@ -1,14 +1,24 @@
 """Load a model as the class that saved it."""
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,  # httpx's, of whichever version huggingface_hub brings
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ..errors import CheckpointError
 from ..models.sima import modeling_sima
 from . import classes
 
@@ -61,17 +71,111 @@ def load_with_report(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel,
     return model.eval(), report
 
 
-def why_not_loaded(name: str, error: Exception) -> str:
-    """The sentence for a model that Transformers could not load by its name: what is not there, and whether the Hub was asked."""
+def check_name(name: str) -> None:
+    """Refuse what is neither a folder nor a name on the Hub, before anybody is asked for it.
+
+    Raises:
+        CheckpointError: it is a file, an address, or a path to nothing.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return
+    if path.exists():
+        raise CheckpointError(f"{name} is a file; give the folder that a model was saved in, or its name on the Hub.")
+    address = _ADDRESS.match(name)
+    if address:
+        raise CheckpointError(
+            f"{name} is an address; give the model's name on the Hub, {address['name'].removesuffix('.git')}, or a folder."
+        )
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"There is no folder {name} with a model in it.")
+
+
+_ADDRESS = re.compile(
+    r"(?:hf://|\w+://[^/]*/|(?:www\.)?(?:huggingface\.co|hf\.co)/)(?:models/)?(?P<name>[^/?#]+(?:/[^/?#]+)?)"
+)
+
+
+def why_not_loaded(name: str, error: Exception, revision: str | None = None) -> str:
+    """The sentence for a model that Transformers could not load by its name: what is not there, and whether the Hub was asked.
+
+    Args:
+        name: folder or Hub name.
+        error: what was raised, with its causes.
+        revision: that was asked for.
+    """
     reason = " ".join(str(error).split())
-    if Path(name).is_dir():
+    folder = Path(name)
+    if type(error).__name__ == "SafetensorError":
+        return f"The weights in {name} cannot be read, perhaps half-written: {reason.rstrip('.')}. Get or write them again."
+    if folder.is_dir():
+        if (folder / "config.json").is_file() and not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+            return (
+                f"{name} is not a complete model: it has no model.safetensors. If something was writing it, it was not finished: "
+                "get or write it again."
+            )
         return f"{name} cannot be loaded: {reason}"
     if constants.HF_HUB_OFFLINE:
         return (
             f"There is no folder {name}, and no model of that name in {constants.HF_HUB_CACHE}; the Hub is not asked because "
             "HF_HUB_OFFLINE is set."
         )
-    return f"There is no folder {name}, and no model of that name on the Hub: {reason}"
+    return refused_by_hub(name, error, revision) or f"{name} cannot be loaded from the Hub: {reason}"
+
+
+_LOG_IN = "log in with `hf auth login`, or give a token from https://huggingface.co/settings/tokens as HF_TOKEN"
+
+
+def refused_by_hub(name: str, error: Exception, revision: str | None = None) -> str | None:
+    """The sentence for what the Hub, or the way to it, refused of a model that is no folder here; None for other errors, and offline.
+
+    Args:
+        name, error, revision: as for `why_not_loaded`.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return None
+    causes = list(_causes(error))
+    answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
+    status = getattr(getattr(answer, "response", None), "status_code", None)
+    if isinstance(answer, RevisionNotFoundError):
+        return (
+            f"{name} has no revision {revision or 'main'} on the Hub; name a branch, a tag or a commit that is there."
+        )
+    if isinstance(answer, GatedRepoError):
+        return f"{name} is gated: ask for access on its page on the Hub, then {_LOG_IN}."
+    if isinstance(answer, RepositoryNotFoundError):
+        return (
+            f"There is no folder {name}, and no model of that name on the Hub, or not for you. Check the name; if the model is private, "
+            f"{_LOG_IN}."
+        )
+    if status == 401:
+        return (
+            f"The Hub does not know the token that it was given, so {name} cannot be had. Take it away, or {_LOG_IN}."
+        )
+    if status == 403:
+        return f"This token may not read {name} on the Hub. Take one that may: {_LOG_IN}."
+    if status == 429:
+        return f"The Hub asks for fewer requests, so {name} cannot be had now. Run the same command again later."
+    if status is not None and status >= 500:
+        return f"The Hub has trouble of its own ({status}), so {name} cannot be had now. Run the same command again later."
+    if status is None and any(
+        isinstance(one, (LocalEntryNotFoundError, HTTPError, ConnectionError)) for one in causes
+    ):
+        last = " ".join(str(causes[-1]).split()).rstrip(".") or type(causes[-1]).__name__
+        return (
+            f"The Hub cannot be reached ({last}), and there is no folder {name} here, nor all of that model in the cache. Check the "
+            "name and the connection."
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, outermost first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def check_entries(config: Mapping[str, Any], what: str) -> None:

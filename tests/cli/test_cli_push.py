@@ -74,13 +74,23 @@ def test_what_a_push_took_out_is_said(saved, sent, monkeypatch, run):
         return done
 
     monkeypatch.setattr(pushing, "push", push_over_another)
-    found = run("push", saved / "sima", "org/tiny")
+    found = run("push", saved / "sima", "org/tiny", "--base-model", "org/deit")
     assert found.out.endswith("https://hub/org/tiny\nRemoved pytorch_model.bin: weights of an earlier model\n")
     facts = json.loads(run("push", saved / "sima", "org/tiny", "--json").out)
     assert facts["plan"]["removed"] == {"pytorch_model.bin": "weights of an earlier model"}
     dry = json.loads(run("push", saved / "sima", "org/tiny", "--dry-run", "--json").out)
     assert dry["removed"] is None
     assert "was not looked at" in run("push", saved / "sima", "org/tiny", "--dry-run").out
+
+
+def test_what_one_should_know_is_said_in_the_plan_and_after_the_push(saved, sent, run):
+    words = "Note: The card does not say which model this one was made from"
+    assert words in run("push", saved / "sima", "org/tiny", "--dry-run").out
+    found = run("push", saved / "sima", "org/tiny")
+    assert f"https://hub/org/tiny\n{words}" in found.out
+    for more, read in ((("--dry-run",), lambda facts: facts), ((), lambda facts: facts["plan"])):
+        (note,) = read(json.loads(run("push", saved / "sima", "org/tiny", "--json", *more).out))["notes"]
+        assert f"Note: {note}" in found.out
 
 
 @pytest.mark.parametrize("token", ["hf_SECRETSECRET\rx", "hf_SÉCRET", " "])
@@ -98,6 +108,8 @@ def test_what_cannot_be_pushed(saved, sent, tmp_path, run):
     for arguments, words in (
         ((tmp_path / "none", "org/x"), "does not exist"),
         ((saved / "softmax", "org/x"), "without any SimA attention"),
+        ((saved / "bert", "org/x"), "which is not a vision model, and nothing in it is SimA"),
+        ((saved / "sima", "org/x", "--license", "apachee"), "apache-2.0 may be meant"),
         ((saved / "sima", "org/x/y"), "org/x/y"),
         ((saved / "sima", "org/x", "--revision", "refs/heads/main", "--dry-run"), "leave out refs/heads/"),
         ((saved / "sima", "org/x", "--results", tmp_path / "none.json"), "none.json"),

@@ -14,6 +14,7 @@ import transformers
 from PIL import Image
 
 from sima_hf import __version__, benchmark_model
+from sima_hf.benchmark import device_name
 from sima_hf.cli import env
 from sima_hf.patching.hosts import HOSTS, markdown_table
 from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
@@ -47,6 +48,31 @@ def test_a_model_that_cannot_be_swapped_has_a_row_with_the_reason(run):
     refused, taken = json.loads(found.out)
     assert (refused["model_type"], refused["task"]) == ("imagegpt", "Refused")
     assert taken["summary"] == HOSTS["vit"].summary
+
+
+def test_the_model_in_a_folder(saved, run):
+    found = run("models", saved / "softmax")
+    assert (found.code, found.out) == (0, run("models", "deit").out)
+    (row,) = json.loads(run("models", saved / "softmax", "--json").out)
+    assert (row["model_type"], row["folder"]) == ("deit", str(saved / "softmax"))
+    assert "folder" not in json.loads(run("models", "deit", "--json").out)[0]
+
+
+def test_what_is_neither_a_model_type_nor_the_folder_of_a_model(saved, photos, run):
+    for name, words in (
+        (saved / "sima", "'sima_deit' is SimA already, a swapped deit"),
+        (saved / "native", "it is SimA by itself"),
+        (saved / "bert", "'bert' is not among the"),
+        (photos, "holds no model: it has no config.json"),
+        (saved / "bare" / "config.json", "config.json is a file. Give the model_type"),
+        ("facebook/deit-small-patch16-224", "neither a model type nor a folder that is here. Give the model_type"),
+        ("ViT", "Similar names that can: vit, "),
+        ("lava", "Similar names that can: llava, flava. `sima-hf models` lists them"),
+    ):
+        found = run("models", name)
+        assert found.code == 1, name
+        assert words in found.out
+        assert found.err == ""
 
 
 def on_a_terminal(*arguments, columns=70):
@@ -117,6 +143,14 @@ def test_env_for_machines(run, monkeypatch):
     assert facts["no-such-package"] == "not installed"
     assert set(facts["backends"]) == {"cpu", "triton", "eager", "reference"}
     assert str(os.cpu_count()) in facts["processor"]
+
+
+def test_one_is_no_plural(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert env._processor().endswith(", 1 core")
+    for number, words in ((1, ", 1 thread"), (2, ", 2 threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        assert device_name("cpu").endswith(words)
 
 
 def test_env_keeps_a_password_in_the_endpoint_to_itself(monkeypatch):
@@ -226,11 +260,11 @@ def test_evaluate_says_what_is_wrong(saved, tmp_path, run):
 
 def test_bench_for_machines(tmp_path, run, monkeypatch):
     monkeypatch.setattr(benchmark_model, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
-    found = run("bench", "memory", "--pixels", "512", "--json", "--output-dir", tmp_path)
+    found = run("bench", "memory", "--pixels", "512", "--json", "--output-dir", tmp_path / "made")
     facts = json.loads(found.out)
     assert [row["peak_resident_bytes"] for row in facts["rows"]] == [512 * 2**20] * 2
-    assert facts["files"] == [str(tmp_path / "memory_deit-small_cpu_float32.csv")]
-    few = ("--tokens", 8, "--seconds", 0, "--no-compile", "--json", "--output-dir", tmp_path)
+    assert facts["files"] == [str(tmp_path / "made" / "memory_deit-small_cpu_float32.csv")]
+    few = ("--tokens", 8, "--seconds", 0, "--no-compile", "--json", "--output-dir", tmp_path / "new")
     found = run("bench", "attention", *few)
     assert found.code == 0, found.err
     facts = json.loads(found.out)
@@ -258,12 +292,17 @@ def test_evaluate_without_what_reads_data(saved, run, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "attention", "model", "memory"])
-def test_a_folder_for_results_is_made_before_anything_is_measured(kind, saved, tmp_path, run, monkeypatch):
+def test_a_folder_for_results_is_tried_before_anything_is_measured_and_made_after(
+    kind, saved, tmp_path, run, monkeypatch
+):
     seen = []
 
     def measure(*_):
-        seen.append((tmp_path / "new" / "folder").is_dir())
+        seen.append([one.name for one in tmp_path.iterdir()])
         raise ValueError("enough")
+
+    def refuse(prefix, dir):
+        raise OSError(1, "Operation not permitted", str(dir))
 
     for place in (
         "sima_hf.training.evaluation_run.run_evaluation",
@@ -278,9 +317,14 @@ def test_a_folder_for_results_is_made_before_anything_is_measured(kind, saved, t
         found = run(*arguments, "--output-dir", place)
         assert (found.code, found.out) == (1, "")
         assert words in found.err
+    with monkeypatch.context() as sealed:
+        sealed.setattr("tempfile.mkdtemp", refuse)
+        found = run(*arguments, "--output-dir", tmp_path / "new" / "folder")
+    assert f"Nothing can be written into {tmp_path} (Operation not permitted); name another" in found.err
     assert seen == []
     assert "enough" in run(*arguments, "--output-dir", tmp_path / "new" / "folder").err
-    assert seen == [True]
+    assert seen == [["file"]], "nothing is left where nothing came out"
+    assert not (tmp_path / "new").exists()
 
 
 DEVICES = [

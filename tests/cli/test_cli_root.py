@@ -1,6 +1,7 @@
 """The command itself: help, examples, completion, how it ends, and what it says about mistakes."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -36,9 +37,19 @@ def test_help_lists_the_commands_in_order_and_what_exit_codes_mean(run):
     assert found.code == 0
     listed = re.findall(r"^  ([a-z]+)  +[A-Z]", found.out.split("Commands:")[1], flags=re.MULTILINE)
     assert listed == NAMES
-    for words in ("--install-completion", "0 done", "2 wrong usage", "130 interrupted", "SIMA_HF_DEBUG"):
+    whole = "141 whoever read the output closed it.\n"
+    for words in ("--install-completion", "0 done", "2 wrong usage", "130 interrupted", whole, "SIMA_HF_DEBUG"):
         assert words in found.out
     assert "..." not in found.out.split("Commands:")[1].split("Examples:")[0]
+
+
+def test_the_help_says_how_long_a_benchmark_takes_at_least(run):
+    from sima_hf.benchmark import take_turns
+
+    calls = []
+    take_turns({"a": lambda: calls.append(1)}, 0, lambda: None)
+    for kind in ("attention", "model"):
+        assert f"at least {len(calls)} rounds of all contestants" in " ".join(run("bench", kind, "--help").out.split())
 
 
 def test_without_a_command_it_shows_the_help(run):
@@ -208,7 +219,7 @@ def safetensor_error():
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "lower the batch size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "lower the batch"),
-        (safetensor_error(), "perhaps half-written: incomplete metadata"),
+        (safetensor_error(), "sima cannot be read, perhaps half-written: incomplete metadata"),
         (ImportError("TimmWrapperModel requires the timm library"), "requires the timm library"),
         (PermissionError(13, "Permission denied", "/secret"), "sima cannot be loaded: [Errno 13] Permission denied"),
     ],
@@ -291,3 +302,18 @@ def test_json_has_no_numbers_that_json_lacks(capsys):
 
     emit({"a": float("nan"), "b": [float("inf"), 1.5], "c": Path("x")}, "", True)
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": "x"}
+
+
+def test_that_the_hub_is_asked_again_is_said_once(caplog):
+    from sima_hf.cli.output import stdout_kept_clean
+
+    client = logging.getLogger("huggingface_hub.utils._http")
+    for _ in range(2):
+        with stdout_kept_clean():
+            for again in (1, 2):
+                client.warning("'[Errno 111] Connection refused' thrown while requesting HEAD http://127.0.0.1:9/a")
+                client.warning(f"Retrying in {again}s [Retry {again}/5].")
+            client.warning("The token is old.")
+    client.warning("Retrying in 1s [Retry 1/5].")
+    once = ["The Hub does not answer as it should; it is asked again, for half a minute at most.", "The token is old."]
+    assert [record.getMessage() for record in caplog.records] == [*once, *once, "Retrying in 1s [Retry 1/5]."]

@@ -179,6 +179,7 @@ def test_what_is_wrong_is_said_and_nothing_written(saved, photos, tmp_path, run)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(saved / "softmax")
     for index in range(3):
         (tmp_path / "broken" / f"{index}.png").write_bytes(b"no image")
     before = sorted(tmp_path.rglob("*"))
@@ -196,6 +197,23 @@ def test_what_is_wrong_is_said_and_nothing_written(saved, photos, tmp_path, run)
         (("patch", sima, out), "SimA already .SimADeiTForImageClassification.; give the softmax model"),
         (("patch", saved / "native", out), "SimA already"),
         (("patch", softmax, softmax, "--overwrite"), "is the softmax model itself"),
+        (("patch", softmax, softmax / "sub"), "would lie inside the model .*softmax, which is read"),
+        (
+            ("calibrate", sima, *teacher, softmax, "--output", softmax, "--overwrite"),
+            "is the teacher itself, which would",
+        ),
+        (
+            ("calibrate", sima, *teacher, softmax, "--output", tmp_path / "link", "--overwrite"),
+            "is the teacher itself",
+        ),
+        (
+            ("calibrate", sima, *teacher, softmax, "--output", sima / "a" / "b"),
+            "would lie inside the model .*sima, which",
+        ),
+        (
+            ("calibrate", sima, *teacher, softmax, "--output", softmax / "sub"),
+            "would lie inside the model .*softmax, which",
+        ),
         (("patch", softmax, tmp_path / "file"), "is a file"),
         (("patch", softmax, tmp_path / "file" / "out"), "is a file"),
         (("patch", softmax, tmp_path / "broken", "--overwrite"), "holds no model"),

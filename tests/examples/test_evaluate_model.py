@@ -216,6 +216,24 @@ def test_a_folder_with_some_of_the_classes_is_matched_by_name(digits_model, phot
     assert str(photos.parent) not in json.dumps(found) + printed
 
 
+def test_the_folder_that_was_read_is_named_and_splits_are_not_taken_for_it(
+    digits_model, photos, complaint, report, tmp_path
+):
+    for split in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "set" / split)
+    shutil.rmtree(tmp_path / "set" / "val" / "7")
+    said = complaint("--model_name_or_path", digits_model, "--validation_dir", tmp_path / "set")
+    assert f"name the one that is meant, {tmp_path / 'set' / 'train'} or {tmp_path / 'set' / 'val'}." in said
+    found, printed = report("--model_name_or_path", digits_model, "--validation_dir", tmp_path / "set" / "val")
+    assert found["settings"]["data"] == "set, val"
+    assert re.search(r"^  data +set, val$", printed, flags=re.MULTILINE)
+    found, _ = report("--model_name_or_path", digits_model, "--train_dir", tmp_path / "set")
+    assert found["settings"]["data"] == "set, validation split"
+    assert {row["label"] for row in found["per_class"]} == {"2", "5"}
+    found, _ = report("--model_name_or_path", digits_model, "--train_dir", photos, "--held_out", 0.25)
+    assert found["settings"]["data"] == f"{photos.name}, 25% held out"
+
+
 def test_unreadable_images_are_left_out_by_name(digits_model, photos, report, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
@@ -297,9 +315,13 @@ def test_bad_input_is_explained(digits_model, photos, complaint, tmp_path):
         (("--model_name_or_path", "./nowhere"), r"There is no folder \./nowhere"),
         (("--model_name_or_path", tmp_path / "final", "--weights", "ema"), "has no folder ema"),
         (("--model_name_or_path", tmp_path / "checkpoint-7"), r"it has no model\.safetensors"),
+        (
+            (*model, "--output-dir", "/dev/null/out"),
+            "/dev/null is a file, so nothing can be written into /dev/null/out",
+        ),
         ((*model, "--image_size", 0), "must be 1 pixel or more, but 0 came"),
         ((*model, "--eval_crop_pct", 1.5), r"in \(0, 1\].*but 1\.5 came"),
-        ((*model, "--batch_size", 0), "--batch_size must be 1 or more"),
+        ((*model, "--batch_size", 0), "--batch-size must be 1 or more"),
         ((*model, "--validation_dir", tmp_path / "missing"), "no folder .*missing"),
         ((*model, "--validation_dir", names), "have no name in common: the model has '0', '1', '2', .*'ant', 'bee'"),
         ((*model, "--dataset", "digits", "--validation_dir", photos), "one source of images, but --dataset and"),

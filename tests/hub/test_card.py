@@ -93,8 +93,11 @@ def test_every_file_that_is_named_is_to_be_published(patched_folder, tmp_path):
     names = {path.name for path in card_files(facts)}
     assert names == {"evaluation.json", "bench.csv", "sima_provenance.json"}
     assert {name for name, place in re.findall(r"\[([^]]+)\]\((?!http)([^)]+)\)", card) if name == place} == names
-    for row in re.findall(r"^\|.*\d.*\|$", section(card, "(?:Results|Calibration|Training)"), flags=re.MULTILINE):
+    for row in re.findall(r"^\|.*\d.*\|$", section(card, "Results"), flags=re.MULTILINE):
         assert row.endswith(".json) |"), row
+    for title in ("Calibration", "Training"):
+        before = section(card, title).partition("\n|")[0]
+        assert not before or "From [sima_provenance.json](sima_provenance.json)" in before
 
 
 def test_nothing_known_nothing_said(native_folder):
@@ -243,9 +246,36 @@ def test_where_it_comes_from(patched_folder):
     assert (data.base_model, data.base_model_relation) == (BASE, "finetune")
     assert f"It was made from `{BASE}` ([sima_provenance.json](sima_provenance.json))." in card
     text = section(card, "Calibration")
-    assert "| images | 48 | [sima_provenance.json]" in text
-    assert "| data | noise |" in text
+    assert text.count("[sima_provenance.json](sima_provenance.json)") == 1
+    assert "| images | 48 |\n" in text
+    assert "| data | noise |\n" in text
     assert "made by `sima-hf patch`" in section(card, "Versions")
+
+
+def test_weights_that_were_only_swapped_are_called_noise_first(patched_folder, tmp_path):
+    def card(**more):
+        write_provenance(tmp_path, base_model=BASE, made_by="sima-hf patch", anew=True, **more)
+        return model_card(patched_folder, REPO, find_facts(tmp_path))
+
+    words = "**Softmax was swapped for SimA in these weights, and nothing was calibrated or trained since"
+    link = "([sima_provenance.json](sima_provenance.json))"
+    assert f"# sima-model\n\n{words}, so they answer at random** {link}." in card()
+    assert words not in card(calibration={"images": 3})
+    assert words not in card(training={"seed": 3})
+    write(tmp_path / "evaluation.json", evaluation(patched_folder))
+    assert f"{words}** {link}." in card()  # how they answer is in the figures
+    (tmp_path / "evaluation.json").unlink()
+    write(tmp_path / "trainer_state.json", {"global_step": 3})
+    assert words not in card()
+    assert words not in model_card(patched_folder, REPO, CardFacts())
+
+
+def test_the_accuracy_is_among_the_first_words(native_folder, evaluated):
+    first = model_card(native_folder, REPO, evaluated).partition("\n## ")[0]
+    assert (
+        "Its top-1 accuracy is 95.83% (digits, validation; 360 images): [evaluation.json](evaluation.json)." in first
+    )
+    assert "accuracy" not in model_card(native_folder, REPO, CardFacts()).partition("\n## ")[0]
 
 
 def test_only_swapped_is_not_finetuned(patched_folder, tmp_path):
@@ -267,9 +297,10 @@ def test_training_settings_and_data(native_folder, tmp_path):
     card = model_card(native_folder, REPO, facts)
     text = section(card, "Training")
     assert text.count("| epochs | 45 |") == 1
-    for row in ("| learning rate | 0.002 | [sima_provenance", "| mean loss in training | 2.25 | [all_results"):
+    for row in ("| learning rate | 0.002 |  |", "| mean loss in training | 2.25 | [all_results"):
         assert row in text
-    assert "| bf16 | no |" in text
+    assert "From [sima_provenance.json](sima_provenance.json), where no other file is named:" in text
+    assert text.count("sima_provenance.json](") == 1
     data = ModelCard(card).data
     assert data.datasets == ["ILSVRC/imagenet-1k"]
     (result,) = data.eval_results
@@ -284,7 +315,8 @@ def test_trainer_state_where_nothing_else_says_it(native_folder, tmp_path):
     facts = find_facts(tmp_path)
     assert [path.name for path in card_files(facts)] == ["trainer_state.json"]
     text = section(model_card(native_folder, REPO, facts), "Training")
-    assert "| optimizer steps | 12 | [trainer_state.json]" in text
+    assert "From [trainer_state.json](trainer_state.json):" in text
+    assert "| optimizer steps | 12 |\n" in text
     assert "| highest learning rate logged | 0.001 |" in text
     (tmp_path / "trainer_state.json").write_text("{")
     with pytest.raises(PublishError, match="not the state that Trainer saves"):
@@ -401,7 +433,9 @@ def test_somebodys_folders_are_not_told(native_folder, tmp_path):
     path = write(tmp_path / "evaluation.json", evaluation(native_folder, **facts))
     card = model_card(native_folder, REPO, CardFacts(results=path))
     assert "somebody" not in card
-    assert ModelCard(card).data.eval_results[0].dataset_name == "val"
+    found = ModelCard(card).data.eval_results[0]
+    assert (found.dataset_name, found.dataset_type, found.dataset_split) == ("imagenet", "imagenet", "val")
+    assert "| imagenet, val; 360 images |" in section(card, "Results")
     card = model_card(native_folder, REPO, CardFacts(results=path, evaluated_on="ILSVRC/imagenet-1k"))
     assert ModelCard(card).data.eval_results[0].dataset_type == "ILSVRC/imagenet-1k"
 

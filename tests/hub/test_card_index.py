@@ -137,6 +137,16 @@ def test_results_of_another_name_go_as_well(one, tmp_path):
     assert figures(model_card(one, "org/y", measured(one, tmp_path, 0.5), card)) == [("y", 0.5, at("org/y"))]
 
 
+def test_figures_that_an_older_card_shows_under_the_folders_last_name_go(one, tmp_path):
+    """ "/x/photos/val" was "val" then, without a split."""
+    card = model_card(one, "org/x", measured(one, tmp_path, 0.9, of_data="val"))
+    assert index(card)[0]["results"][0]["dataset"] == {"name": "val", "type": "val"}
+    (result,) = index(model_card(one, "org/x", measured(one, tmp_path, 0.5, of_data="/x/photos/val"), card))[0][
+        "results"
+    ]
+    assert result["dataset"] == {"name": "photos", "type": "photos", "split": "val"}
+
+
 def test_results_of_a_training_and_of_data_named_by_hand(one, tmp_path):
     write_provenance(tmp_path, training={"seed": 1}, dataset="photos | of, all")
     write(tmp_path / "all_results.json", {"eval_accuracy": 0.75, "eval_top_5_accuracy": 0.9})
@@ -193,7 +203,30 @@ def test_a_metric_that_was_added_to_ours_stays(one, tmp_path):
 def test_a_name_that_the_author_gave_stays(one, tmp_path):
     card = model_card(one, "org/x", measured(one, tmp_path, 0.9)).replace("- name: x\n", "- name: My model\n")
     assert figures(model_card(one, "org/y", measured(one, tmp_path, 0.5), card)) == [("My model", 0.5, at("org/y"))]
-    assert index(model_card(one, "org/y", CardFacts(), card)) == [{"name": "My model", "results": []}]
+    assert "model-index" not in model_card(
+        one, "org/y", CardFacts(), card
+    )  # nothing is left that it would be the name of
+
+
+def test_an_empty_index_that_an_earlier_version_left_goes(one, tmp_path):
+    card = model_card(one, "org/x", measured(one, tmp_path, 0.9))
+    data = {**read_readme(card).data, "model-index": [{"name": "x", "results": []}]}
+    card = f"---\n{yaml.safe_dump(data)}---\n{read_readme(model_card(one, 'org/x', CardFacts(), card)).body}"
+    found = read_readme(model_card(one, "org/x", CardFacts(), card)).data
+    assert not {"model-index", "metrics"} & set(found)
+
+
+@pytest.mark.parametrize("metrics", [["accuracy"], ["accuracy", "f1"], "accuracy", None])
+def test_the_list_of_metrics_goes_with_the_last_figure(metrics, one, tmp_path):
+    """Where it is what was written; with a word of its author's it stays."""
+    card = model_card(one, "org/x", measured(one, tmp_path, 0.9))
+    data = {name: value for name, value in read_readme(card).data.items() if name != "metrics"}
+    data |= {"metrics": metrics} if metrics else {}
+    card = f"---\n{yaml.safe_dump(data)}---\n{read_readme(card).body}"
+    found = read_readme(model_card(one, "org/x", CardFacts(), card)).data
+    assert found.get("metrics") == (["accuracy", "f1"] if metrics and "f1" in metrics else None)
+    kept = with_entries(card, [THEIRS["no source, other data"]])
+    assert read_readme(model_card(one, "org/x", CardFacts(), kept)).data.get("metrics") == metrics
 
 
 def test_our_model_takes_no_place_in_another(one, tmp_path):

@@ -51,12 +51,13 @@ def test_what_the_evaluation_script_writes_is_read(one, tmp_path):
     check_measured(measured, one.model, weights_hash(one.weights))
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert measured.figures == {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss")}
-    assert (measured.data, measured.split, measured.images) == ("digits", "validation", content["num_images"])
+    assert (measured.data, measured.split, measured.images) == ("digits", "20% held out", content["num_images"])
     assert set(measured.labels) == set(NAMES.values())
     assert measured.versions["sima_hf"] == sima_hf.__version__
     card = model_card(one, None, find_facts(folder, results=tmp_path))
     assert (
-        f"| top-1 accuracy | {content['accuracy']:.2%} | digits, validation; {content['num_images']} images |" in card
+        f"| top-1 accuracy | {content['accuracy']:.2%} | digits, 20% held out; {content['num_images']} images |"
+        in card
     )
 
 

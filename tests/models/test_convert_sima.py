@@ -206,7 +206,11 @@ def _truncated(path, state):
     ("prepare", "words"),
     [
         (lambda path, state: None, "There is no file"),
-        (lambda path, state: path.write_text("hello"), "could not be read as tensors and plain values"),
+        (lambda path, state: path.mkdir(), "is a folder, but what is converted is an original checkpoint"),
+        (
+            lambda path, state: path.write_text("hello"),
+            r"as tensors and plain values: it is not what torch\.save writes, or d",
+        ),
         (lambda path, state: path.write_bytes(b""), "could not be read as tensors and plain values"),
         (_truncated, "could not be read as tensors and plain values"),
         (_code, "Objects that would need code to be run are not loaded"),
@@ -218,13 +222,13 @@ def _truncated(path, state):
             r"cls_token \(expected",
         ),
     ],
-    ids=["no-file", "text", "empty", "truncated", "code", "list", "no-state", "another-model", "shape"],
+    ids=["no-file", "folder", "text", "empty", "truncated", "code", "list", "no-state", "another-model", "shape"],
 )
 def test_bad_files_get_one_sentence(prepare, words, state, tmp_path):
     path = tmp_path / "bad.pth"
     prepare(path, state)
     before = {entry.name for entry in tmp_path.iterdir()}
-    with pytest.raises((ConversionError, FileNotFoundError)) as caught:
+    with pytest.raises((ConversionError, FileNotFoundError, IsADirectoryError)) as caught:
         convert_original_checkpoint(path, tmp_path / "out", variant=VARIANT)
     assert words.replace("\\", "") in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Calibration: least squares that are least squares, options that do what they say, and no trace where it fails."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -374,7 +375,11 @@ def test_the_report_is_a_table(trained):
     _, report = calibrated(trained)
     lines = str(report).splitlines()
     assert lines[0].startswith("Calibrated from 512 images, ")
-    assert "ridge=1e-06" in lines[1]
+    assert re.match(
+        r"Share of what a layer should produce .* \(0: all as the softmax model's; 1: no better than", lines[1]
+    )
+    assert "ridge" not in str(report)
+    assert report.settings["ridge"] == 1e-6
     assert len(lines) == 3 + len(report.fits)
     for line, fit in zip(lines[3:], report.fits, strict=True):
         layer, before, after = line.split()

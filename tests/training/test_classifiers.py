@@ -163,7 +163,7 @@ def test_labels_that_do_not_agree_are_said():
         (
             NAMES,
             ["a", "b", "c", "d"],
-            r"4 classes and the data's 4 have no name in common: the model has 'ant', .*--labels_by_index",
+            r"4 classes and the data's 4 have no name in common: the model has 'ant', .*--labels-by-index",
         ),
         (NAMES, ["dog", "wolf", "fox"], r"2 of the data's 3 classes are not among the model's 4: 'wolf', 'fox'\."),
         (["LABEL_0", "LABEL_1"], ["a", "b", "c"], "2 classes without names, but the data has 3"),

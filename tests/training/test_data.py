@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from sima_hf import SimAImageProcessor, training
 from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.training import data as data_module
-from sima_hf.training.data import image_folder, load_image_data, load_images, stratified_split
+from sima_hf.training.data import image_folder, load_folder, load_image_data, load_images, stratified_split
 from sima_hf.training.images import EvalImages, TrainImages, collate
 from sima_hf.training.sampling import Draw
 from sima_hf.training.streaming import StreamedImages
@@ -186,6 +186,43 @@ def test_bad_folders(tmp_path):
     with pytest.raises(DataError, match="fewer than two images of: dogs"):
         load_image_data(train_dir=tmp_path)
     assert load_image_data(train_dir=tmp_path, held_out=0).num_train == 10
+
+
+def filled(folder, *names):
+    """Folders with an image each, and what macOS leaves beside images."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        PILImage.new("RGB", (8, 8)).save(folder / name / "0.png")
+        (folder / name / "._0.png").write_bytes(b"\x00\x05\x16\x07")
+
+
+def test_hidden_files_are_passed_over_and_links_followed(tmp_path):
+    filled(tmp_path, "there/cats", "photos/dogs", "photos/.thumbnails")
+    (tmp_path / "photos" / "cats").symlink_to(tmp_path / "there" / "cats")
+    data = load_folder(tmp_path / "photos")
+    assert data.labels == ["cats", "dogs"]
+    assert [Path(row["path"]).name for row in data.train["image"]] == ["0.png", "0.png"]
+    assert image_folder(tmp_path / "photos").num_rows == 2
+
+
+def test_splits_are_no_classes(tmp_path):
+    filled(tmp_path, "photos/train/cats", "photos/train/dogs", "photos/val/cats", "photos/val/dogs")
+    for load in (load_folder, image_folder):
+        with pytest.raises(DataError, match=r"is meant, \S+photos/train or \S+photos/val\.$"):
+            load(tmp_path / "photos")
+    assert len(load_image_data(train_dir=tmp_path / "photos").validation) == 2
+    assert load_folder(tmp_path / "photos" / "val").labels == ["cats", "dogs"]
+    filled(tmp_path, "alone/Train/cats", "alone/Train/dogs")
+    with pytest.raises(DataError, match=r"is meant, \S+alone/Train\.$"):
+        load_image_data(train_dir=tmp_path / "alone")
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    filled(tmp_path, "toys/train", "toys/train/wooden", "toys/car")
+    filled(tmp_path, "more/train/steam", "more/car")
+    filled(tmp_path, "both/train", "both/val")
+    assert load_folder(tmp_path / "toys").labels == load_folder(tmp_path / "more").labels == ["car", "train"]
+    assert load_folder(tmp_path / "both").labels == ["train", "val"]
 
 
 def test_quickstart_s_folders_are_checked_first(tmp_path):

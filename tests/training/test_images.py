@@ -165,12 +165,34 @@ def test_reasons_name_the_file_and_what_is_wrong(tmp_path):
         with pytest.raises(UnreadableImage) as caught:
             read({"path": str(tmp_path / name), "bytes": None}, 0)
         assert str(caught.value).startswith(f"{tmp_path / name} (")
+        assert str(caught.value).count(name) == 1
+        assert str(caught.value).count("'") % 2 == 0
         assert words in str(caught.value)
     for image in (None, {"path": None, "bytes": None}):
         with pytest.raises(UnreadableImage, match="there is no image"):
             read(image, 0)
     with pytest.raises(UnreadableImage, match="has no label"):
         read(encoded(PILImage.new("RGB", (5, 5))), -1)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("transparency "), "transparency"),
+        (OSError("bad 'IHDR'"), "bad 'IHDR'"),
+        (ValueError("'a' and 'b'"), "'a' and 'b'"),
+        (ValueError(), "ValueError"),
+    ],
+    ids=repr,
+)
+def test_quotes_of_a_reason_are_whole(error, words, monkeypatch):
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(images_module, "decode", fail)
+    with pytest.raises(UnreadableImage) as caught:
+        read({"path": "x.png", "bytes": None}, 0)
+    assert str(caught.value) == f"x.png ({words})"
 
 
 def test_images_without_a_name_are_told_apart():

@@ -143,6 +143,17 @@ def test_a_softmax_model_gets_neither(tmp_path):
     assert not (tmp_path / "README.md").exists()
 
 
+def test_a_push_says_what_one_should_know(tmp_path, monkeypatch, capsys):
+    model = sima_hf.patch_model(vit())
+    args, task = finished(tmp_path, model)
+    args.push_to_hub = True
+    plan = SimpleNamespace(notes=("One.", "Two."))
+    done = SimpleNamespace(url="https://hub/org/x", commit="0123abc", plan=plan)
+    monkeypatch.setitem(vars(sima_hf.hub), "push", lambda *_, **__: done)
+    assert finish_folder(args, model, task, 64)
+    assert capsys.readouterr().out == "https://hub/org/x: published, commit 0123abc.\nNote: One.\nNote: Two.\n"
+
+
 def test_what_stands_in_the_way_is_a_warning_until_a_push_is_asked_for(tmp_path, monkeypatch):
     model = sima_hf.patch_model(vit())
     args, task = finished(tmp_path, model)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,20 +15,23 @@ from .attention import attention_section, softmax_in_sima
 from .facts import CardFacts, card_files, find_facts
 from .figures import METRIC_NAMES
 from .known import GIVEN, Known, gather, is_repo_id
+from .limits import limits_section
 from .markdown import cell, code, link
-from .merge import Readme, around_block, front_matter, merged_body, merged_data, read_readme
+from .merge import WRITTEN_METRICS, Readme, around_block, front_matter, merged_body, merged_data, read_readme
 from .model_index import EarlierCard
+from .origin import origin_section
 from .results import EVALUATION, RESULT_FILES, TRAINING
 from .sections import (
     CITATION,
+    accuracy_sentence,
     made_from,
     model_section,
-    origin_section,
     results_section,
     speed_section,
     summary,
     trained_on,
     versions_section,
+    warning,
 )
 from .speed import speed_table
 from .stock import is_push_to_hub_text, is_stock, is_trainer_text
@@ -70,6 +73,26 @@ def model_card(
         PublishError: the model is not SimA, a file is broken, has impossible numbers or is about another model, a fact that was
             given contradicts the README, or the README's front matter cannot be read.
     """
+    return write_card(checked, repo_id, facts, existing, revision=revision).text
+
+
+@dataclass(frozen=True)
+class WrittenCard:
+    """A card, and what it was written from."""
+
+    text: str
+    known: Known
+
+
+def write_card(
+    checked: "CheckedFolder",
+    repo_id: str | None,
+    facts: CardFacts | None = None,
+    existing: str | None = None,
+    *,
+    revision: str | None = None,
+) -> WrittenCard:
+    """As `model_card`, for those who have more to say about what it was written from."""
     facts = find_facts(checked.path) if facts is None else facts
     _check_sima(checked)
     card_files(facts)
@@ -92,7 +115,7 @@ def model_card(
     body = merged_body(readme, block)
     text = f"---{readme.newline}{front}{readme.newline}---{readme.newline}{body}"
     _check_card(text)
-    return text
+    return WrittenCard(text, known)
 
 
 def _check_sima(checked: "CheckedFolder") -> None:
@@ -143,15 +166,14 @@ def _front(
     """Our front matter, as the Hub reads it."""
     tag = pipeline_tag(checked.model)
     results = _eval_results(known, tag, repo_id, revision or "main")
-    changed = bool(known.provenance.get("calibration") or known.provenance.get("training") or known.trainer)
-    changed = changed or any(one.training for one in known.measured)
+    changed = bool(known.provenance.get("calibration") or known.trainings)
     tags = ["sima", *(["softmax-free"] if checked.certificate.softmax_free else []), "vision", *([tag] if tag else [])]
     data = ModelCardData(
         library_name="transformers",
         license=known.license or None,
         base_model=known.base_model or None,
         datasets=[known.hub_dataset] if known.hub_dataset else None,
-        metrics=["accuracy"] if results else None,
+        metrics=list(WRITTEN_METRICS) if results else None,
         pipeline_tag=tag,
         tags=[*tags, checked.config.model_type.removeprefix("sima_")],
         model_name=name,
@@ -173,7 +195,7 @@ def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: 
     place = _place(repo_id)
     for one in known.measured:
         data = (known.facts.evaluated_on if one.kind == EVALUATION else None) or one.data
-        data = data or (known.dataset if one.kind == TRAINING else None)
+        data = data or (known.dataset_name if one.kind == TRAINING else None)
         if not data or not tag:
             continue
         split = one.split or ("validation" if one.kind == TRAINING else None)
@@ -203,11 +225,6 @@ def _text(checked: "CheckedFolder", known: Known, name: str, revision: str | Non
     """The sections that there are facts for."""
     model, description = checked.model, checked.description
     provenance, file = known.provenance, known.facts.provenance
-    training = [(one.training, one.path) for one in known.measured if one.training]
-    if provenance.get("training"):
-        training.insert(0, (provenance["training"], file))
-    if known.trainer:
-        training.insert(0, (known.trainer, known.facts.training))
     calibration = provenance.get("calibration")
     versions = [("saved", _saved_by(model.config), "config.json")]
     made = f"made by {code(provenance['made_by'])}" if provenance.get("made_by") else "made"
@@ -218,15 +235,20 @@ def _text(checked: "CheckedFolder", known: Known, name: str, revision: str | Non
         for one in known.measured
     ]
     sections = [
+        warning(file, known.has_accuracy) if known.only_swapped else "",
         summary(model, description, checked.certificate, pipeline_tag(model), known.base_model, known.base_file),
+        accuracy_sentence(evaluated, known.dataset_name),
         "## How to load it\n\n" + loading_text(checked.path, model, name, revision),
         attention_section(model, checked.certificate, description, checked.weights, name),
         model_section(checked.path, model, checked.weights, known.license, (known.dataset, known.dataset_file)),
-        results_section(evaluated, known.dataset),
+        limits_section(
+            model, (known.dataset, known.dataset_file), known.base_model, bool(description.swapped), evaluated
+        ),
+        results_section(evaluated, known.dataset_name),
         speed_section(
             speed_table(path, (name, checked.path.name, str(checked.path))) for path in known.facts.benchmark
         ),
-        origin_section((calibration, file) if calibration else None, training),
+        origin_section((calibration, file) if calibration else None, known.trainings),
         versions_section(versions),
         f"## Citation\n\n{CITATION}",
     ]

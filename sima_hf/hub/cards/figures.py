@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from .markdown import cell, link
 from .results import is_number
@@ -63,6 +64,17 @@ def shown_in(block: str, metric: Mapping[str, Any], dataset: Mapping[str, Any], 
         r"\[[^\n]*\]\(" + (r"[^)\n]*" if file is None else re.escape(file)) + r"\)",
     )
     return re.search(r"^\| " + r" \| ".join(cells) + r" \|\r?$", block, flags=re.MULTILINE) is not None
+
+
+def figures_in(block: str) -> dict[str, list[str]]:
+    """The figures that the block of an earlier card shows: name of their file -> such as "top-1 accuracy 95.83%"."""
+    found: dict[str, list[str]] = {}
+    for row in re.findall(r"^\| (.*) \|\r?$", block, flags=re.MULTILINE):
+        cells = re.split(r" (?<!\\)\| ", row)
+        file = re.fullmatch(r"\[[^\n]*\]\(([^)\n]*)\)", cells[-1])
+        if len(cells) == 4 and file:
+            found.setdefault(unquote(file[1]), []).append(f"{cells[0]} {cells[1]}")
+    return found
 
 
 def _shown(name: str, value: float) -> str:

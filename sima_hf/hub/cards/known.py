@@ -11,10 +11,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...errors import PublishError
-from ...places import shown_place
+from ...places import data_and_split, shown_place
 from ...weights_hash import weights_hash
 from ..provenance import read_provenance
 from .facts import CardFacts, training_file
+from .licences import meant_licences
 from .merge import Readme
 from .results import TRAINING, Measured, check_measured, is_number, read_measured
 from .stock import is_stock
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..folder import CheckedFolder
 
 
+SWAPPED_BY = "sima-hf patch"  # what a provenance has as `made_by` from whoever swapped the softmax
 # Facts that are entries of the front matter as well.
 GIVEN = ("license", "base_model")
 
@@ -53,6 +55,31 @@ class Known:
     dataset_file: Path | None
     hub_dataset: str
 
+    @property
+    def trainings(self) -> list[tuple[Mapping[str, Any], Path]]:
+        """What is known of the training, each part with its file."""
+        found = [(self.trainer, self.facts.training), (self.provenance.get("training"), self.facts.provenance)]
+        return [
+            *((one, file) for one, file in found if one),
+            *((m.training, m.path) for m in self.measured if m.training),
+        ]
+
+    @property
+    def dataset_name(self) -> str:
+        """The training data's name without that of the split, for what was held out is another one."""
+        return data_and_split(self.dataset)[0]
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether a file says how often the answers are right."""
+        return any("accuracy" in one.figures for one in self.measured)
+
+    @property
+    def only_swapped(self) -> bool:
+        """Whether the provenance knows of a swap and no file of anything after it, so that the answers are noise."""
+        later = self.provenance.get("calibration") or self.trainings
+        return self.provenance.get("made_by") == SWAPPED_BY and not later
+
 
 def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     """Read what the facts name, and check it against the model and the README.
@@ -77,9 +104,14 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
                 "wrote is not overwritten."
             )
     licence = (facts.license or "").strip().lower()
-    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise PublishError(
             f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, but {facts.license!r} came."
+        )
+    if meant := meant_licences(licence):
+        raise PublishError(
+            f"The Hub has no licence {licence!r}; {' or '.join(meant)} may be meant. If the Hub has it by now, write `license: {licence}` into the "
+            "front matter of README.md."
         )
     if facts.base_model and not is_repo_id(facts.base_model):
         raise PublishError(

@@ -14,6 +14,7 @@ from .model_index import EarlierCard, merged_index
 
 
 START, END = "<!-- sima_hf:start -->", "<!-- sima_hf:end -->"
+WRITTEN_METRICS = ["accuracy"]  # what a card of this package lists, where it has figures
 # What PyYAML raises, besides its own errors, at a value that looks like a date or a number and is none.
 _NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -152,6 +153,8 @@ def merged_data(
         merged.pop("base_model_relation", None)  # it was to another base model than theirs
     index = merged_index(theirs.get("model-index"), ours.get("model-index"), earlier or EarlierCard())
     if index is None:
+        if theirs.get("model-index") and "metrics" not in ours and _listed(theirs.get("metrics")) == WRITTEN_METRICS:
+            merged.pop("metrics")  # with the last figure that it was written for
         return {name: value for name, value in merged.items() if name != "model-index" or value is None}
     return {**merged, "model-index": index}
 

@@ -76,29 +76,31 @@ def merged_index(theirs: Any, ours: list | None, earlier: EarlierCard) -> list |
     new = ours[0]["results"] if ours else []
     name = ours[0]["name"] if ours else None
     keys = {_key(result, metric) for result in new for metric in result["metrics"]}
-    index = []
+    index, emptied = [], []
     try:
         named = name in [model.get("name") for model in theirs]
         for model in theirs:
             before = model.get("results") or []
             kept = [one for result in before if (one := _kept(result, keys, earlier)) is not None]
-            if before and not kept and set(model) == {"name", "results"} and earlier.named(model["name"]):
+            bare = not kept and set(model) == {"name", "results"}
+            if bare and earlier.named(model["name"]):
                 # All of it is ours, its name, too.
                 if not new or (named and model["name"] != name):
                     continue
                 model, named = {**model, "name": name}, True
             index.append(model if kept == before else {**model, "results": kept})
+            if bare and before:
+                emptied.append(index[-1])
     except (AttributeError, KeyError, TypeError) as error:
         raise PublishError(
             "The model-index of README.md should be a list of models with `name` and `results`, each of these with `task`, "
             f"`dataset` and `metrics`; it is not ({type(error).__name__}: {error}). Mend it or remove it."
         ) from error
-    if not index:
-        return ours
-    if new:
+    if new and index:
         place = next((number for number, model in enumerate(index) if model.get("name") == name), 0)
         index[place] = {**index[place], "results": [*(index[place].get("results") or []), *new]}
-    return index
+    # A name without results, whoever gave it, would say nothing.
+    return [model for model in index if not any(model is one for one in emptied)] or ours
 
 
 def _kept(result: Mapping, keys: set, earlier: EarlierCard) -> Mapping | None:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ...errors import PublishError
-from ...places import shown_place
+from ...places import data_and_split, shown_place
 from ...weights_hash import WEIGHTS_HASH
 
 
@@ -280,13 +280,13 @@ def _quickstart(path: Path, content: dict) -> Measured:
 
 
 def _data_of(text: str | None) -> tuple[str | None, str | None]:
-    """Name and split of what evaluate_model.py calls "NAME, validation split"."""
+    """Name and split of what evaluate_model.py calls "NAME, validation split"; a folder's as "photos, val"."""
     if not text:
         return None, None
-    name, comma, last = text.rpartition(", ")
-    if comma and last.endswith(" split"):
-        return shown_place(name), last.removesuffix(" split")
-    return shown_place(text), None
+    name, split = data_and_split(text)
+    if split is None:
+        return data_and_split(shown_place(text))
+    return shown_place(name), split
 
 
 def _versions(content: Mapping | None) -> dict[str, str]:

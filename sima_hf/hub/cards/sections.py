@@ -30,32 +30,13 @@ CITATION = """```bibtex
 ```"""
 
 _TASK_WORDS = {"image-classification": "An image classifier"}
-_WORDS = {
-    "num_train_epochs": "epochs",
-    "epoch": "epochs",
-    "max_steps": "optimizer steps",
-    "global_step": "optimizer steps",
-    "step": "optimizer steps",
-    "per_device_train_batch_size": "images per device and micro-batch",
-    "train_batch_size": "batch size",
-    "world_size": "processes",
-    "highest_logged_learning_rate": "highest learning rate logged",
-    "train_loss": "mean loss in training",
-    "train_runtime": "time, s",
-    "train_seconds": "time, s",
-    "train_samples_per_second": "images per second",
-    "train_images": "images trained on",
-    "validation_images": "images to choose the checkpoint by",
-    "layers": "layers refitted",
-    "bases": "blocks with another basis of queries and keys",
-    "unexplained_before": "unexplained share, mean over the layers, before",
-    "unexplained_after": "the same after",
-    "mlp": "MLPs refitted",
-    "classifier": "classifier refitted",
-    "basis": "basis of queries and keys chosen",
-    "balance": "scale of value and output layer balanced",
-}
 _RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
+
+
+def warning(file: Path, measured: bool) -> str:
+    """The first words about weights that were swapped and left so; `measured`: the card has an accuracy, which says how they answer."""
+    words = "Softmax was swapped for SimA in these weights, and nothing was calibrated or trained since"
+    return f"**{words}{'' if measured else ', so they answer at random'}** ({link(file)})."
 
 
 def summary(
@@ -93,6 +74,24 @@ def trained_on(dataset: str) -> str:
     return f"| trained on | {cell(dataset)} | "
 
 
+def accuracy_sentence(measured: Iterable[Measured], training_data: str) -> str:
+    """The first top-1 accuracy that there is, with its images and its file."""
+    one = next((one for one in measured if "accuracy" in one.figures), None)
+    if one is None:
+        return ""
+    what, value, where, file = figure_row(
+        "accuracy", one.figures["accuracy"], one.path, **_images_of(one, training_data)
+    )
+    return f"Its {what} is {value}{f' ({where})' if where else ''}: {file}."
+
+
+def _images_of(one: Measured, training_data: str) -> dict[str, Any]:
+    """What a file measured on, as `figure_row` takes it."""
+    held_out = one.kind == TRAINING and one.data is None  # an evaluation without a name of its data may be of any
+    where = one.data or (training_data if held_out else None)
+    return {"data": where, "split": one.split, "held_out": held_out, "images": one.images}
+
+
 def model_section(
     folder: Path,
     model: PreTrainedModel,
@@ -104,10 +103,9 @@ def model_section(
     config = model.config
     rows = [("class", f"`{type(model).__name__}`", "config.json")]
     rows.append(("parameters", f"{count_parameters(model):,}", weights_words(weights)))
-    names = {str(name) for name in (getattr(config, "id2label", None) or {}).values()}
-    if "Classification" in type(model).__name__ and "ZeroShot" not in type(model).__name__ and names:
-        rows.append(("classes", f"{len(config.id2label):,}", "config.json"))
-    if size := _image_size(config):
+    if names := class_names(model):
+        rows.append(("classes", f"{len(names):,}", "config.json"))
+    if size := image_size(config):
         rows.append(("image size", f"{size} px", "config.json"))
     if processor := image_processor_file(folder):
         rows += [(*row, processor.name) for row in _preprocessing(processor)]
@@ -118,7 +116,15 @@ def model_section(
     return "## The model\n\n" + table(("", "", "from"), rows)
 
 
-def _image_size(config: Any) -> str:
+def class_names(model: PreTrainedModel) -> list[str]:
+    """Names of the classes that a model sorts images into; [] if it does another thing."""
+    kind = type(model).__name__
+    names = getattr(model.config, "id2label", None) or {}
+    return list(map(str, names.values())) if "Classification" in kind and "ZeroShot" not in kind else []
+
+
+def image_size(config: Any) -> str:
+    """Height and width that a config is for; "" if it does not say."""
     inner = [config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)]
     size = next((value for one in inner if (value := getattr(one, "image_size", None))), None)
     if isinstance(size, (list, tuple)):
@@ -160,9 +166,7 @@ def results_section(measured: Iterable[Measured], training_data: str) -> str:
     """The figures, each with the images it was measured on and its file; below them the conditions."""
     rows, conditions = [], []
     for one in measured:
-        held_out = one.kind == TRAINING and one.data is None  # an evaluation without a name of its data may be of any
-        where = one.data or (training_data if held_out else None)
-        of = {"data": where, "split": one.split, "held_out": held_out, "images": one.images}
+        of = _images_of(one, training_data)
         rows += [figure_row(name, value, one.path, **of) for name, value in one.figures.items()]
         if one.conditions and one.figures:
             who = (
@@ -178,30 +182,6 @@ def speed_section(tables: Iterable[list[str]]) -> str:
     """The tables of `speed.speed_table`, one after the other."""
     parts = ["\n".join(lines) for lines in tables]
     return "\n\n".join(["## Speed", *parts]) if parts else ""
-
-
-def origin_section(calibration: tuple[Mapping, Path] | None, training: Iterable[tuple[Mapping, Path]]) -> str:
-    """How the weights came about: calibration, then training, each setting with its file; what two files say alike, once."""
-    parts = []
-    if calibration:
-        parts += [
-            "## Calibration",
-            "Linear layers behind the attention were refitted in closed form from unlabelled images, so that the swapped model "
-            "follows the softmax model it was made from; no gradient, no new parameter.",
-            table(("", "", "file"), _settings([calibration])),
-        ]
-    rows = _settings(training)
-    if rows:
-        parts += ["## Training", table(("", "", "file"), rows)]
-    return "\n\n".join(parts)
-
-
-def _settings(found: Iterable[tuple[Mapping, Path]]) -> list[tuple[str, str, str]]:
-    rows: dict[tuple[str, str], str] = {}
-    for settings, path in found:
-        for name, value in settings.items():
-            rows.setdefault((cell(_WORDS.get(name, name.replace("_", " "))), cell(value)), link(path))
-    return [(*key, file) for key, file in rows.items()]
 
 
 def versions_section(found: Iterable[tuple[str, Mapping[str, str], str]]) -> str:

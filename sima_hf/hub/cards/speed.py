@@ -1,7 +1,9 @@
 """The speed table of a card, from the CSV that `sima-hf bench model` left."""
 
 import math
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from ...benchmark_report import read_csv
 from ...errors import PublishError
@@ -10,6 +12,7 @@ from ...places import shown_place
 from .markdown import cell, code, link
 
 
+_MEDIANS = "Medians, the contestants in turn, on"
 _TITLES = {"softmax": "softmax", "literal": "SimA's formula as written", "sima": "SimA", "none": "no attention"}
 
 
@@ -53,6 +56,12 @@ def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
     return [*lines, "", _conditions(path, rows, compiled) + other]
 
 
+def tables_in(block: str) -> list[str]:
+    """Names of the CSVs whose times the block of an earlier card shows."""
+    found = re.findall(rf"^{_MEDIANS} [^\n]*?\]\(([^)\n]*\.csv)\)", block, flags=re.MULTILINE)
+    return [unquote(name) for name in found]
+
+
 def _milliseconds(text: str) -> str:
     """Three digits that count; a CSV has five or so."""
     value = float(text)
@@ -76,10 +85,7 @@ def _conditions(path: Path, rows: list[dict[str, str]], compiled: bool) -> str:
     if compiled:
         settings.insert(1, "compiled")
     baseline = _TITLES.get(of("baseline"), cell(of("baseline")))
-    return (
-        f"Medians, the contestants in turn, on {', '.join(one for one in settings if one)}. Faster than: {baseline}. "
-        f"{link(path)}"
-    )
+    return f"{_MEDIANS} {', '.join(one for one in settings if one)}. Faster than: {baseline}. {link(path)}"
 
 
 def _check(path: Path, row: dict[str, str]) -> None:

@@ -162,16 +162,22 @@ def imagenet_1k_labels() -> list[str]:
 
 def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torch.Tensor], dict]:
     """The state_dict and the training settings of an original checkpoint."""
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, but what is converted is an original checkpoint, a .pth file. A model in a folder is loaded as it is."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the reader fail in any way at all
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        said = str(error).strip().partition("\n")[0]
+        if len(said.split()) < 3:  # a number, perhaps, that the reader stumbled over
+            said = f"it is not what torch.save writes, or damaged ({type(error).__name__})"
         refused = re.search(r"Unsupported (?:global|class|operand)[^.]*\S*|GLOBAL \S+", str(error))
         raise ConversionError(
-            f"{path} could not be read as tensors and plain values: {refused[0] if refused else reason[0]}. Objects that "
+            f"{path} could not be read as tensors and plain values: {refused[0] if refused else said}. Objects that "
             "would need code to be run are not loaded; save the state_dict alone, as torch.save(model.state_dict(), path)."
         ) from error
     if not isinstance(content, Mapping):

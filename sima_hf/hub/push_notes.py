@@ -1,0 +1,41 @@
+"""What whoever pushes a model should know before others see it: in the plan and in what a push prints, one sentence each."""
+
+from .cards.known import Known
+from .cards.licences import LICENCES
+from .folder import CheckedFolder
+
+
+_RANDOM = (
+    "Softmax was swapped for SimA in these weights, and nothing was calibrated or trained since{noise}; the "
+    "card says so. Calibrate them (sima-hf calibrate) or train them first; if they were trained by other means, say it with "
+    "sima_hf.hub.write_provenance(folder, training={...})."
+)
+_NO_BASE = (
+    "The card does not say which model this one was made from: if that is on the Hub, name it (--base-model organization/name, or "
+    "base_model= in the facts)."
+)
+
+
+_LICENCE = (
+    "{!r} is none of the licences that sima_hf knows of the Hub's list, which grows, so it is passed on; where the Hub does not take it, "
+    "the push is refused as a whole."
+)
+
+
+def push_notes(checked: CheckedFolder, known: Known, front: dict) -> list[str]:
+    """The sentences about a model and its card.
+
+    Args:
+        checked: the folder.
+        known: what the card was written from.
+        front: the card's front matter.
+    """
+    notes = []
+    if known.only_swapped:
+        notes.append(_RANDOM.replace("{noise}", "" if known.has_accuracy else ", so they answer at random"))
+    if checked.description.swapped and not front.get("base_model"):
+        notes.append(_NO_BASE)
+    licence = (known.facts.license or "").strip().lower()
+    if licence and licence not in LICENCES:
+        notes.append(_LICENCE.format(licence))
+    return notes
