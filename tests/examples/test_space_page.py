@@ -232,7 +232,14 @@ def test_time_curves_appear(opened):
     opened.wait(lambda: "Done in" in opened.text("#times") or "left out" in opened.text("#times"), "the end")
     said = opened.text("#times")
     assert "Measured on this machine just now" in said
-    for fact in (f"torch {torch.__version__}", "threads", "float32", "batch 1", "transformers", "sima_hf"):
+    for fact in (
+        f"torch {torch.__version__}",
+        f"{torch.get_num_threads()} thread",
+        "float32",
+        "batch 1",
+        "transformers",
+        "sima_hf",
+    ):
         assert fact in said
     curves = opened.all("#times svg path[stroke-width='2.5']")
     assert len(curves) == 2
