@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
-from transformers.models.auto.image_processing_auto import (
-    AutoImageProcessor,
-)  # at the top, older ones want torchvision for it
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from ..errors import PublishError

@@ -94,7 +94,9 @@ class Teacher:
             OSError: there is no such model, or it has no image processor.
             DataError: as above, or a processor that does more than scale and shift colours.
         """
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        # From its own file: the one at the top wants torchvision in older Transformers.
+        from transformers import AutoModelForImageClassification
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         model = AutoModelForImageClassification.from_pretrained(name, **kwargs)
         if image_size is not None:
