@@ -1,5 +1,7 @@
 """The exception types of sima_hf. Each is also a built-in one, so `except ValueError` keeps working."""
 
+from collections.abc import Iterator
+
 
 class SimAError(Exception):
     """Base class of everything sima_hf raises on purpose."""
@@ -39,3 +41,12 @@ class TrainingError(SimAError, RuntimeError):
 
 class UnsupportedModelError(SimAError, ValueError):
     """A model whose attention cannot be swapped; the text gives the reason, and what can be."""
+
+
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, outermost first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__

@@ -6,6 +6,26 @@ from pathlib import Path
 
 PROVENANCE = "sima_provenance.json"
 MANIFEST = "checkpoint_manifest.json"  # seals a training checkpoint
+# How a model is fed and asked: its processors, its tokenizer, its settings of generation.
+MODEL_SETTINGS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 # Where it comes from, what was measured of it, and how it was trained.
 RECORDS = (
     PROVENANCE,

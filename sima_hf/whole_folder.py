@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .model_records import MANIFEST, is_record
+from .model_records import MANIFEST, MODEL_SETTINGS, is_record
 
 
 # The model that was there before; neither it nor what describes it may lie beside the new one.
@@ -19,20 +19,7 @@ _MODEL = (
     "pytorch_model*",
     "adapter_config.json",
     "adapter_model*",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
+    *MODEL_SETTINGS,
 )
 _ASIDE = ".incomplete-"
 

@@ -10,7 +10,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from ..errors import PublishError
+from ..errors import PublishError, causes_of
 from .tokens import without_tokens
 
 
@@ -49,22 +49,13 @@ def hub_errors(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     except PublishError:
         raise
     except Exception as error:
-        raised = [one for one in _causes(error) if isinstance(one, (HTTPError, OSError))]
+        raised = [one for one in causes_of(error) if isinstance(one, (HTTPError, OSError))]
         told = isinstance(error, ValueError) and error not in raised  # it says more than its cause
         if not raised and not isinstance(error, (RuntimeError, ValueError)):
             raise  # a mistake of ours, not the Hub's
         # An answer says more than what the client made of it.
         first = next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0] if raised else error)
         raise PublishError(_sentence(error if told else first, repo_id, token)) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, outermost first: an upload's own error is wrapped in a RuntimeError."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _sentence(error: BaseException, repo_id: str, token: str | bool | None) -> str:

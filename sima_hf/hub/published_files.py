@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
+from ..model_records import MODEL_SETTINGS
 from ..places import is_place, shown_place, stays_in, without_places
 from .pictures import PICTURES, shown_pictures
 from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
@@ -17,23 +18,7 @@ from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
 README = "README.md"
 # What readers need besides weights, config and code, in whatever model it occurs.
 WANTED = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
+    *MODEL_SETTINGS,
     "license",
     "license.txt",
     "license.md",

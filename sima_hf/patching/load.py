@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, causes_of
 from ..models.sima import modeling_sima
 from . import classes
 
@@ -134,7 +134,7 @@ def refused_by_hub(name: str, error: Exception, revision: str | None = None) -> 
     """
     if constants.HF_HUB_OFFLINE:
         return None
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
     status = getattr(getattr(answer, "response", None), "status_code", None)
     if isinstance(answer, RevisionNotFoundError):
@@ -167,15 +167,6 @@ def refused_by_hub(name: str, error: Exception, revision: str | None = None) -> 
             "name and the connection."
         )
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, outermost first."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def check_entries(config: Mapping[str, Any], what: str) -> None:

@@ -228,7 +228,7 @@ def test_swap(user, folder):
     (tuned,) = accuracies(trained)
     assert original > 60
     assert calibrated > 50  # 10 would be chance
-    assert tuned > calibrated - 5  # of 100 images; training must not undo the calibration
+    assert tuned >= calibrated
     report = json.loads((folder / "my-sima-vit-evaluated" / "evaluation.json").read_text())
     assert report["accuracy"] == pytest.approx(tuned / 100, abs=1e-4)
     assert "times faster" in trained

@@ -62,7 +62,7 @@ def change_config(folder, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def refused(folder, *words, **more):
+def assert_refused(folder, *words, **more):
     """Its refusal has all of these words in it, and names the folder."""
     with pytest.raises(PublishError) as error:
         check_folder(folder, **more)
@@ -140,48 +140,48 @@ def test_half_precision(folder):
 
 
 def test_no_folder(tmp_path):
-    refused(tmp_path / "nowhere", "does not exist")
+    assert_refused(tmp_path / "nowhere", "does not exist")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", "is a file")
+    assert_refused(tmp_path / "file", "is a file")
 
 
 def test_no_config(folder):
-    refused(folder.parent, "has no config.json", "There is one in model")
+    assert_refused(folder.parent, "has no config.json", "There is one in model")
     (folder / "config.json").unlink()
-    refused(folder, "has no config.json")
+    assert_refused(folder, "has no config.json")
 
 
 @pytest.mark.parametrize("text", ['{"model_type": "sima_', "", "\x00\xff"])
 def test_a_broken_config(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    refused(folder, "cannot be read as JSON", "by half")
+    assert_refused(folder, "cannot be read as JSON", "by half")
 
 
 def test_a_config_that_is_no_mapping(folder):
     (folder / "config.json").write_text("[]")
-    refused(folder, "holds a list")
+    assert_refused(folder, "holds a list")
 
 
 def test_a_type_that_nobody_knows(folder):
     change_config(folder, model_type="sima_unheard_of")
-    refused(folder, "'sima_unheard_of'", "neither sima_hf nor Transformers")
+    assert_refused(folder, "'sima_unheard_of'", "neither sima_hf nor Transformers")
     change_config(folder, model_type="sima_vit", hidden_size="wide")
-    refused(folder, "does not describe a 'sima_vit' model", "hidden_size")
+    assert_refused(folder, "does not describe a 'sima_vit' model", "hidden_size")
 
 
 def test_a_config_without_its_class(folder):
     change_config(folder, architectures=None)
-    refused(folder, "names no model class")
+    assert_refused(folder, "names no model class")
     change_config(folder, architectures=["SimAViTForPoetry"])
-    refused(folder, "SimAViTForPoetry", "neither of sima_hf nor of Transformers")
+    assert_refused(folder, "SimAViTForPoetry", "neither of sima_hf nor of Transformers")
 
 
 def test_a_softmax_type_with_a_sima_class(folder):
     """AutoModel would load it as softmax, whatever class it names."""
     change_config(folder, model_type="vit")
-    refused(folder, "contradicts itself", "'vit'", "SimAViTForImageClassification")
+    assert_refused(folder, "contradicts itself", "'vit'", "SimAViTForImageClassification")
     change_config(folder, model_type="sima_vit", architectures=["ViTForImageClassification"])
-    refused(folder, "contradicts itself", "'sima_vit'", "ViTForImageClassification")
+    assert_refused(folder, "contradicts itself", "'sima_vit'", "ViTForImageClassification")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_softmax_type_with_a_sima_class(folder):
 )
 def test_entries_of_another_kind(folder, name, value, wanted):
     change_config(folder, **{name: value})
-    refused(folder, f"{folder / 'config.json'} ", repr(value), wanted)
+    assert_refused(folder, f"{folder / 'config.json'} ", repr(value), wanted)
 
 
 def test_weights_under_a_name_of_their_own(folder):
@@ -241,7 +241,7 @@ def test_a_class_of_somebody_else(folder):
     try:
         OwnViT(OwnConfig(**vit().config.to_diff_dict() | {"model_type": "own_vit"})).save_pretrained(folder)
         assert type(load_saved_class(str(folder))) is OwnViT
-        refused(folder, "OwnViT", "neither of sima_hf nor of Transformers")
+        assert_refused(folder, "OwnViT", "neither of sima_hf nor of Transformers")
     finally:
         AutoModelForImageClassification._model_mapping._extra_content.pop(OwnConfig)
         CONFIG_MAPPING._extra_content.pop("own_vit")
@@ -251,38 +251,40 @@ def test_a_class_of_somebody_else(folder):
 
 
 def test_a_softmax_model(saved, tmp_path):
-    text = refused(
+    text = assert_refused(
         saved / "softmax", "ViTForImageClassification", "2 operations", "sima_hf.patch_model", "sima-hf patch"
     )
     assert "name says SimA" not in text
-    refused(shutil.copytree(saved / "softmax", tmp_path / "SimA-vit"), "although its folder's name says SimA")
+    assert_refused(shutil.copytree(saved / "softmax", tmp_path / "SimA-vit"), "although its folder's name says SimA")
 
 
 def test_softmax_in_what_was_swapped(folder):
     """As if a new Transformers ran it there again; nothing in this one does."""
     softmax = Operation("vit.layers.0.attention", "SimAViTAttention", "aten::_softmax", 3, swapped=True)
     certificate = Certificate("SimAViTForImageClassification", (softmax,), ("",))
-    refused(folder, "one forward ran softmax", "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate)
+    assert_refused(
+        folder, "one forward ran softmax", "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate
+    )
 
 
 def test_softmax_in_a_native_model(tmp_path):
     SimAForImageClassification(SimAConfig(**NATIVE)).save_pretrained(tmp_path)
     softmax = Operation("sima.layers.0.attention", "SimAAttention", "aten::_softmax", 1)
     certificate = Certificate("SimAForImageClassification", (softmax,), ())
-    refused(tmp_path, "1 operations", "sima.layers.0.attention", certificate=certificate)
+    assert_refused(tmp_path, "1 operations", "sima.layers.0.attention", certificate=certificate)
 
 
 def test_a_certificate_of_another_model(folder):
     certificate = Certificate("SimADeiTModel", (), ("",))
-    refused(folder, "is of a SimADeiTModel", "SimAViTForImageClassification", certificate=certificate)
-    refused(folder, "nothing was swapped", certificate=Certificate("SimAViTForImageClassification", (), ()))
+    assert_refused(folder, "is of a SimADeiTModel", "SimAViTForImageClassification", certificate=certificate)
+    assert_refused(folder, "nothing was swapped", certificate=Certificate("SimAViTForImageClassification", (), ()))
 
 
 def test_inputs_that_cannot_be_made_up(tmp_path):
     """LLaVA wants a token for each patch in its text; its user can certify it."""
     model = sima_hf.patch_model(make("llava", "LlavaForConditionalGeneration"))
     model.save_pretrained(tmp_path)
-    refused(tmp_path, "did not run on a made-up image", "certificate=sima_hf.certify(model, inputs)")
+    assert_refused(tmp_path, "did not run on a made-up image", "certificate=sima_hf.certify(model, inputs)")
     inputs = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.tensor([[1, *[40] * 16, 2]])}
     certificate = sima_hf.certify(model, inputs)
     assert check_folder(tmp_path, certificate=certificate).certificate is certificate
@@ -293,15 +295,15 @@ def test_inputs_that_cannot_be_made_up(tmp_path):
 
 def test_pickled_weights(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    refused(folder, "pytorch_model.bin", "beside its safetensors", "runs code")
+    assert_refused(folder, "pytorch_model.bin", "beside its safetensors", "runs code")
     (folder / "model.safetensors").unlink()
-    refused(folder, "as a pickle (pytorch_model.bin)", "save_pretrained")
+    assert_refused(folder, "as a pickle (pytorch_model.bin)", "save_pretrained")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "checkpoint.pth", "a.pt", "a.CKPT", "a.pkl"])
 def test_other_pickles(folder, name):
     (folder / name).write_bytes(b"")
-    refused(folder, name)
+    assert_refused(folder, name)
 
 
 def test_what_a_training_keeps_is_no_weights(folder):
@@ -315,7 +317,7 @@ def test_what_a_training_keeps_is_no_weights(folder):
 
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
-    refused(folder, "has no model.safetensors", "save_pretrained")
+    assert_refused(folder, "has no model.safetensors", "save_pretrained")
 
 
 @pytest.mark.parametrize("gone", [(), ("model.safetensors",), ("model.safetensors", "config.json")])
@@ -326,7 +328,7 @@ def test_an_adapter(folder, gone):
     model.save_pretrained(folder)
     for name in gone:
         (folder / name).unlink()
-    refused(folder, "adapter_config.json", "`model = model.merge_and_unload()`")
+    assert_refused(folder, "adapter_config.json", "`model = model.merge_and_unload()`")
 
 
 def test_a_merged_adapter(folder, tmp_path):
@@ -343,67 +345,67 @@ def test_a_merged_adapter(folder, tmp_path):
 def test_cut_short(folder, kept):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    refused(folder, "no whole safetensors file", f"{path.stat().st_size:,} bytes")
+    assert_refused(folder, "no whole safetensors file", f"{path.stat().st_size:,} bytes")
 
 
 def test_something_else_under_the_name(folder):
     (folder / "model.safetensors").write_text("<!doctype html><title>Not found</title>")
-    refused(folder, "or is something else")
+    assert_refused(folder, "or is something else")
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    refused(folder, "git lfs pull")
+    assert_refused(folder, "git lfs pull")
 
 
 def test_a_missing_shard(shards):
     gone = sorted(shards.glob("*.safetensors"))[1]
     gone.unlink()
-    refused(shards, "is not complete", gone.name, "of which 1 are missing")
+    assert_refused(shards, "is not complete", gone.name, "of which 1 are missing")
 
 
 def test_a_shard_of_another_save(shards):
     name = sorted(path.name for path in shards.glob("*.safetensors"))[0]
     change_weights(shards, lambda state: state.popitem(), name)
-    refused(shards, name, "another save")
+    assert_refused(shards, name, "another save")
 
 
 @pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
 def test_a_broken_index(shards, index):
     (shards / "model.safetensors.index.json").write_text(index)
-    refused(shards, "model.safetensors.index.json")
+    assert_refused(shards, "model.safetensors.index.json")
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "pytorch_model.bin.txt"])
 def test_an_index_that_names_other_files(shards, name):
     (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {KEY: name}}))
-    refused(shards, "not safetensors beside it", name)
+    assert_refused(shards, "not safetensors beside it", name)
 
 
 def test_weights_that_are_missing(folder):
     change_weights(folder, lambda state: state.pop(KEY))
-    refused(folder, "do not match its config.json", "1 are missing", KEY)
+    assert_refused(folder, "do not match its config.json", "1 are missing", KEY)
 
 
 def test_weights_too_many(folder):
     change_weights(folder, lambda state: state.update(foreign=torch.zeros(2)))
-    refused(folder, "1 are none of its own (foreign)")
+    assert_refused(folder, "1 are none of its own (foreign)")
 
 
 def test_weights_of_another_shape(folder):
     change_weights(folder, lambda state: state.update({KEY: torch.zeros(32, 8)}))
-    refused(folder, f"{KEY} is (32, 8) instead of (32, 32)")
+    assert_refused(folder, f"{KEY} is (32, 8) instead of (32, 32)")
 
 
 def test_another_models_config(folder):
     """A deeper one and a wider one; both would load, with random weights."""
     change_config(folder, num_hidden_layers=3)
-    refused(folder, "do not match", "are missing", "vit.layers.2")
+    assert_refused(folder, "do not match", "are missing", "vit.layers.2")
     change_config(folder, num_hidden_layers=2, intermediate_size=50)
-    refused(folder, "do not match", "have another shape")
+    assert_refused(folder, "do not match", "have another shape")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_diverged(folder, value):
     change_weights(folder, lambda state: state[KEY].view(-1)[5:6].fill_(value))
-    refused(folder, "hold infinities or NaN", KEY)
+    assert_refused(folder, "hold infinities or NaN", KEY)
 
 
 # Training checkpoints
@@ -425,7 +427,7 @@ def test_a_damaged_checkpoint(tmp_path):
     """Even where the damage is to no weights: it shows that the folder was not copied whole."""
     good, path = checkpoint(tmp_path, 3), checkpoint(tmp_path, 4)
     (path / "optimizer.pt").unlink()
-    refused(path, "lacks the file optimizer.pt", f"The last good checkpoint beside it is {good}")
+    assert_refused(path, "lacks the file optimizer.pt", f"The last good checkpoint beside it is {good}")
 
 
 def test_what_a_kill_left_of_a_checkpoint(tmp_path):
@@ -433,8 +435,8 @@ def test_what_a_kill_left_of_a_checkpoint(tmp_path):
     half = tmp_path / ".incomplete-checkpoint-4"
     shutil.copytree(path, half)
     (half / checkpoints.MANIFEST).unlink()
-    refused(half, "half written or half removed", f"The last good checkpoint beside it is {path}")
+    assert_refused(half, "half written or half removed", f"The last good checkpoint beside it is {path}")
 
 
 def test_what_a_killed_command_left_of_a_folder(folder, tmp_path):
-    refused(folder.rename(tmp_path / ".sima-vit.incomplete-4711"), "what a killed process left")
+    assert_refused(folder.rename(tmp_path / ".sima-vit.incomplete-4711"), "what a killed process left")

@@ -26,12 +26,6 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def client(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
     with Client(hub.environment(folder / "home"), folder / "log", BEFORE) as process:
