@@ -211,6 +211,7 @@ ALLOWED = {
         "sima_hf.errors",
         "sima_hf.lazy",
         "sima_hf.model_records",
+        "sima_hf.places",
         "sima_hf.version",
     },
     "figures.py": {"matplotlib", "sima_hf.errors"},

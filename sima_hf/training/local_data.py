@@ -9,6 +9,7 @@ from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from ..errors import DataError, MissingDependencyError
+from ..places import SPLITS
 
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 # Names of the split to validate on, in the order of preference: the test split of some data sets, ImageNet's among them, has
 # no labels.
 VALIDATION_NAMES = ("validation", "valid", "val", "test")
-_SPLITS = ("train", *VALIDATION_NAMES)
 
 
 def required(module: str):
@@ -54,12 +54,10 @@ def files_of_images(directory: Path) -> list[Path]:
     Hidden ones are not looked at: macOS leaves a `._x.jpg` beside `x.jpg`, which is no image.
     """
     extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
+    # Not by rglob, which passes over the folder of a class that is a link.
     return sorted(
         path
-        for path in (
-            *directory.glob("*"),
-            *directory.glob("*/**/*"),
-        )  # a class's folder may be a link, which rglob leaves
+        for path in (*directory.glob("*"), *directory.glob("*/**/*"))
         if path.suffix.lower() in extensions
         and not any(part.startswith(".") for part in path.relative_to(directory).parts)
         and path.is_file()
@@ -104,7 +102,7 @@ def _refuse_splits(directory: Path, files: list[Path]) -> None:
     for path in files:
         first, *more = path.relative_to(directory).parts
         depths.setdefault(first, set()).add(len(more) > 1)
-    splits = [name for name, deeper in depths.items() if name.lower() in _SPLITS and deeper == {True}]
+    splits = [name for name, deeper in depths.items() if name.lower() in SPLITS and deeper == {True}]
     if len(splits) > 1 or (splits and len(depths) == 1):
         listed = " or ".join(str(directory / name) for name in splits)
         raise DataError(
