@@ -1,5 +1,6 @@
 """The adapter between Transformers' AttentionInterface and `sima_attention`: layout, options, maps."""
 
+import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -31,6 +32,32 @@ class PositionBias:
     __radd__ = __add__
 
 
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype of autocast where it is on; None elsewhere, and on devices that have none, such as meta."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """A context in which products have the dtype of their factors."""
+    if _autocast_dtype(device_type) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """query, key and value in one dtype: autocast's where it is on and they are not float64, else the value's.
+
+    Rotary positions and norms in float32 leave query and key wider than the value, which comes from its projection unchanged
+    and so has the dtype that the next layer takes.
+    """
+    dtype = _autocast_dtype(query.device.type)
+    if dtype is None or query.dtype == torch.float64:
+        dtype = value.dtype
+    return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
 def sima_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -47,7 +74,7 @@ def sima_attention_forward(
 
     Args:
         module: the attention module that calls; its `config.attention_gain` is the gain where none is given.
-        query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`.
+        query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`; of several dtypes, and under autocast, they become one.
         attention_mask: any mask that `sima_attention` takes, padding as `(B,1,1,Nk)` too, or a `PositionBias`, alone or with
             such a mask.
         gain, backend: as for `sima_attention`; without either gain, "none".
@@ -71,6 +98,7 @@ def sima_attention_forward(
         gain = getattr(config, "attention_gain", "none")
     if output_attentions is None:
         output_attentions = bool(getattr(config, "output_attentions", False))
+    query, key, value = one_dtype(query, key, value)
     bias = None
     # A PositionBias, of whichever copy of this file: models that came with code bring their own.
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
