@@ -16,9 +16,12 @@ _BESIDE = (
     "projections.OnesAllowed",
     "pooling.MultiHead",
     "pooling.Aimv2Pooling",
+    "pooling.VJepa2Pooling",
+    "pooling.VideoPrismPooling",
 )
 _SCALE = ("exp", "the scale of each head is the exp of a parameter, not of the tokens")
 _PLAIN = "plain ViT"
+_POOLED = "in the pooling head, where one query asks, keys alone are normalised"
 _PACKED = "rotary positions, applied before the attention; images packed, each attended by itself"
 
 
@@ -129,19 +132,19 @@ ROWS = (
     _row("altclip_vision_model", "AltCLIPVision", TOWER, _PLAIN),
     _row("chinese_clip_vision_model", "ChineseCLIPVision", TOWER, _PLAIN),
     _row("clipseg_vision_model", "CLIPSegVision", TOWER, _PLAIN),
-    _row("siglip_vision_model", "SiglipVision", TOWER, "plain ViT; the pooling head is swapped too", modules=_HEAD),
+    _row("siglip_vision_model", "SiglipVision", TOWER, f"plain ViT; {_POOLED}", modules=_HEAD),
     _row(
         "siglip2_vision_model",
         "Siglip2Vision",
         TOWER,
-        "any aspect ratio, padding masked; the pooling head is swapped too",
+        f"any aspect ratio, padding masked; {_POOLED}",
         modules=_HEAD,
     ),
     _row(
         "aimv2_vision_model",
         "Aimv2Vision",
         TOWER,
-        "plain ViT; the pooling head is swapped too",
+        f"plain ViT; {_POOLED}",
         modules={"Aimv2AttentionPoolingHead": "pooling.Aimv2Pooling"},
     ),
     _row("vit_mae", "ViTMAE", TOWER, "plain ViT; encoder, and decoder of the pre-training model"),
@@ -257,7 +260,7 @@ ROWS = (
         "phi4_multimodal_vision",
         "Phi4MultimodalVision",
         TOWER,
-        "any aspect ratio, padding masked; the pooling head is swapped too",
+        f"any aspect ratio, padding masked; {_POOLED}",
         modules=_HEAD,
     ),
     _row(
@@ -355,9 +358,19 @@ ROWS = (
         "time and space in turn",
         modules={"TimesformerSelfAttention": "projections.Fused"},
     ),
-    _row("vjepa2", "VJEPA2", VIDEO, "rotary positions, applied before the attention; the attentive pooler too"),
     _row(
-        "videoprism_vision_model", "VideoPrismVision", VIDEO, "space, then time; the attentive pooler too; no soft cap"
+        "vjepa2",
+        "VJEPA2",
+        VIDEO,
+        f"rotary positions, applied before the attention; {_POOLED}",
+        modules={"VJEPA2PoolerCrossAttention": "pooling.VJepa2Pooling"},
+    ),
+    _row(
+        "videoprism_vision_model",
+        "VideoPrismVision",
+        VIDEO,
+        f"space, then time, no soft cap; {_POOLED}",
+        modules={"VideoPrismMultiheadAttentionPoolingHead": "pooling.VideoPrismPooling"},
     ),
     # larger models whose config builds its tower from a class of its own
     _larger("clip", "CLIP", "the vision tower; the causal text side stays"),

@@ -142,23 +142,34 @@ def test_two_generations_of_save_and_load(case, name, tmp_path):
     assert list(generation.state_dict()) == list(model.state_dict())
 
 
+# What needs no gradient: a norm of query and key has a weight for each channel, which SimA's norms divide out again.
+CANCELLED = {
+    "internvl_vision/qk_norm": ("q_norm.weight", "k_norm.weight"),
+    "janus_vision_model/qk_norm": ("q_norm.weight", "k_norm.weight"),
+}
+
+
 @every_model
 def test_gradients_reach_what_they_reached(case, name):
-    """Every parameter that learns under softmax learns under SimA, position biases included."""
+    """Every parameter that learns under softmax learns under SimA, position biases included.
 
-    def learning(model):
-        model.zero_grad()
+    In float64, and beside softmax's gradient: in float32 rounding noise looks like one, and Adam makes full steps of it.
+    """
+
+    def gradients(model):
+        inputs = {key: x.double() if is_real(x) else x for key, x in given(case, name).items()}
         torch.manual_seed(2)
-        sum(tensor.square().sum() for tensor in tensors(model(**given(case, name)))).backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-        return {
-            key for key, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()
-        }
+        sum(tensor.square().sum() for tensor in tensors(model(**inputs))).backward()
+        grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        assert all(grad.isfinite().all() for grad in grads.values())
+        return {key: grad.norm().item() for key, grad in grads.items()}
 
-    before = learning(make(case, name))
-    after = learning(sima_hf.patch_model(make(case, name)))
-    assert before
-    assert not before - after
+    before = gradients(make(case, name).double())
+    after = gradients(sima_hf.patch_model(make(case, name).double()))
+    noise = 1e-12 * max(before.values())
+    learning = {key for key, norm in before.items() if norm > noise and not key.endswith(CANCELLED.get(case, ()))}
+    assert learning
+    assert {key for key in learning if after.get(key, 0.0) < 1e-6 * before[key]} == set()
 
 
 AUTO = {
