@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .ops import backend_names, sima_attention
 
@@ -58,6 +59,35 @@ def one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tu
     return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
+def maps_recorded() -> bool:
+    """Whether Transformers is recording attention maps: what a model's call or its config asked for, wherever it was said.
+
+    Most models hand `output_attentions` no further than to the hooks that pick maps up from whatever attention returns.
+    """
+    # Not public, so it may go: what remains then is what attention is told, and its config.
+    recorder = getattr(output_capturing, "_active_collector", None)
+    if recorder is None:
+        return False
+    # A compiler cannot follow the variable of the context, in whose place there is one for it.
+    recorded = recorder.global_var if is_torchdynamo_compiling() else recorder.get()
+    return any(name.endswith("attentions") for name in recorded or ())
+
+
+def apply_maps(maps: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The output as a function of the maps, so that gradients reach the very maps that a model returns, in whatever form.
+
+    Args:
+        maps: `(B,H,...,N,Nk)`.
+        value: `(B,Hk,...,Nk,Dv)`.
+
+    Returns:
+        `(B,...,N,H,Dv)`, contiguous, in the dtype of `value`.
+    """
+    with without_autocast(value.device.type):
+        output = maps @ value.repeat_interleave(maps.shape[1] // value.shape[1], dim=1).to(maps.dtype)
+    return output.to(value.dtype).movedim(1, -2).contiguous()
+
+
 def sima_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -78,12 +108,14 @@ def sima_attention_forward(
         attention_mask: any mask that `sima_attention` takes, padding as `(B,1,1,Nk)` too, or a `PositionBias`, alone or with
             such a mask.
         gain, backend: as for `sima_attention`; without either gain, "none".
-        output_attentions: also build the map, `N x Nk`; by default, if the config of `module` asks for maps.
+        output_attentions: also build the map, `N x Nk`; by default, if the config of `module` asks for maps. Built as well
+            while Transformers records maps. With gradients the output is then computed from the map, so that the gradient of
+            what follows reaches it.
         is_causal: True is refused.
         kwargs: what else Transformers passes; `scaling` and `dropout` among it have no meaning in SimA.
 
     Returns:
-        The output, contiguous `(B,N,H,Dv)`, and the signed map `(B,H,N,Nk)` or None.
+        The output, contiguous `(B,N,H,Dv)`, and the signed map `(B,H,N,Nk)`, float32 or wider, or None.
 
     Raises:
         ValueError: `is_causal` without a mask that says so, and whatever `sima_attention` refuses.
@@ -105,12 +137,16 @@ def sima_attention_forward(
         bias, attention_mask = attention_mask.bias, attention_mask.mask
     if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
         attention_mask = attention_mask[:, 0, 0].expand(query.shape[0], -1)  # the same keys for every query: padding
-    output = sima_attention(query, key, value, attention_mask, gain=gain, backend=backend, bias=bias)
+    options = {"gain": gain, "backend": backend, "bias": bias}
     attentions = None
-    if output_attentions:
-        # Attending to the identity returns the map itself, from the very same code.
-        identity = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device).expand(*key.shape[:2], -1, -1)
-        attentions = sima_attention(query, key, identity, attention_mask, gain=gain, backend=backend, bias=bias)
+    if output_attentions or maps_recorded():
+        # Attending to the identity returns the map itself, from the very same code. Its entries shrink as N^-2: too small for float16.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        identity = torch.eye(key.shape[-2], dtype=wide, device=key.device).expand(*key.shape[:2], -1, -1)
+        attentions = sima_attention(query.to(wide), key.to(wide), identity, attention_mask, **options)
+        if torch.is_grad_enabled():
+            return apply_maps(attentions, value), attentions
+    output = sima_attention(query, key, value, attention_mask, **options)
     return output.transpose(1, 2).contiguous(), attentions
 
 

@@ -51,10 +51,13 @@ def eager_attention_forward(
         query_norm, key_norm = token_norm(query, 1e-12), token_norm(key, 1e-12)
         if gain == "tokens":
             query_norm = query_norm / key.shape[-2]
-        output = query @ (key.transpose(-2, -1) @ value / key_norm / query_norm)
         attentions = None
         if output_attentions:
             attentions = (query / query_norm.mT / key_norm.mT) @ key.transpose(-2, -1)
+        if output_attentions and torch.is_grad_enabled():
+            output = attentions @ value  # so that the gradient of what follows reaches the map
+        else:
+            output = query @ (key.transpose(-2, -1) @ value / key_norm / query_norm)
     return output.transpose(1, 2).contiguous().to(dtype), attentions
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ...attention import PositionBias
+from ...attention import PositionBias, apply_maps
 from .attend import attend, heads_apart
 from .projections import split_fused
 
@@ -82,8 +82,13 @@ class CosineWindows:
         bias = (16 * torch.sigmoid(bias) / scale).unsqueeze(0)
         mask = _of_windows(attention_mask, batch)
         context, maps = attend(self, query, key, value, mask, bias=bias, maps=output_attentions)
-        context = (context.unflatten(-1, (self.num_attention_heads, -1)) * scale.view(-1, 1)).flatten(-2)
-        return (context, maps * scale) if output_attentions else (context,)
+        if maps is not None:
+            maps = maps * scale
+        if maps is not None and torch.is_grad_enabled():
+            context = apply_maps(maps, value).flatten(-2)
+        else:
+            context = (context.unflatten(-1, (self.num_attention_heads, -1)) * scale.view(-1, 1)).flatten(-2)
+        return (context, maps) if output_attentions else (context,)
 
 
 class Data2Vec:
@@ -117,12 +122,18 @@ class Decomposed:
     Subclasses say where the host has its bias.
     """
 
+    maps_in_batch = True  # SAM, SAM-HQ and GOT-OCR 2 have the heads beside the batch in their maps
+
     def forward(self, hidden_states: torch.Tensor, output_attentions: bool | None = False):
-        """`(B,H,W,C)` to the same and the maps or None."""
+        """`(B,H,W,C)` to the same and the maps, `(B*heads,N,N)` or as a subclass has them, or None."""
         height, width = hidden_states.shape[1:3]
         query, key, value = split_fused(self.qkv(hidden_states.flatten(1, 2)), self.head_count())
         bias = self.bias(query, (height, width)) if self.has_bias() else None
         context, maps = attend(self, query, key, value, bias=bias, maps=bool(output_attentions))
+        if maps is not None and self.maps_in_batch:
+            maps = maps.flatten(0, 1)
+            if torch.is_grad_enabled():
+                context = apply_maps(maps.unflatten(0, (-1, self.head_count())), value).flatten(-2)
         return self.proj(context.unflatten(1, (height, width))), maps
 
     def head_count(self) -> int:
@@ -148,6 +159,8 @@ def _on_nothing(add, query, *arguments):
 
 class SegGptDecomposed(Decomposed):
     """The same in SegGPT."""
+
+    maps_in_batch = False
 
     def has_bias(self) -> bool:
         """Whether the model has relative positions."""

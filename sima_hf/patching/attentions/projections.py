@@ -2,6 +2,7 @@
 
 import torch
 
+from ...attention import apply_maps
 from ...ops.checks import HIDDEN
 from .attend import attend, heads_apart
 
@@ -192,5 +193,10 @@ class Hiera:
         if self.query_stride > 1:
             query = query.unflatten(2, (self.query_stride, -1)).amax(dim=2)
         context, maps = attend(self, query, key, value, maps=output_attentions)
-        context = context.unflatten(0, (batch, windows)).transpose(1, 2).flatten(1, 2)
-        return self.proj(context), maps.unflatten(0, (batch, windows)).transpose(1, 2) if maps is not None else None
+        context = context.unflatten(0, (batch, windows)).transpose(1, 2)
+        if maps is not None:
+            maps = maps.unflatten(0, (batch, windows)).transpose(1, 2)
+        if maps is not None and torch.is_grad_enabled():
+            value = value.unflatten(0, (batch, windows)).transpose(1, 2)
+            context = apply_maps(maps, value).transpose(1, 2).flatten(-2)
+        return self.proj(context.flatten(1, 2)), maps
