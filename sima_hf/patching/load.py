@@ -38,6 +38,9 @@ _ENTRIES = {
     "architectures": (_is_list_of_text, "a list of class names"),
 }
 
+# Arguments of `from_pretrained` that say which of a model's files are read, and how: the config has to be of the same.
+_PLACE = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "trust_remote_code")
+
 
 def load_saved_class(name_or_path: str) -> PreTrainedModel:
     """The model of a folder or Hub name, in eval mode, as the class that its config names; AutoModel's choice where it names none.
@@ -60,10 +63,11 @@ def load_with_report(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel,
         OSError, ValueError, RuntimeError: as `load_saved_class`.
     """
     what = f"The config.json of {name_or_path}"
+    place = {name: kwargs[name] for name in _PLACE if name in kwargs}
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, **place)
     except TypeError:  # of a model_type that is a list or a mapping
-        check_entries(PreTrainedConfig.get_config_dict(name_or_path)[0], what)
+        check_entries(PreTrainedConfig.get_config_dict(name_or_path, **place)[0], what)
         raise
     check_entries({name: getattr(config, name, None) for name in _ENTRIES}, what)
     cls = saved_class(config, what) or _registered(config) or AutoModel

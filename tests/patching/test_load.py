@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from hosts_at_hand import vit
+from hosts_at_hand import make, vit
 from hub_client import Client, ClientError
 from hub_server import HubServer
 from saved_folder import PROCESSOR
@@ -12,6 +12,7 @@ from saved_folder import PROCESSOR
 import sima_hf
 from sima_hf.errors import CheckpointError
 from sima_hf.named_models import load_model
+from sima_hf.patching.load import load_with_report
 from sima_hf.training.classifiers import load_classifier
 
 
@@ -61,6 +62,27 @@ def said(client, code, **more):
 def test_a_revision_that_is_not_there(client):
     found = said(client, "load_classifier('org/model', revision='nosuchrev')")
     assert found == "org/model has no revision nosuchrev on the Hub; name a branch, a tag or a commit that is there."
+
+
+def test_config_and_weights_are_of_one_revision(client, tmp_path):
+    """`main` holds a classifier; the other branch a base model of another type."""
+    sima_hf.patch_model(make("swin", "SwinModel")).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    code = f"""
+push({str(tmp_path)!r}, "org/model", private=True, revision="tower")
+from sima_hf.patching.load import load_with_report
+model, report = load_with_report("org/model", revision="tower")
+[type(model).__name__, sorted(report["missing_keys"])]
+"""
+    assert client.apart(code) == ["SimASwinModel", []]
+
+
+def test_config_and_weights_are_of_one_subfolder(tmp_path):
+    sima_hf.patch_model(make("swin", "SwinModel")).save_pretrained(tmp_path / "tower")
+    sima_hf.patch_model(vit()).save_pretrained(tmp_path)
+    model, report = load_with_report(str(tmp_path), subfolder="tower")
+    assert type(model).__name__ == "SimASwinModel"
+    assert not report["missing_keys"]
 
 
 @pytest.mark.parametrize("load", ["load_model", "load_classifier"])
