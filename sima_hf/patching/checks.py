@@ -1,12 +1,14 @@
 """What may be swapped: checks that change nothing, each with a sentence that says what stands in the way."""
 
+import types
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
-from .classes import SimAHostModel, host_of
+from .classes import SimAHostModel, host_of, swapped_host_of
 from .description import describe
 from .hosts import HOSTS, Host, find_host
 
@@ -30,6 +32,11 @@ def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from nested(value)
 
 
+def is_own_forward(module: nn.Module, value: Any, cls: type) -> bool:
+    """Whether `value` is the forward of `cls`, bound to `module`: what accelerate leaves there when its hooks are removed."""
+    return isinstance(value, types.MethodType) and value.__self__ is module and value.__func__ is cls.forward
+
+
 def check_came_alone(model: PreTrainedModel) -> None:
     """A model that came with code of its own is SimA by that code, which is not this package's: refuse to change it.
 
@@ -47,21 +54,22 @@ def check_came_alone(model: PreTrainedModel) -> None:
 
 
 def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
-    """The rows of what is to be swapped in `model`, by model_type. Nothing is changed.
+    """The rows of what is to be swapped in `model`, and of parts that are, by model_type. Nothing is changed.
 
     Raises:
         UnsupportedModelError: nothing can be, or not all that would have to be.
     """
-    name, own_type = type(model).__name__, model.config.model_type
+    name, own_type = type(model).__name__, model.config.model_type.removeprefix("sima_")
     parts = {part: path for path, part in model.named_modules() if isinstance(part, PreTrainedModel)}
-    hosts = {host.model_type: host for module in model.modules() if (host := host_of(module)) is not None}
+    rows = (host_of(module) or swapped_host_of(module) for module in model.modules())
+    hosts = {host.model_type: host for host in rows if host is not None}
     swapped = [host for host in hosts.values() if not host.towers]
     if not swapped:
         find_host(own_type)
         raise UnsupportedModelError(
             f"{name} holds none of the models that SimA is swapped into: its towers are not in it."
         )
-    if not type(model).__module__.startswith("transformers."):
+    if not type(model).__module__.startswith("transformers.") and not isinstance(model, SimAHostModel):
         raise UnsupportedModelError(
             f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
             "Patch the Transformers model inside it."
@@ -84,7 +92,10 @@ def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
     """A forward that someone hung onto an attention module itself would be called in place of the swapped class's."""
     swapped = {name for host in hosts.values() for name, place in host.modules.items() if place}
     for path, module in model.named_modules():
-        if type(module).__name__ in swapped and "forward" in vars(module) and "_old_forward" not in vars(module):
+        hung = vars(module).get("forward")
+        if hung is None or "_old_forward" in vars(module) or is_own_forward(module, hung, type(module)):
+            continue
+        if type(module).__name__ in swapped:
             raise UnsupportedModelError(
                 f"The forward of {path!r} ({type(module).__name__}) was replaced on the module itself, so the swap would not take "
                 f"effect there. Remove that replacement (`del module.forward`) first."
@@ -105,15 +116,15 @@ def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
 
 def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
     """A parent that is not in the table has to find its towers by their type, or it would load softmax again."""
-    kept = [host for config in nested(model.config) for host in swapped if type(config).model_type == host.model_type]
+    types = {type(config).model_type.removeprefix("sima_") for config in nested(model.config)}
     by_type = {
-        type(getattr(config, name)).model_type
+        type(getattr(config, name)).model_type.removeprefix("sima_")
         for config in nested(model.config)
         for name, cls in config.sub_configs.items()
         if not issubclass(cls, PreTrainedConfig) and getattr(config, name, None) is not None
     }
     for host in swapped:
-        if host not in kept or host.model_type not in by_type:
+        if host.model_type not in types or host.model_type not in by_type:
             raise UnsupportedModelError(
                 f"{type(model).__name__} ({model.config.model_type!r}) holds a {host.model_type!r} model that can be swapped, "
                 "but its config would build that one with softmax again when it is loaded, and this larger model is not in the "

@@ -116,6 +116,12 @@ def host_of(module: nn.Module) -> Host | None:
     return host if not host.within or hasattr(module, host.within) else None
 
 
+def swapped_host_of(module: nn.Module) -> Host | None:
+    """The row of a module that is SimA; None for any other."""
+    config = vars(module).get("config")
+    return _row_of(config) if isinstance(config, (SimAHostConfig, SimAParentConfig)) else None
+
+
 def _row_of(config: PreTrainedConfig) -> Host:
     return HOSTS[config.model_type.removeprefix("sima_")]
 

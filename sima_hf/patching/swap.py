@@ -3,36 +3,27 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
-from .checks import check_came_alone, check_swapped, hosts_in, is_config, nested
-from .classes import SimAHostModel, adopt_parts, host_of, sima_configs, take_class
+from .checks import check_came_alone, check_swapped, hosts_in, nested
+from .classes import SimAHostModel, adopt_parts, host_of, sima_configs
 from .configs import SimAHostConfig, config_class, config_class_in_use
 from .description import describe
 from .hosts import Host
+from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
 
 
 logger = logging.get_logger(__name__)
 
-# Where a patched model remembers what it was. Not a parameter, buffer or module, so it is never saved.
-_MEMORY = "_before_sima"
-
-
-@dataclass(frozen=True)
-class Before:
-    """What a module was: its class, and the attributes that the swap may exchange, by name."""
-
-    module: nn.Module
-    cls: type
-    attributes: dict[str, Any]
+# What `patched` puts back where the model was SimA already.
+_SETTINGS = ("attention_gain", "_attn_implementation_internal", "_sima_implementation")
 
 
 def patch_model(
@@ -86,51 +77,72 @@ def patch_model(
 
 
 def _choose(model: PreTrainedModel, gain: str, implementation: str) -> None:
-    for config in sima_configs(model):
+    for config in _all_sima_configs(model):
         config.attention_gain = gain
         config.choose_backend(implementation)
+
+
+def _all_sima_configs(model: nn.Module) -> list[SimAHostConfig]:
+    """Those that modules hold, and those inside a parent's config, which may say the same of a tower in another object."""
+    inside = {
+        id(one): one for module in model.modules() for config in configs_of(module).values() for one in nested(config)
+    }
+    return [one for one in inside.values() if isinstance(one, SimAHostConfig)]
 
 
 def _swap(model: PreTrainedModel) -> None:
     hosts = hosts_in(model)
     for host in hosts.values():
         config_class_in_use(host)
-    before = [
-        Before(
-            module,
-            type(module),
-            {name: x for name, x in vars(module).items() if is_config(x) or name == "_old_forward"},
-        )
-        for module in model.modules()
-    ]
-    try:
-        _give_twin_configs(model, hosts)
+    modules = list(model.modules())
+    with all_or_nothing(modules):
+        before = [
+            (
+                type(module),
+                configs_of(module),
+                {name: vars(module).pop(name) for name in (MEMORY, WHOLE) if name in vars(module)},
+            )
+            for module in modules
+        ]
+        copies = _give_twin_configs(modules, hosts)
         adopt_parts(model)
+        for module, (cls, _, _) in zip(modules, before, strict=True):
+            if type(module) is not cls:
+                rebind_forwards(module, cls)
         check_swapped(model, hosts)
-    except BaseException:
-        _restore(before)
-        raise
-    object.__setattr__(model, _MEMORY, before)
+        _remember(model, modules, before, copies)
 
 
-def _give_twin_configs(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
+def _remember(model: PreTrainedModel, modules: list[nn.Module], before: list[tuple], copies: dict) -> None:
+    remembered = []
+    for module, (cls, configs, earlier) in zip(modules, before, strict=True):
+        pairs = {name: (old, vars(module)[name]) for name, old in configs.items()}
+        remembered.append(Before(module, (cls, type(module)), pairs, earlier))
+        if module is not model and (cls is not type(module) or configs):
+            object.__setattr__(module, WHOLE, type(model).__name__)
+    olds = [old for _, configs, _ in before for old in configs.values()]
+    object.__setattr__(model, MEMORY, Memory(remembered, twins_of(olds, copies)))
+
+
+def _give_twin_configs(modules: list[nn.Module], hosts: dict[str, Host]) -> dict[int, PreTrainedConfig]:
     """Give every module a copy of its config, those of `hosts` as SimA ones; what modules shared, they share again.
 
-    A decoder often holds a deep copy of its model's config, and models made from one config object share it.
+    A decoder often holds a deep copy of its model's config, and models made from one config object share it. Returns the
+    copies by the identity of what they were made from.
     """
     twins: dict = {}
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if is_config(value):
-                twin = copy.deepcopy(value, twins)
-                for config in nested(twin):
-                    host = hosts.get(type(config).model_type)
-                    if host is not None:
-                        vars(config).pop("model_type", None)
-                        config.__class__ = config_class(host)
-                        if isinstance(config, SimAHostConfig):
-                            config.choose_backend("sima")
-                object.__setattr__(module, name, twin)
+    for module in modules:
+        for name, value in configs_of(module).items():
+            twin = copy.deepcopy(value, twins)
+            for config in nested(twin):
+                host = hosts.get(type(config).model_type)
+                if host is not None:
+                    vars(config).pop("model_type", None)
+                    config.__class__ = config_class(host)
+                    if isinstance(config, SimAHostConfig):
+                        config.choose_backend("sima")
+            object.__setattr__(module, name, twin)
+    return twins
 
 
 def _verify(model: PreTrainedModel, inputs: Any) -> None:
@@ -143,12 +155,16 @@ def _verify(model: PreTrainedModel, inputs: Any) -> None:
                 f"Softmax ran where SimA was swapped in, so the model was turned back. This should not happen; please report it:\n{report}"
             )
     except BaseException:
-        unpatch_model(model)
+        turn_back(model, vars(model)[MEMORY])
         raise
 
 
 def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
     """Turn a model that `patch_model` swapped back into what it was, bit for bit.
+
+    What was changed in its config in the meantime stays (a new head's `num_labels`, say), but for what is SimA's: gain, type and
+    attention. Copies that were made of its layers (PEFT's `modules_to_save`) are turned as well, and so are classes that torch
+    made over SimA's (`parametrize`, `fully_shard`).
 
     Args:
         model: a model that was patched in this process; one that never was is returned as it is.
@@ -157,32 +173,28 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
         The same object.
 
     Raises:
-        ValueError: it was loaded as SimA, so that there is nothing to turn back to; the text says what to do.
+        ValueError: it was loaded as SimA, or is a part of a model that was patched, or holds what cannot be turned; the text
+            says what to do, and the model is as it was.
     """
-    before = vars(model).get(_MEMORY) if isinstance(model, nn.Module) else None
-    if before is None:
-        if isinstance(model, PreTrainedModel):
-            check_came_alone(model)
-        if isinstance(model, SimAHostModel) or (isinstance(model, nn.Module) and sima_configs(model)):
-            host = type(model).__mro__[2].__name__ if isinstance(model, SimAHostModel) else type(model).__name__
-            raise ValueError(
-                f"This {type(model).__name__} was made or loaded as SimA, not patched. To run its weights with softmax, "
-                f"load its state_dict into a {host} with softmax."
-            )
-        return model
-    _restore(before)
-    object.__delattr__(model, _MEMORY)
+    memory = vars(model).get(MEMORY) if isinstance(model, nn.Module) else None
+    if memory is not None:
+        turn_back(model, memory)
+        # Patched again since, for softmax layers that came into it: there is an earlier swap to undo as well.
+        return unpatch_model(model) if MEMORY in vars(model) else model
+    if isinstance(model, PreTrainedModel):
+        check_came_alone(model)
+    if isinstance(model, nn.Module) and (isinstance(model, SimAHostModel) or sima_configs(model)):
+        raise ValueError(_why_not_undone(model))
     return model
 
 
-def _restore(before: list[Before]) -> None:
-    for was in before:
-        if isinstance(was.module, PreTrainedModel) and type(was.module) is not was.cls:
-            take_class(was.module, was.cls)
-        else:
-            was.module.__class__ = was.cls
-        vars(was.module).pop("sima_config", None)
-        vars(was.module).update(was.attributes)
+def _why_not_undone(model: nn.Module) -> str:
+    name, whole = type(model).__name__, vars(model).get(WHOLE)
+    hosts = (cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
+    load = f"load its state_dict into a {next(hosts, name)} with softmax."
+    if whole is not None:
+        return f"This {name} was swapped as part of a {whole}. Call unpatch_model on that; where it is gone, {load}"
+    return f"This {name} was made or loaded as SimA, not patched. To run its weights with softmax, {load}"
 
 
 @contextlib.contextmanager
@@ -198,15 +210,17 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     Raises:
         UnsupportedModelError, TypeError, ValueError: as `patch_model`, before the block begins.
     """
-    configs = sima_configs(model) if isinstance(model, nn.Module) else []
-    settings = [(config, config.attention_gain, config._attn_implementation) for config in configs]
-    remembered = isinstance(model, nn.Module) and _MEMORY in vars(model)
+    configs = _all_sima_configs(model) if isinstance(model, nn.Module) else []
+    settings = [(config, {name: x for name, x in vars(config).items() if name in _SETTINGS}) for config in configs]
+    before = vars(model).get(MEMORY) if isinstance(model, nn.Module) else None
     patch_model(model, gain=gain, backend=backend)
     try:
         yield model
     finally:
-        if not remembered and _MEMORY in vars(model):
-            unpatch_model(model)
-        for config, old_gain, old_implementation in settings:
-            config.attention_gain = old_gain
-            config._attn_implementation_internal = old_implementation
+        memory = vars(model).get(MEMORY)
+        if memory is not None and memory is not before:
+            turn_back(model, memory)
+        for config, values in settings:
+            for name in _SETTINGS:
+                vars(config).pop(name, None)
+            vars(config).update(values)
