@@ -25,6 +25,7 @@ from .configs import (
     sima_implementation,
 )
 from .hosts import HOSTS, Host, host_config_class, modeling_module
+from .saving import check_saved_whole, check_saved_within
 
 
 class SimAHostModel:
@@ -39,8 +40,21 @@ class SimAHostModel:
 
         By default Transformers writes most ViTs under the names of their first releases. It reads both, but its Trainer
         does not translate them when it resumes, and goes on without the weights (seen with 5.23).
+
+        Raises:
+            ValueError: a part of the model is SimA, or has a gain, of which its config does not know.
         """
+        check_saved_whole(self)
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """As the host's. A larger model whose config does not know that this part of it is SimA is not saved so.
+
+        Raises:
+            ValueError: such a model is being saved as a folder; for a state dict alone there is a warning.
+        """
+        check_saved_within(self)
+        return super().state_dict(*args, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
         """Transformers' choice of attention, restricted to SimA's where this model computes attention itself."""

@@ -17,6 +17,7 @@ from .classes import SimAHostModel, adopt_parts, host_of, sima_configs
 from .configs import SimAHostConfig, config_class, config_class_in_use
 from .description import describe
 from .hosts import Host
+from .saving import knows_its_parts
 from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
 
 
@@ -34,6 +35,9 @@ def patch_model(
     The model becomes of class `SimA<Host>...` with a `SimA<Host>Config`. In a model made of several, its vision tower does;
     a parent whose config finds its tower by type (LLaVA, UperNet) keeps its own class, others (CLIP) become `SimA<Parent>`.
     Text sides stay as they are. Nothing else in the process changes: the model gets configs of its own, others keep theirs.
+
+    Patch the whole model, not a part of it (`model.vit`, a tower): only the whole can be saved as SimA, and saving a model of
+    which a part alone was patched is refused.
 
     Args:
         model: a Transformers model listed by `supported_models()`, or one that holds such a model as a part of its own type. A
@@ -63,6 +67,7 @@ def patch_model(
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, but {backend!r} came.")
     new = not sima_configs(model) or any(host_of(module) is not None for module in model.modules())
+    new = new or not knows_its_parts(model)
     if new:
         _swap(model)
     _choose(model, gain, "sima" if backend == "auto" else f"sima_{backend}")

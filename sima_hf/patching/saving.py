@@ -1,0 +1,108 @@
+"""Whether a saved folder would come back as its model runs: config.json has to name every SimA part in it, with its gain."""
+
+import sys
+from types import FrameType
+
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+from .configs import SimAHostConfig
+
+
+def check_saved_whole(model: PreTrainedModel) -> None:
+    """Whether config.json will say what the modules of `model` compute.
+
+    Raises:
+        ValueError: a part is SimA, or has a gain, of which the config of `model` does not know.
+    """
+    reason = why_lost(model)
+    if reason is not None:
+        raise ValueError(reason)
+
+
+def check_saved_within(part: PreTrainedModel) -> None:
+    """The same for the model whose state dict is being taken, where `part` is only a part of it.
+
+    A part does not know of what it is one, so that it looks who asks. Only a warning where `save_pretrained` does not: a state
+    dict alone may go back into the same model.
+
+    Raises:
+        ValueError: as `check_saved_whole`, while a folder is being written.
+    """
+    model, saving = _asked(part, sys._getframe(2))
+    reason = why_lost(model) if model is not part else None
+    if reason is not None and saving:
+        raise ValueError(reason)
+    if reason is not None:
+        logging.get_logger(__name__).warning_once(reason)
+
+
+def _asked(part: PreTrainedModel, frame: FrameType | None) -> tuple[PreTrainedModel, bool]:
+    """The outermost model whose `state_dict` is being called, and whether for a folder with its config."""
+    model, saving = part, False
+    while frame is not None:
+        name = frame.f_code.co_name
+        if name in ("state_dict", "save_pretrained", "save_model"):
+            caller = frame.f_locals.get("self")
+            if name == "state_dict" and isinstance(caller, PreTrainedModel):
+                model = caller
+            elif name == "save_pretrained":
+                saving |= isinstance(caller, PreTrainedModel)
+            elif name == "save_model":
+                saving |= str(frame.f_globals.get("__name__")).startswith("transformers.")  # Trainer's
+        frame = frame.f_back
+    return model, saving
+
+
+def why_lost(model: PreTrainedModel) -> str | None:
+    """The sentence for a part of `model` that its config.json would bring back as something else; None where there is none."""
+    said = _said(model.config)
+    for path, config in _held(model):
+        gain, here = config.attention_gain, f"{path or 'this model'!r} in this {type(model).__name__}"
+        if not _names(said, config):
+            return (
+                f"{here} computes SimA attention ({config.model_type!r}), of which the config of the whole, "
+                f"{model.config.model_type!r}, does not know: a saved folder would load as softmax. Swap the whole with "
+                "sima_hf.patch_model(model), or save that part by itself."
+            )
+        if (config.model_type, gain) not in said:
+            return (
+                f"{here} runs with attention_gain {gain!r}, but config.json would say another. Choose one for the whole: "
+                f"sima_hf.patch_model(model, gain={gain!r})."
+            )
+    return None
+
+
+def knows_its_parts(model: PreTrainedModel) -> bool:
+    """Whether the config of `model` names the type of every SimA part in it."""
+    said = _said(model.config)
+    return all(_names(said, config) for _, config in _held(model))
+
+
+def _names(said: set[tuple[str, str]], config: SimAHostConfig) -> bool:
+    return any(model_type == config.model_type for model_type, _ in said)
+
+
+def _held(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
+    """Every config of SimA attention that a module holds, with the path of the module."""
+    found = {
+        id(value): (path, value)
+        for path, module in reversed(list(model.named_modules()))  # the outermost holder names it
+        for value in vars(module).values()
+        if isinstance(value, SimAHostConfig)
+    }
+    return list(found.values())
+
+
+def _said(config: PreTrainedConfig) -> set[tuple[str, str]]:
+    """(model_type, gain) of all that config.json would say."""
+    found, queue = set(), [config.to_dict()]
+    while queue:
+        value = queue.pop()
+        if isinstance(value, dict):
+            found.add((str(value.get("model_type")), value.get("attention_gain", "tokens")))
+            queue += value.values()
+        elif isinstance(value, list):
+            queue += value
+    return found
