@@ -19,7 +19,7 @@ from .patching.example_inputs import example_inputs
 from .places import shown_place
 from .training.calibration_images import CalibrationImages, image_files
 from .training.evaluation_run import best_device
-from .whole_folder import check_free, whole_folder
+from .whole_folder import check_free, files_of_model, whole_folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class MadeFolder:
-    """A folder that was written: where, the model's class and gain, what was swapped, how it was calibrated, what it runs."""
+    """A folder that was written: where, the model's class and gain, what was swapped, how it was calibrated, what it runs.
+
+    `removed` names the files of the model that was there before which have no successor in the new one's.
+    """
 
     folder: Path
     model: str
@@ -57,6 +60,7 @@ class MadeFolder:
     calibration: CalibrationReport | None
     unreadable: tuple[str, ...]
     certificate: Certificate | None
+    removed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -77,6 +81,7 @@ class MadeFolder:
             "left": self.description.left,
             "calibration": calibration,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "removed": list(self.removed),
         }
 
     def __str__(self) -> str:
@@ -84,6 +89,8 @@ class MadeFolder:
         if self.calibration is None:
             load = "Not calibrated: these weights answer at random until they are trained, or calibrated with --calibrate-with."
             parts = (*parts, load)
+        if self.removed:
+            parts = (*parts, f"Removed with the model that was there: {', '.join(self.removed)}.")
         load = f"Saved in {self.folder}. Load it with {_auto_class(self.model)}.from_pretrained({str(self.folder)!r})."
         return "\n".join([*(str(part) for part in parts if part is not None), load])
 
@@ -200,6 +207,7 @@ def _finish(
             raise UnsupportedModelError(
                 f"Softmax ran where SimA should be, so nothing was saved. This should not happen; please report it:\n{certificate}"
             )
+    place = Path(output_dir).expanduser()
     with whole_folder(output_dir, overwrite) as folder:
         model.save_pretrained(folder)
         save_processors(processor, model, base, folder)
@@ -208,8 +216,11 @@ def _finish(
         gain = describe(model).swapped[0].gain
         facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
         write_provenance(folder, base_model=base, calibration=facts, gain=gain, made_by=maker)
+        removed = tuple(one for one in files_of_model(place) if not (folder / one).exists())
     unreadable = () if images is None else tuple(images.unreadable)
-    return MadeFolder(Path(output_dir), type(model).__name__, gain, describe(model), report, unreadable, certificate)
+    return MadeFolder(
+        Path(output_dir), type(model).__name__, gain, describe(model), report, unreadable, certificate, removed
+    )
 
 
 def _calibrate(model, original, processor, options: CalibrationOptions) -> tuple[CalibrationReport, CalibrationImages]:

@@ -144,6 +144,7 @@ ALLOWED = {
         "sima_hf.model_records",
         "sima_hf.places",
         "sima_hf.weights_hash",
+        "sima_hf.whole_folder",
     },
     "training/classifiers.py": {
         "torch",

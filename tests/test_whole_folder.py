@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from sima_hf import whole_folder as module
-from sima_hf.whole_folder import check_free, try_writing, whole_folder
+from sima_hf.whole_folder import check_free, files_of_model, try_writing, whole_folder
 
 
 def fill(folder, text):
@@ -72,6 +75,91 @@ def test_a_model_is_replaced_and_what_is_not_of_it_stays(tmp_path):
     assert (out / "config.json").read_text() == "new"
     assert (out / "README.md").read_text() == "old"
     assert names(tmp_path) == {"out"}
+
+
+def test_weights_results_and_notes_of_the_users_own_stay(tmp_path):
+    """Only what the old model consists of goes, by the names that are looked for and those in its index; and it can be named."""
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, json.dumps({"transformers_weights": "main.safetensors"}))
+    index = {"weight_map": {"a": "part-one.safetensors", "b": "part-two.safetensors"}}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index))
+    old = ("main.safetensors", "part-one.safetensors", "part-two.safetensors", "model.fp16.safetensors", "vocab.txt")
+    old += ("evaluation.json", "eval_results.json")
+    mine = ("ema.safetensors", "teacher.safetensors.index.json", "pytorch_model_notes.txt", "adapter_model_old.txt")
+    mine += ("ablation_results.json", "results.json", "history.json", "dict.txt", "README.md")
+    for name in (*old, *mine):
+        (out / name).write_text(f"old {name}")
+    (out / "link").symlink_to("README.md")
+    (out / "broken").symlink_to("nowhere")
+    gone = set(files_of_model(out))
+    assert gone == {"config.json", "model.safetensors", "model.safetensors.index.json", *old}
+    with whole_folder(out, overwrite=True) as aside:
+        fill(aside, "new")
+    assert names(out) == {"config.json", "model.safetensors", "link", "broken", *mine}
+    assert all((out / name).read_text() == f"old {name}" for name in mine)
+    assert os.readlink(out / "broken") == "nowhere"
+
+
+def test_a_vocabulary_of_a_rare_name_is_the_tokenizers_where_there_is_one(tmp_path):
+    for name in ("config.json", "bpe.codes", "dict.txt"):
+        (tmp_path / name).write_text("{}")
+    assert files_of_model(tmp_path) == ("config.json",)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert files_of_model(tmp_path) == ("bpe.codes", "config.json", "dict.txt", "tokenizer_config.json")
+    assert files_of_model(tmp_path / "none") == ()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sima_hf import whole_folder as module
+
+def fill(folder, text):
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(text)
+
+if sys.argv[2] == "steps":  # as where folders cannot be exchanged
+    module._exchange = lambda one, other: False
+calls = []
+def until(event, arguments):
+    calls.extend([event] if event in ("os.rename", "ctypes.dlsym", "shutil.rmtree", "os.rmdir") else [])
+    if len(calls) > int(sys.argv[3]):
+        os._exit(9)
+with module.whole_folder(sys.argv[1], overwrite=True) as aside:
+    fill(aside, "new")
+    sys.addaudithook(until)
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "steps"])
+def test_killed_at_any_moment_a_whole_model_is_found(way, tmp_path):
+    """Before each step of the replacement that changes names: the old model or the new one, under its name, or after the next call."""
+    out, found, seen = tmp_path / "out", set(), 0
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    if way == "exchange" and not module._exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("this file system cannot exchange two folders")
+    for step in range(20):
+        shutil.rmtree(tmp_path)
+        out.mkdir(parents=True)
+        fill(out, "old")
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(out), way, str(step)], capture_output=True, check=False
+        )
+        assert done.returncode in (0, 9), done.stderr
+        if way == "exchange":
+            assert out.is_dir(), "never without a folder under its name"
+        seen += not out.is_dir()
+        check_free(out, overwrite=True)
+        texts = {(out / name).read_text() for name in ("config.json", "model.safetensors")}
+        assert len(texts) == 1
+        found |= texts
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert found == {"old", "new"}
+    assert seen == 0 if way == "exchange" else seen > 0
 
 
 def test_nothing_of_the_old_model_acts_on_the_new_one(tmp_path):

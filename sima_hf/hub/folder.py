@@ -1,5 +1,6 @@
 """A model folder, checked before anything of it is published: complete, safe to load, and SimA by count, not by name."""
 
+import glob
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from .weights_check import check_adapter, check_finite, check_loading, check_pic
 
 CONFIG = "config.json"
 # In the names of hidden folders that are written aside and moved into place when they are whole, or moved away to be removed.
-_LEFTOVERS = ("incomplete-", "removed-")
+_LEFTOVERS = ("incomplete-", "removed-", "before-")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def _check_place(folder: Path) -> None:
     """Whether this is a model's folder at all, and one that was written to its end."""
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
+        if moved := sorted(folder.parent.glob(f"{glob.escape(f'.{folder.name}.before-')}*")):
+            what += f", but {moved[-1]} is the model that a killed process had moved away from there; move it back"
         raise PublishError(f"{folder} {what}. Give the folder that `model.save_pretrained(folder)` wrote.")
     if folder.name.startswith(".") and any(word in folder.name for word in _LEFTOVERS):
         raise PublishError(

@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+from ..whole_folder import flush
+
 
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write a file beside its place and move it there, so that a reader finds the old one or the new one, never a part.
@@ -26,9 +28,9 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     try:
         with aside.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash of the machine may leave an empty file under the new name
+        flush(aside)  # else a crash of the machine may leave an empty file under the new name
         os.replace(aside, path)
+        flush(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise

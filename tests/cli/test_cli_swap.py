@@ -141,11 +141,19 @@ def test_an_existing_folder(saved, tmp_path, run):
     assert "not empty" in found.err
     assert "--overwrite" in found.err
     assert (out / "config.json").read_text() == before
-    assert run("patch", saved / "softmax", out, "--gain", "none", "--overwrite").code == 0
+    (out / "ema.safetensors").write_text("my own average")
+    (out / "evaluation.json").write_text("{}")
+    found = run("patch", saved / "softmax", out, "--gain", "none", "--overwrite", "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["removed"] == ["evaluation.json", "model-00001-of-00002.safetensors"]
+    assert (out / "ema.safetensors").read_text() == "my own average"
     assert json.loads((out / "config.json").read_text())["attention_gain"] == "none"
     assert (out / "README.md").read_text() == "mine"
     assert not (out / "model-00001-of-00002.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "evaluation.json").write_text("{}")
+    said = run("patch", saved / "softmax", out, "--overwrite").out
+    assert "Removed with the model that was there: evaluation.json." in said
 
 
 def test_calibrate_what_was_swapped_before(saved, photos, tmp_path, run):

@@ -440,3 +440,9 @@ def test_what_a_kill_left_of_a_checkpoint(tmp_path):
 
 def test_what_a_killed_command_left_of_a_folder(folder, tmp_path):
     assert_refused(folder.rename(tmp_path / ".sima-vit.incomplete-4711"), "what a killed process left")
+
+
+def test_what_a_killed_command_had_moved_away_is_named(folder, tmp_path):
+    moved = folder.rename(tmp_path / ".model.before-4711")
+    assert_refused(folder, "does not exist", str(moved), "move it back")
+    assert_refused(moved, "what a killed process left")
