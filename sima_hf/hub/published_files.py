@@ -3,28 +3,21 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
-from ..model_records import MODEL_SETTINGS
+from ..model_records import model_settings
 from ..places import is_place, shown_place, stays_in, without_places
 from .pictures import PICTURES, shown_pictures
 from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
 
 
 README = "README.md"
-# What readers need besides weights, config and code, in whatever model it occurs.
-WANTED = (
-    *MODEL_SETTINGS,
-    "license",
-    "license.txt",
-    "license.md",
-    "notice",
-    "notice.txt",
-)
+_LICENCES = ("license", "license.txt", "license.md", "notice", "notice.txt")
 SETTINGS = ("*_config.json",)  # those of them that say how a processor, a tokenizer or generation is set up
 # How entries of such files, and of config.json, end that name where on somebody's disk something was loaded from.
 _PATH_ENTRIES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file")
@@ -73,7 +66,7 @@ class PlannedFile:
             PublishError: it is a link to something outside of the folder, which nobody may have meant to publish.
         """
         check_inside(path, folder)
-        return cls.of(path)
+        return cls.of(path, path.relative_to(folder).as_posix())
 
     @classmethod
     def settings(cls, path: Path, folder: Path) -> "PlannedFile":
@@ -165,11 +158,26 @@ def others_in(folder: Path) -> list[PlannedFile]:
     Raises:
         PublishError: one of them is a link that leads out of the folder, see `check_inside`; or settings that are no JSON.
     """
+    licences = [path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, _LICENCES)]
     return [
         (PlannedFile.settings if matches(path.name, SETTINGS) else PlannedFile.inside)(path, folder)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and matches(path.name, WANTED)
+        for path in (*model_settings(folder), *licences)
     ]
+
+
+def staged(files: Iterable[PlannedFile], stage: Path) -> Path:
+    """Put files into an empty folder as they will be published: links to those that are published as they are."""
+    for file in files:
+        place = stage / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if file.content is not None:
+            place.write_bytes(file.content)
+            continue
+        try:
+            place.symlink_to(file.source.resolve())
+        except OSError:  # where links are for administrators only
+            shutil.copy2(file.source, place)
+    return stage
 
 
 def weights_in(weights: WeightFiles) -> list[PlannedFile]:

@@ -1,6 +1,7 @@
-"""What readers need beside the weights, tried before it is published: files of JSON, image processor, tokenizer."""
+"""What readers need beside the weights, tried from the very files that will be published: JSON, image processor, tokenizer."""
 
 import importlib.util
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from ..errors import PublishError
-from .published_files import SETTINGS, others_in
-from .weights_check import matches, parse_json, read_json
+from .published_files import SETTINGS, PlannedFile, others_in, staged
+from .weights_check import matches, parse_json, read_json, some
 
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -20,6 +21,7 @@ _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 # A machine that lacks a package that some of Transformers' classes need cannot tell whether a folder is whole.
 _OPTIONAL = ("torchvision", "sentencepiece", "tiktoken", "mistral_common")
 _NOT_IMPORTED = "None of these classes could be imported"  # Transformers' words for the same
+_NOT_IT = ("*.safetensors", "*.py", "readme.md", "config.json")  # files that no processor or tokenizer is made from
 _LONGEST = 300  # characters of another library's message
 
 
@@ -34,21 +36,24 @@ def check_readers_files(folder: Path, config: PreTrainedConfig) -> None:
         PublishError: one is no JSON, takes its class from code in the folder, or makes no image processor or tokenizer; or is a
             link out of the folder.
     """
-    with_code = set()
-    for file in others_in(folder):
+    with_code, files = set(), others_in(folder)
+    for file in files:
         if file.name.endswith(".json"):
             content = parse_json(file.source)
             if matches(file.name, SETTINGS) and (places := list(_code_places(content))):
                 _check_code(file.source, places)
                 with_code.add(file.name)
-    processor = image_processor_file(folder)
-    if processor and not with_code & {IMAGE_PROCESSOR, PROCESSOR}:
-        # To readers without sima_hf a config of its own says nothing of processors.
-        known = type(config).__module__.startswith("transformers.")
-        _try(AutoImageProcessor, "an image processor", [processor], config if known else PreTrainedConfig())
-    tokenizer = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-    if tokenizer and not with_code & set(_TOKENIZER):
-        _try(AutoTokenizer, "a tokenizer", tokenizer, config)
+    with tempfile.TemporaryDirectory() as place:
+        config_file = folder / "config.json"  # where some of Transformers' classes look for a model's type
+        stage = staged([*files, *([PlannedFile.of(config_file)] if config_file.is_file() else [])], Path(place))
+        processor = image_processor_file(folder)
+        if processor and not with_code & {IMAGE_PROCESSOR, PROCESSOR}:
+            # To readers without sima_hf a config of its own says nothing of processors.
+            known = type(config).__module__.startswith("transformers.")
+            _try(AutoImageProcessor, "an image processor", [processor], config if known else PreTrainedConfig(), stage)
+        tokenizer = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
+        if tokenizer and not with_code & set(_TOKENIZER):
+            _try(AutoTokenizer, "a tokenizer", tokenizer, config, stage)
 
 
 def image_processor_file(folder: Path) -> Path | None:
@@ -88,25 +93,40 @@ def _check_code(path: Path, places: list[str]) -> None:
         )
 
 
-def _try(auto: type, what: str, paths: list[Path], config: PreTrainedConfig) -> None:
-    folder, verbosity = paths[0].parent, logging.get_verbosity()
+def _try(auto: type, what: str, paths: list[Path], config: PreTrainedConfig, stage: Path) -> None:
+    """Load from `stage`, which has what will be published and nothing else; `paths` are the user's files that should make it."""
+    error = _error(auto, stage, config)
+    if error is None:
+        return
+    said = " ".join(str(error).split()).rstrip(".")[:_LONGEST] or type(error).__name__
+    said, named = f"({type(error).__name__}: {said})", " and ".join(map(str, paths))
+    folder = paths[0].parent
+    if _error(auto, folder, config) is None:
+        published = {path.name for path in stage.iterdir()}
+        left = [one.name for one in folder.iterdir() if one.name not in published and not matches(one.name, _NOT_IT)]
+        raise PublishError(
+            f"{named} should make {what}, which loads in this folder but not from the files that are published {said}, so it would "
+            f"load for nobody else. Not published are {some(left) or 'entries that name places on this disk'}. Save {what} into the "
+            "folder anew, with `save_pretrained(folder)`, which writes it under the names that Transformers looks for."
+        ) from error
+    raise PublishError(
+        f"{named} should make {what}, which did not load {said}. The folder may have been written by half: save {what} into it "
+        "anew, with `save_pretrained(folder)`, or take its files out."
+    ) from error
+
+
+def _error(auto: type, folder: Path, config: PreTrainedConfig) -> Exception | None:
+    """What loading raises; None where it does not, or where a package that this machine lacks is why."""
+    verbosity = logging.get_verbosity()
     try:
         logging.set_verbosity_error()  # which of its classes serve on this machine is nothing to a push
         auto.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # settings of the wrong kind may raise anything
-        if (
-            isinstance(error, ImportError)
-            or _NOT_IMPORTED in str(error)
-            or any(_lacks(one, error) for one in _OPTIONAL)
-        ):
-            return
-        said = " ".join(str(error).split()).rstrip(".")[:_LONGEST] or type(error).__name__
-        raise PublishError(
-            f"{' and '.join(map(str, paths))} should make {what}, which did not load ({type(error).__name__}: {said}). The folder may "
-            f"have been written by half: save {what} into it anew, with `save_pretrained(folder)`, or take its files out."
-        ) from error
+        lacking = isinstance(error, ImportError) or any(_lacks(one, error) for one in _OPTIONAL)
+        return None if lacking or _NOT_IMPORTED in str(error) else error
     finally:
         logging.set_verbosity(verbosity)
+    return None
 
 
 def _lacks(package: str, error: Exception) -> bool:

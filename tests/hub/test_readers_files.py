@@ -1,21 +1,24 @@
 """What readers need beside the weights: half of a file, settings that make nothing, and classes whose code stays here are refused."""
 
+import ast
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 from hosts_at_hand import make
 from saved_folder import PROCESSOR
 from tokenizers import Tokenizer, models
-from transformers import CONFIG_MAPPING, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoTokenizer, CLIPTokenizer, PhobertTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES, AutoImageProcessor
 from transformers.utils import logging
 
 import sima_hf
-from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor, model_records
 from sima_hf.errors import PublishError
 from sima_hf.hub import check_folder, plan_push
 from sima_hf.hub.readers_files import check_readers_files, image_processor_file
+from sima_hf.model_records import model_settings
 from sima_hf.patching.hosts import HOSTS
 
 
@@ -163,6 +166,79 @@ def test_a_machine_that_lacks_a_package_cannot_tell(folder, monkeypatch, error):
         importlib.util, "find_spec", lambda name, *more: None if name == "torchvision" else find(name, *more)
     )
     check_folder(folder)
+
+
+# What is checked is what is published
+
+
+def published(folder, place):
+    """What a push would publish of a folder, in a folder of its own."""
+    for file in plan_push(folder, "org/sima-clip").files:
+        (place / file.name).parent.mkdir(parents=True, exist_ok=True)
+        (place / file.name).write_bytes(file.source.read_bytes() if file.content is None else file.content)
+    return place
+
+
+def vocabularies():
+    """Names of the files that the tokenizers of Transformers are made from, as their sources give them."""
+    (place,) = importlib.util.find_spec("transformers").submodule_search_locations
+    for path in Path(place).glob("models/*/tokenization_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = [getattr(target, "id", "") for target in getattr(node, "targets", ())]
+            if "VOCAB_FILES_NAMES" in named and isinstance(node.value, ast.Dict):
+                yield from (one.value for one in node.value.values if isinstance(one, ast.Constant))
+
+
+def test_no_tokenizers_file_stays_behind(folder):
+    """Whatever Transformers looks for by name, Marian's and Mistral's included, which need packages that may not be here."""
+    found = {*vocabularies(), "tekken.json", "qwen.tiktoken", "tokenizer.model.v3"}
+    assert found > {"source.spm", "target.spm", "vocab.json", "bpe.codes"}
+    for name in found:
+        (folder / name).write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
+    assert {path.name for path in model_settings(folder)} >= found
+    for name in found - {"tokenizer.json", "tokenizer_config.json"}:
+        (folder / name).unlink()
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer.json").unlink()
+    (folder / "dict.txt").write_text("mine")
+    assert "dict.txt" in plan_push(folder, "org/sima-vit").left
+
+
+@pytest.fixture
+def phobert(folder):
+    """A tokenizer whose files are called as few others are."""
+    (folder / "vocab.txt").write_text("a 1\nb 1\nc 1\n")
+    (folder / "bpe.codes").write_text("a b 1\n")
+    PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes")).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_of_rare_names_loads_for_readers(phobert, tmp_path):
+    templates = phobert / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "rag.jinja").write_text("{{ messages }}")
+    (templates / "notes.txt").write_text("mine")
+    again = AutoTokenizer.from_pretrained(published(phobert, tmp_path / "readers"))
+    here = AutoTokenizer.from_pretrained(phobert)
+    assert again("a c b").input_ids == here("a c b").input_ids
+    assert again.chat_template == here.chat_template == {"rag": "{{ messages }}"}
+    assert "additional_chat_templates/notes.txt" in plan_push(phobert, "org/sima-vit").left
+
+
+def test_a_tokenizer_that_loads_only_here_is_refused_by_name(phobert, monkeypatch):
+    """As one of a later Transformers, with a file of a name that is not known here."""
+    monkeypatch.setattr(model_records, "_VOCABULARIES", ())
+    refused(phobert, "loads in this folder but not from the files that are published", "bpe.codes", "save_pretrained")
+
+
+def test_a_tokenizer_that_needs_a_place_on_this_disk(put, tmp_path):
+    """Its settings name it; what is published does not, so a reader has neither."""
+    folder = put(
+        "tokenizer_config.json", {"tokenizer_class": "PhobertTokenizer", "vocab_file": str(tmp_path / "vocab")}
+    )
+    (tmp_path / "vocab").write_text("a 1\n")
+    refused(folder, "tokenizer_config.json", "a tokenizer")
 
 
 # Code
