@@ -70,18 +70,34 @@ def without_folders(text: str, *folders: str | Path | None) -> str:
 
 
 def without_places(content: Any) -> Any:
-    """JSON in which every place is its last part; a base model that is a place is taken out, for its last part is no name."""
+    """JSON in which every place, in names of entries too, is its last part, numbered where two are then alike.
+
+    A base model that is a place is taken out, for its last part is no name.
+    """
     if isinstance(content, dict):
-        return {
-            name: value if name in _NO_PLACES else without_places(value)
-            for name, value in content.items()
-            if not (name == "base_model" and isinstance(value, str) and is_place(value))
-        }
+        shown: dict[str, Any] = {}
+        for name, value in content.items():
+            if name == "base_model" and isinstance(value, str) and is_place(value):
+                continue
+            key = _free(_shown(name), {*shown, *content} - {name}) if isinstance(name, str) else name
+            shown[key] = value if name in _NO_PLACES else without_places(value)
+        return shown
     if isinstance(content, list):
         return [without_places(value) for value in content]
-    if isinstance(content, str):
-        return without_folders(shown_place(content))
-    return content
+    return _shown(content) if isinstance(content, str) else content
+
+
+def without_places_in_rows(rows: list[list[str]]) -> list[list[str]]:
+    """The cells of a CSV in which every place is its last part."""
+    return [[_shown(cell) for cell in row] for row in rows]
+
+
+def _shown(text: str) -> str:
+    return without_folders(shown_place(text))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return next(one for one in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if one not in taken)
 
 
 def holds_places(content: Any) -> bool:

@@ -106,6 +106,25 @@ def test_classes_may_begin_with_a_slash():
     assert without_places(content) == {"per_class": [{"label": "/m/01g317"}], "model": "run", "n": 3}
 
 
+def test_names_of_entries_are_scrubbed_and_none_is_lost():
+    content = {
+        "/home/alice/birds": 1,
+        "/home/bob/birds": {"~/x/y": [2]},
+        "birds (2)": 3,
+        "loss": 4,
+        "per_class": {"/m/0": 5},
+    }
+    assert without_places(content) == {
+        "birds": 1,
+        "birds (3)": {"y": [2]},
+        "birds (2)": 3,
+        "loss": 4,
+        "per_class": {"/m/0": 5},
+    }
+    assert not holds_places({**without_places(content), "per_class": 0})
+    assert without_places({"one": 1, "/a/one": 2}) == {"one": 1, "one (2)": 2}
+
+
 def test_links_in_the_hubs_cache(tmp_path):
     snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..errors import PublishError, UnsupportedModelError
 from ..models.sima.configuration_sima import SimAConfig
@@ -22,6 +23,9 @@ from .push_plan import Publication, read_text
 from .whole_files import write_whole
 
 
+logger = logging.get_logger(__name__)
+
+
 def prepare_for_hub(
     folder_or_model: str | Path | PreTrainedModel,
     *,
@@ -32,7 +36,8 @@ def prepare_for_hub(
     """Make a SimA model ready to be published, so that it loads with and without sima_hf.
 
     A folder is checked as `check_folder` does, then gets the code beside its weights, a README (one that is there is merged)
-    and `auto_map` in its config.json; whatever is uploaded from it afterwards, by whichever tool, works. A model in memory gets
+    and `auto_map` in its config.json, and its settings and results lose their places on this disk, as in a push; whatever is
+    uploaded from it afterwards, by whichever tool, works. What a push would leave behind is named in a warning. A model in memory gets
     `config.auto_map` alone: from then on its `save_pretrained`, `push_to_hub` and a Trainer's saves bring the code along.
 
     Args:
@@ -57,11 +62,20 @@ def prepare_for_hub(
     checked = check_folder(folder, certificate)
     facts = find_facts(folder) if facts is None else facts
     plan = Publication(checked, facts=facts).plan(repo_id)
-    made = {file.name: file.content for file in plan.files if file.source is None}
+    made = {
+        file.name: file.content
+        for file in plan.files
+        if file.content is not None and (file.source is None or file.source.parent.resolve() == folder.resolve())
+    }
     readme = read_text(folder / README) if (folder / README).is_file() else None
     made[README] = model_card(checked, repo_id, facts, readme).encode()  # without the push's notes for itself
     for name in sorted(made, key=lambda name: name == CONFIG):  # what names the code comes after it
         write_whole(folder / name, made[name])
+    if plan.left:
+        logger.warning(
+            f"Not for readers of the model, and not published by `sima-hf push`: {', '.join(sorted(plan.left))}. Leave them out where you "
+            f"upload {folder} by other means."
+        )
     return folder
 
 

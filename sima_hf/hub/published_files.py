@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import PublishError
 from ..model_records import model_settings
-from ..places import is_place, shown_place, stays_in, without_places
+from ..places import is_place, stays_in, without_places, without_places_in_rows
 from .pictures import PICTURES, shown_pictures
 from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
 
@@ -134,7 +134,7 @@ def _shown_json(text: str) -> str | None:
 
 def _shown_csv(text: str) -> str | None:
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    shown = [[shown_place(one) if is_place(one) else one for one in row] for row in rows]
+    shown = without_places_in_rows(rows)
     if shown == rows:
         return None
     file = io.StringIO(newline="")

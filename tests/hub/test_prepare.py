@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 from sima_hf.errors import PublishError
-from sima_hf.hub import auto_map, prepare_for_hub, remote_code
+from sima_hf.hub import auto_map, find_facts, prepare_for_hub, remote_code
 from sima_hf.hub.whole_files import write_whole
 from sima_hf.training import checkpoints
 
@@ -123,6 +123,31 @@ def test_a_folder_made_elsewhere_is_read_by_our_classes(tmp_path):
         assert loaded.config._attn_implementation == "sima"
         images = torch.randn(2, 3, 32, 48)
         assert torch.equal(loaded.eval()(images).logits, model.eval()(images).logits)
+
+
+def test_a_prepared_folder_names_no_place_on_this_disk(tmp_path, caplog):
+    """It may be uploaded by any tool, so what a push would change on the way is changed in it."""
+    model, folder = swapped(), tmp_path / "model"
+    model.save_pretrained(folder)
+    written = {
+        "evaluation.json": {"accuracy": 0.5, "num_images": 9, "settings": {"data": "/home/alice/secret/birds"}},
+        "sima_provenance.json": {"dataset": "/home/alice/secret/birds"},
+        "tokenizer_config.json": {"name_or_path": "/home/alice/secret/clip", "tokenizer_class": "CLIPTokenizer"},
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "training_args.bin").write_bytes(b"/home/alice/secret")
+    elsewhere = tmp_path / "all_results.json"
+    elsewhere.write_text(json.dumps({"eval_accuracy": 0.5, "run": "/home/alice/secret/run"}))
+    before = elsewhere.read_bytes()
+    prepare_for_hub(folder, facts=find_facts(folder, results=(folder / "evaluation.json", elsewhere)))
+    texts = contents(folder)
+    assert not [name for name, text in texts.items() if b"alice" in text and name != "training_args.bin"]
+    assert json.loads(texts["evaluation.json"])["settings"] == {"data": "birds"}
+    assert json.loads(texts["tokenizer_config.json"]) == {"tokenizer_class": "CLIPTokenizer"}
+    assert elsewhere.read_bytes() == before
+    assert "all_results.json" not in texts
+    assert "training_args.bin. Leave them out where you upload" in caplog.text
 
 
 def contents(folder):

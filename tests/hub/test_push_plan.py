@@ -247,6 +247,7 @@ def test_no_file_names_a_folder_of_this_machine(folder):
             "accuracy": 0.5,
             "num_images": 9,
             "unreadable": [f"{place}/one.png: cannot be read"],
+            "seconds": {f"{place}/one.png": 2},
             "settings": {**model, "data": f"{place}, validation split"},
         },
         "sima_provenance.json": {
@@ -257,18 +258,25 @@ def test_no_file_names_a_folder_of_this_machine(folder):
     }
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content))
-    times = BENCHMARK.read_text().replace("deit-small,", "/home/alice/secret/deit,")
+    head, *rows = csv.reader(io.StringIO(BENCHMARK.read_text()))
+    file = io.StringIO(newline="")
+    note = "as run in /home/alice/secret/run, and again (log=/home/alice/secret/log.txt)"
+    named = [["/home/alice/secret/deit", *row[1:], note] for row in rows]
+    csv.writer(file, lineterminator="\n").writerows([[*head, "note"], *named])
+    times = file.getvalue()
     (folder / "times.csv").write_text(times)
     plan = plan_push(folder, "org/sima-vit")
     texts = {file.name: file.content or file.source.read_bytes() for file in plan.files if file.name != WEIGHTS}
     assert not [name for name, text in texts.items() if b"alice" in text or b"secret" in text]
     shown, rows = (list(csv.reader(io.StringIO(text))) for text in (texts["times.csv"].decode(), times))
     assert [row[0] for row in shown[1:]] == ["deit"] * (len(rows) - 1)
-    assert [row[1:] for row in shown] == [row[1:] for row in rows]
+    assert [row[1:-1] for row in shown] == [row[1:-1] for row in rows]
+    assert {row[-1] for row in shown[1:]} == {"as run in run, and again (log=log.txt)"}
     assert "on `deit`, float32" in plan.card
     evaluation = json.loads(texts["evaluation.json"])
     assert evaluation["settings"] == {**model, "model": "checkpoint-9", "data": "birds, validation split"}
     assert evaluation["unreadable"] == ["one.png: cannot be read"]
+    assert evaluation["seconds"] == {"one.png": 2}
     assert json.loads(texts["sima_provenance.json"]) == {
         "dataset": "birds",
         "calibration": {"data": "birds", "images": 3},
