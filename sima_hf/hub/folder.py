@@ -2,7 +2,8 @@
 
 import glob
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
@@ -16,7 +17,9 @@ from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
 from ..patching.load import check_entries, saved_class
 from ..training import checkpoints
+from .published_files import others_in, weights_in
 from .readers_files import check_readers_files
+from .unchanged import hashes_of
 from .weights_check import check_adapter, check_finite, check_loading, check_pickles, read_json, weights_of
 
 
@@ -37,6 +40,7 @@ class CheckedFolder:
         description: what was swapped; empty for a native SimA model, which is SimA as a whole.
         weights: the safetensors files that the model loads from.
         index: the file that says which of them has which weight; None where the model is read from one file without it.
+        hashes: file that was checked -> its SHA-256 from before that; see `sima_hf.hub.unchanged`.
     """
 
     path: Path
@@ -46,6 +50,7 @@ class CheckedFolder:
     description: Description
     weights: tuple[Path, ...]
     index: Path | None = None
+    hashes: Mapping[Path, str] = field(default_factory=dict)
 
 
 def check_folder(folder: str | Path, certificate: Certificate | None = None) -> CheckedFolder:
@@ -69,6 +74,8 @@ def check_folder(folder: str | Path, certificate: Certificate | None = None) -> 
     _check_entries(folder / CONFIG, content)
     check_pickles(folder)
     weights = weights_of(folder, content.get("transformers_weights"))
+    read = [folder / CONFIG, *(file.source for file in (*weights_in(weights), *others_in(folder)))]
+    hashes = hashes_of(read)
     cls, config = _class_and_config(folder, content.get("model_type"))
     check_readers_files(folder, config)
     model = _load(folder, cls, config)
@@ -76,7 +83,7 @@ def check_folder(folder: str | Path, certificate: Certificate | None = None) -> 
     description = describe(model)
     certificate = _certified(folder, model, description, certificate)
     _check_sima(folder, model, description, certificate)
-    return CheckedFolder(folder, model.config, model, certificate, description, weights.files, weights.index)
+    return CheckedFolder(folder, model.config, model, certificate, description, weights.files, weights.index, hashes)
 
 
 def _check_place(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from .push_plan import Publication, PushPlan, read_text
 from .removed_files import RepositoryFiles
 from .revisions import check_revision, is_pull_request
 from .tokens import checked_token
+from .unchanged import check_unchanged
 from .weights_check import some
 
 
@@ -140,7 +142,7 @@ def push(
         there = _files_of(api, repo_id, start)
         fetch = functools.partial(_fetch, api, repo_id, commit=start, cache=aside)
         plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there, fetch)
-        commit = _commit(api, plan, start, new)
+        commit = _commit(api, plan, start, new, publication.checked.hashes)
     place = f"/tree/{quote(revision, safe='')}" if revision else ""
     return PushResult(repo_id, commit, f"{api.endpoint}/{repo_id}{place}", plan, commit != start)
 
@@ -222,7 +224,7 @@ def _fetch(api, repo_id: str, name: str, commit: str | None, cache: str) -> Path
         return None
 
 
-def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:
+def _commit(api, plan: PushPlan, start: str | None, new_branch: bool, hashes: Mapping[Path, str]) -> str:
     """Send the files, then make the branch if it is new, then the one commit, which also takes files out; returns its SHA.
 
     Args:
@@ -230,13 +232,18 @@ def _commit(api, plan: PushPlan, start: str | None, new_branch: bool) -> str:
         plan: what to send.
         start: commit that the branch, or the main one for a new branch, is at. If it has moved meanwhile, the Hub refuses.
         new_branch: whether `plan.revision` does not exist.
+        hashes: of the files that were checked; the client hashes each file anew, and sends only what has that hash.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    additions = [
-        CommitOperationAdd(file.name, str(file.source) if file.content is None else file.content)
-        for file in plan.files
-    ]
+    sources = [str(file.source) if file.content is None else file.content for file in plan.files]
+    additions = [CommitOperationAdd(file.name, source) for file, source in zip(plan.files, sources, strict=True)]
+    sent = {
+        file.source: one.upload_info.sha256.hex()
+        for file, one in zip(plan.files, additions, strict=True)
+        if file.content is None
+    }
+    check_unchanged(hashes, sent)
     api.preupload_lfs_files(plan.repo_id, additions, revision=None if new_branch else plan.revision, free_memory=False)
     ignored = [one.path_in_repo for one in additions if getattr(one, "_should_ignore", False)]
     if ignored:

@@ -81,7 +81,8 @@ class HubServer:
     def environment(self, home: Path, token: str | None = None, **more: str) -> dict[str, str]:
         """All variables of a process that knows this Hub alone, with its caches under `home`.
 
-        Of the caller's it has the kernels that sima_hf has compiled for this machine, which takes seconds, and no more.
+        Of the caller's it has the kernels that sima_hf has compiled for this machine, which takes seconds, the sima_hf that is
+        tested, be it installed or not, and no more.
         """
         words = {
             "HF_ENDPOINT": self.endpoint,
@@ -94,6 +95,7 @@ class HubServer:
             "PATH": "/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         }
         return {**words, **({"HF_TOKEN": token} if token else {}), **more}
 

@@ -277,6 +277,28 @@ HfApi.preupload_lfs_files = send_late
     assert readme(hub, "org/race").count("# Theirs") == 1
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "preprocessor_config.json"])
+def test_a_training_that_writes_into_the_folder_meanwhile(hub, client, folder, name):
+    """What was checked would not be what is sent."""
+    pushed(client, folder, "org/meanwhile")
+    files = hub.files("org/meanwhile")
+    code = f"""
+from huggingface_hub import HfApi
+make = HfApi.create_repo
+def make_late(self, *args, **kwargs):
+    HfApi.create_repo = make
+    file = pathlib.Path({str(folder / name)!r})
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"{{", b'{{"written": "late",', 1) if file.suffix == ".json" else content[:-1] + b"x")
+    return make(self, *args, **kwargs)
+HfApi.create_repo = make_late
+"""
+    client.run(code)
+    refused(client, folder, "org/meanwhile", "Since it was checked", name, "Nothing was pushed")
+    assert hub.files("org/meanwhile") == files
+    pushed(client, folder, "org/meanwhile")
+
+
 def test_a_readme_that_could_not_be_read_is_not_taken_for_none(hub, client, folder):
     pushed(client, folder, "org/unread")
     edit_on_the_hub(client, "org/unread", "# Theirs\n")
