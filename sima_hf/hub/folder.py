@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from ..errors import PublishError
 from ..models.sima import modeling_sima
 from ..patching import certify, describe
-from ..patching.certificate import Certificate, Operation
+from ..patching.certificate import Certificate, Operation, weights_mark
 from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
 from ..patching.load import check_entries, saved_class
@@ -179,6 +179,11 @@ def _certified(
             raise PublishError(
                 f"The certificate is of a {given.model} in which {_listed(given.swapped)} was swapped, but {folder} holds a "
                 f"{type(model).__name__} with {_listed(parts)}. Certify the model of this folder."
+            )
+        if given.weights is None or given.weights != weights_mark(model):
+            raise PublishError(
+                f"The certificate is of a {given.model} with other weights, or in another dtype, than those in {folder}. Load the model "
+                "of this folder, as its files are, and certify that."
             )
         return given
     try:

@@ -1,6 +1,7 @@
 """Proof by counting: which softmax, exp and fused attention operations a forward really runs, module by module."""
 
 import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from .hosts import HOSTS
 # An operation counts if its name has one of these words, and is none of ours.
 WORDS = ("softmax", "scaled_dot_product", "multi_head_attention", "flash_attn", "flash_attention", "flex_attention")
 EXPONENTIALS = ("exp", "exp_", "exp2", "exp2_", "expm1", "expm1_", "logsumexp")
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 LOSS = "it belongs to the loss, not to the model"
 
 
@@ -44,11 +46,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a forward ran. `softmax_free` is the answer, `operations` the evidence; printing it gives both."""
+    """What a forward ran. `softmax_free` is the answer, `operations` the evidence; printing it gives both.
+
+    `weights` tells the weights that ran from those of another checkpoint, see `weights_mark`.
+    """
 
     model: str
     operations: tuple[Operation, ...]
     swapped: tuple[str, ...] = field(default=())
+    weights: str | None = None
 
     @property
     def softmax_free(self) -> bool:
@@ -189,7 +195,29 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
         if reason is None and path == "" and whole and "log_softmax" in name:
             reason = LOSS
         operations.append(Operation(path, module, name, count, reason, swapped))
-    return Certificate(type(model).__name__, tuple(operations), tuple(path for path, _ in parts))
+    paths = tuple(path for path, _ in parts)
+    return Certificate(type(model).__name__, tuple(operations), paths, weights_mark(model))
+
+
+def weights_mark(model: nn.Module) -> str | None:
+    """One number for the parameters of a model: their names, dtypes, shapes, and the sums of their bits.
+
+    It is the same on every device and after saving and loading, and takes one pass over the weights where they are.
+
+    Args:
+        model: any module.
+
+    Returns:
+        64 hexadecimal digits; None where the weights cannot be read, as on the meta device.
+    """
+    found = hashlib.sha256()
+    try:
+        for name, tensor in sorted(model.named_parameters()):
+            bits = tensor.detach().view(_INTEGERS[tensor.element_size()])
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {int(bits.sum(dtype=torch.int64))}\n".encode())
+    except (KeyError, NotImplementedError, RuntimeError):
+        return None
+    return found.hexdigest()
 
 
 def _is_under(path: str, place: str, within: str) -> bool:

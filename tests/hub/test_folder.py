@@ -1,5 +1,6 @@
 """Which model folders may be published: whole ones that are SimA by count; each way of being something else is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -20,7 +21,7 @@ import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import PublishError
 from sima_hf.hub import check_folder
-from sima_hf.patching.certificate import Certificate, Operation
+from sima_hf.patching.certificate import Certificate, Operation, weights_mark
 from sima_hf.patching.load import load_saved_class
 from sima_hf.training import checkpoints
 
@@ -261,16 +262,18 @@ def test_a_softmax_model(saved, tmp_path):
 def test_softmax_in_what_was_swapped(folder):
     """As if a new Transformers ran it there again; nothing in this one does."""
     softmax = Operation("vit.layers.0.attention", "SimAViTAttention", "aten::_softmax", 3, swapped=True)
-    certificate = Certificate("SimAViTForImageClassification", (softmax,), ("",))
+    mark = weights_mark(check_folder(folder).model)
+    certificate = Certificate("SimAViTForImageClassification", (softmax,), ("",), mark)
     assert_refused(
         folder, "one forward ran softmax", "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate
     )
 
 
 def test_softmax_in_a_native_model(tmp_path):
-    SimAForImageClassification(SimAConfig(**NATIVE)).save_pretrained(tmp_path)
+    model = SimAForImageClassification(SimAConfig(**NATIVE))
+    model.save_pretrained(tmp_path)
     softmax = Operation("sima.layers.0.attention", "SimAAttention", "aten::_softmax", 1)
-    certificate = Certificate("SimAForImageClassification", (softmax,), ())
+    certificate = Certificate("SimAForImageClassification", (softmax,), (), weights_mark(model))
     assert_refused(tmp_path, "1 operations", "sima.layers.0.attention", certificate=certificate)
 
 
@@ -278,6 +281,19 @@ def test_a_certificate_of_another_model(folder):
     certificate = Certificate("SimADeiTModel", (), ("",))
     assert_refused(folder, "is of a SimADeiTModel", "SimAViTForImageClassification", certificate=certificate)
     assert_refused(folder, "nothing was swapped", certificate=Certificate("SimAViTForImageClassification", (), ()))
+
+
+def test_a_certificate_of_another_checkpoint(folder):
+    """The same class with the same parts, whose weights never ran."""
+    model = check_folder(folder).model
+    certificate = sima_hf.certify(model, torch.zeros(1, 3, 32, 32))
+    assert check_folder(folder, certificate).certificate is certificate
+    change_weights(folder, lambda state: state[KEY].view(-1)[5:6].add_(0.25))
+    assert_refused(folder, "with other weights", "certify that", certificate=certificate)
+    assert_refused(folder, "with other weights", certificate=dataclasses.replace(certificate, weights=None))
+    again = sima_hf.certify(check_folder(folder).model, torch.zeros(1, 3, 32, 32))
+    assert check_folder(folder, again).certificate is again
+    assert sima_hf.certify(model.half().float(), torch.zeros(1, 3, 32, 32)).weights != certificate.weights
 
 
 def test_inputs_that_cannot_be_made_up(tmp_path):
