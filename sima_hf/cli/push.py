@@ -20,7 +20,10 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A SimA model's folder, as save_pretrained writes it.")],
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: org/name.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List files, sizes and the card; send nothing, and ask nobody.")
+        bool,
+        typer.Option(
+            "--dry-run", help="List files, sizes, the card, and what of the repository would go; send nothing."
+        ),
     ] = False,
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Of a repository that is new.", show_default=False)
@@ -53,7 +56,7 @@ def push(
     earlier model (weights, adapters, processors, sima_hf's code) is taken out in the same commit; its other files stay.
     """
     with stdout_kept_clean():
-        from ..hub import find_facts, plan_push
+        from ..hub import find_facts
         from ..hub import push as push_folder
 
         facts = find_facts(
@@ -71,12 +74,9 @@ def push(
             "token": token,
             "facts": facts,
         }
-        if dry_run:
-            plan = plan_push(folder, repo_id, **settings)
-        else:
-            done = push_folder(folder, repo_id, **settings)
+        done = push_folder(folder, repo_id, dry_run=dry_run, **settings)
     if dry_run:
-        emit(plan.to_dict(), plan, as_json)
+        emit(done.plan.to_dict(), done.plan, as_json)
         return
     facts = {
         "repo_id": done.repo_id,

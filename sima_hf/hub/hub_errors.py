@@ -1,6 +1,7 @@
 """What the Hub or the way to it refuses, as sentences that say what to do."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 from huggingface_hub.errors import (
@@ -42,20 +43,53 @@ def hub_errors(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         token: what it writes with, which no sentence repeats.
 
     Raises:
-        PublishError: in place of any error of the Hub or the connection, which stays its cause.
+        PublishError: in place of any error of the Hub, its client or the connection, which stays its cause. Others are as they are.
     """
     try:
         yield
     except PublishError:
         raise
     except Exception as error:
-        raised = [one for one in causes_of(error) if isinstance(one, (HTTPError, OSError))]
-        told = isinstance(error, ValueError) and error not in raised  # it says more than its cause
-        if not raised and not isinstance(error, (RuntimeError, ValueError)):
+        said = _said_by(error)
+        if said is None:
             raise  # a mistake of ours, not the Hub's
-        # An answer says more than what the client made of it.
-        first = next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0] if raised else error)
-        raise PublishError(_sentence(error if told else first, repo_id, token)) from error
+        raise PublishError(_sentence(said, repo_id, token)) from error
+
+
+def why_unseen(error: Exception, token: str | bool | None = None) -> str | None:
+    """Why a repository could not be looked at, as a clause; None for an error that is neither the Hub's nor the connection's.
+
+    Args:
+        error: what looking raised.
+        token: what was looked with, which the clause does not repeat.
+    """
+    said = _said_by(error)
+    if said is None:
+        return None
+    if isinstance(said, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(said, LocalTokenNotFoundError):
+        return "there is no token to look with"
+    if isinstance(said, HfHubHTTPError) and said.response.status_code in (401, 403, 404):
+        return "there is none of that name that this token may see"
+    return f"the Hub did not say: {_line(said, token)}"
+
+
+def _said_by(error: Exception) -> BaseException | None:
+    """The error that says most of what the Hub, the client or the connection refused; None where none of them did."""
+    raised = [one for one in causes_of(error) if isinstance(one, (HTTPError, OSError))]
+    if not raised and not (isinstance(error, (RuntimeError, ValueError)) and _in_the_client(error)):
+        return None
+    if not raised or (isinstance(error, ValueError) and error not in raised):
+        return error  # it says more than its cause
+    # An answer says more than what the client made of it.
+    return next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0])
+
+
+def _in_the_client(error: BaseException) -> bool:
+    """Whether huggingface_hub was running when an error was raised."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] == "huggingface_hub" for frame in frames)
 
 
 def _sentence(error: BaseException, repo_id: str, token: str | bool | None) -> str:
@@ -72,7 +106,10 @@ def _sentence(error: BaseException, repo_id: str, token: str | bool | None) -> s
             f"The connection to the Hub was lost or not made ({_line(error, token)}). A push is one commit, so {repo_id} has "
             f"all of it or nothing of it. {_AGAIN}; files that have arrived are not sent a second time."
         )
-    return f"The push to {repo_id} did not succeed: {_line(error, token)}. The repository is as it was."
+    return (
+        f"The push to {repo_id} did not succeed: {_line(error, token)}. A push is one commit, so {repo_id} has all of it or nothing "
+        "of it."
+    )
 
 
 def _answered(error: HfHubHTTPError, repo_id: str, token: str | bool | None) -> str:

@@ -45,7 +45,8 @@ class PushPlan:
         private: whether a repository that is made is to be private; None leaves that to the account's settings.
         commit_message: first line of the commit's message.
         removed: what the repository has of an earlier model and readers would load in place of this one or with it, which the same
-            commit takes out -> why; None where nobody asked what the repository has, as in a dry run.
+            commit takes out -> why; None where nobody asked what the repository has, or it could not be looked at.
+        unseen: why it could not be looked at, as a clause; None where it was, or nobody asked.
         notes: what whoever pushes should know, in sentences.
     """
 
@@ -58,6 +59,7 @@ class PushPlan:
     commit_message: str
     removed: dict[str, str] | None = None
     notes: tuple[str, ...] = ()
+    unseen: str | None = None
 
     @property
     def size(self) -> int:
@@ -76,6 +78,7 @@ class PushPlan:
             "files": files,
             "left": dict(self.left),
             "removed": None if self.removed is None else dict(self.removed),
+            "unseen": self.unseen,
             "notes": list(self.notes),
             "card": self.card,
         }
@@ -95,8 +98,9 @@ class PushPlan:
         if self.left:
             lines += ["Left behind:", *_noted(self.left, width)]
         if self.removed is None:
+            why = f" ({self.unseen})" if self.unseen else ""
             lines.append(
-                f"What {self.repo_id} has already was not looked at; {IN_WORDS} would be removed from it, and its card's figures "
+                f"What {self.repo_id} has already was not looked at{why}; {IN_WORDS} would be removed from it, and its card's figures "
                 "would stay if their files are there and of these weights."
             )
         elif removed:

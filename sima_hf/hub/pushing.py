@@ -4,7 +4,7 @@ import functools
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from ..patching.certificate import Certificate
 from ..version import __version__
 from .cards.facts import CardFacts
 from .folder import CONFIG, check_folder
-from .hub_errors import hub_errors
+from .hub_errors import hub_errors, why_unseen
 from .published_files import README
 from .push_plan import Publication, PushPlan, read_text
 from .removed_files import RepositoryFiles
@@ -104,7 +104,8 @@ def push(
     Args:
         folder: of a SimA model, as `save_pretrained` writes it. Nothing in it is changed.
         repo_id: "organization/name", or a name in your own account.
-        dry_run: stop after the plan; no network is used.
+        dry_run: stop after the plan. The repository is read, to say what of it would go, and nothing is sent or made; where it cannot
+            be read, offline or without rights, the plan says so.
         private: whether a repository that is made is private; None leaves it to the account. One that is public is refused if
             private was asked for.
         revision: branch to push to, made from the main one if it does not exist; or refs/pr/N, a pull request that is open.
@@ -123,28 +124,67 @@ def push(
     if not dry_run or isinstance(token, str):
         token = checked_token(token)
     publication = Publication(check_folder(folder, certificate), private, revision, commit_message, facts)
-    plan = publication.plan(repo_id)
     if dry_run:
-        return PushResult(repo_id, None, None, plan, False)
+        plan = _would_be(publication, repo_id, checked_token(token))
+        return PushResult(plan.repo_id, None, None, plan, False)
+    api = _api(token)
+    with hub_errors(repo_id, token), tempfile.TemporaryDirectory() as aside:
+        seen = _look(api, publication, _repository(api, repo_id, private, revision), aside)
+        commit = _commit(api, seen.plan, seen.start, seen.new_branch, publication.checked.hashes)
+    place = f"/tree/{quote(revision, safe='')}" if revision else ""
+    repo_id = seen.plan.repo_id
+    return PushResult(repo_id, commit, f"{api.endpoint}/{repo_id}{place}", seen.plan, commit != seen.start)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A plan that knows what the repository has; the commit that it was looked at, and whether the branch has to be made."""
+
+    plan: PushPlan
+    start: str | None
+    new_branch: bool
+
+
+def _api(token: str | bool | None):
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token, library_name="sima_hf", library_version=__version__)
-    with hub_errors(repo_id, token), tempfile.TemporaryDirectory() as aside:
-        repo_id = _repository(api, repo_id, private, revision)
-        main = api.repo_info(repo_id)
-        if private and not main.private:
-            raise PublishError(
-                f"{repo_id} exists and is public, but a private one was asked for. Nothing was pushed. Make it private in its "
-                "settings, or name another."
-            )
-        new = _is_new(api, repo_id, revision)
-        start = main.sha if new or revision is None else _commit_of(api, repo_id, revision)
-        there = _files_of(api, repo_id, start)
-        fetch = functools.partial(_fetch, api, repo_id, commit=start, cache=aside)
-        plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there, fetch)
-        commit = _commit(api, plan, start, new, publication.checked.hashes)
-    place = f"/tree/{quote(revision, safe='')}" if revision else ""
-    return PushResult(repo_id, commit, f"{api.endpoint}/{repo_id}{place}", plan, commit != start)
+    return HfApi(token=token, library_name="sima_hf", library_version=__version__)
+
+
+def _look(api, publication: Publication, repo_id: str, aside: str) -> _Seen:
+    """Read what a repository has and plan the push to it; `aside` is a folder for what is read. Nothing is changed there.
+
+    Raises:
+        PublishError: a push to it would be refused.
+    """
+    revision, main = publication.revision, api.repo_info(repo_id)
+    if publication.private and not main.private:
+        raise PublishError(
+            f"{repo_id} exists and is public, but a private one was asked for. Nothing was pushed. Make it private in its "
+            "settings, or name another."
+        )
+    new = _is_new(api, repo_id, revision)
+    start = main.sha if new or revision is None else _commit_of(api, repo_id, revision)
+    there = _files_of(api, repo_id, start)
+    fetch = functools.partial(_fetch, api, repo_id, commit=start, cache=aside)
+    plan = publication.plan(repo_id, _text_of(api, repo_id, README, start), there, fetch)
+    return _Seen(plan, start, new)
+
+
+def _would_be(publication: Publication, repo_id: str, token: str | bool | None) -> PushPlan:
+    """The plan of a dry run: of what the repository has where that can be seen, else with the reason why not."""
+    api = _api(token)
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            full = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+            return _look(api, publication, full, aside).plan
+    except PublishError:
+        raise
+    except Exception as error:
+        why = why_unseen(error, token)
+        if why is None:
+            raise
+        return replace(publication.plan(repo_id), unseen=why)
 
 
 def _check_names(repo_id: str, revision: str | None, commit_message: str | None) -> None:
@@ -245,6 +285,7 @@ def _commit(api, plan: PushPlan, start: str | None, new_branch: bool, hashes: Ma
     }
     check_unchanged(hashes, sent)
     api.preupload_lfs_files(plan.repo_id, additions, revision=None if new_branch else plan.revision, free_memory=False)
+    # Known before the commit if the client marks them so, and in any case after it.
     ignored = [one.path_in_repo for one in additions if getattr(one, "_should_ignore", False)]
     if ignored:
         raise PublishError(
@@ -262,4 +303,21 @@ def _commit(api, plan: PushPlan, start: str | None, new_branch: bool, hashes: Ma
         revision=plan.revision,
         parent_commit=start,  # what is taken out is what was there then
     )
+    _check_arrived(api, plan, additions, plan.revision if is_pull_request(plan.revision) else info.oid)
     return info.oid
+
+
+def _check_arrived(api, plan: PushPlan, additions: list, commit: str) -> None:
+    """Whether a commit has all that was sent: the client leaves out what a .gitignore of the repository names."""
+    there = {one.path: one for one in api.list_repo_tree(plan.repo_id, revision=commit, recursive=True)}
+    lacking = [one.path_in_repo for one in additions if not _is_same(there.get(one.path_in_repo), one.upload_info)]
+    if lacking:
+        raise PublishError(
+            f"The commit that was made in {plan.repo_id} lacks {some(lacking)} as they were sent, so the model is not whole there. If a "
+            ".gitignore there names them, take these patterns out of it; then push again."
+        )
+
+
+def _is_same(file, sent) -> bool:
+    """Whether what a repository lists under a name is what was sent, as far as the listing tells."""
+    return getattr(file, "size", None) == sent.size and (file.lfs is None or file.lfs.sha256 == sent.sha256.hex())

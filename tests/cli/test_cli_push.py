@@ -12,9 +12,11 @@ from sima_hf.hub import plan_push, pushing
 @pytest.fixture
 def sent(monkeypatch):
     """The arguments that a push got; nothing is sent."""
-    calls = []
+    calls, real = [], pushing.push
 
-    def push(folder, repo_id, **settings):
+    def push(folder, repo_id, dry_run=False, **settings):
+        if dry_run:
+            return real(folder, repo_id, dry_run=True, **settings)
         calls.append((folder, repo_id, settings))
         plan = plan_push(folder, repo_id, **settings)
         return SimpleNamespace(
@@ -70,6 +72,8 @@ def test_what_a_push_took_out_is_said(saved, sent, monkeypatch, run):
 
     def push_over_another(folder, repo_id, **settings):
         done = push(folder, repo_id, **settings)
+        if settings["dry_run"]:
+            return done
         done.plan = dataclasses.replace(done.plan, removed={"pytorch_model.bin": "weights of an earlier model"})
         return done
 
@@ -80,7 +84,9 @@ def test_what_a_push_took_out_is_said(saved, sent, monkeypatch, run):
     assert facts["plan"]["removed"] == {"pytorch_model.bin": "weights of an earlier model"}
     dry = json.loads(run("push", saved / "sima", "org/tiny", "--dry-run", "--json").out)
     assert dry["removed"] is None
-    assert "was not looked at" in run("push", saved / "sima", "org/tiny", "--dry-run").out
+    assert dry["unseen"] == "HF_HUB_OFFLINE is set"
+    dry = run("push", saved / "sima", "org/tiny", "--dry-run").out
+    assert "What org/tiny has already was not looked at (HF_HUB_OFFLINE is set); weights" in dry
 
 
 def test_what_one_should_know_is_said_in_the_plan_and_after_the_push(saved, sent, run):

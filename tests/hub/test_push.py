@@ -17,10 +17,10 @@ pytestmark = pytest.mark.usefixtures("clean_hub")
 # On the Hub
 
 
-def test_a_dry_run_asks_nobody(hub, client, folder):
+def test_a_dry_run_changes_nothing(hub, client, folder):
     before = listing(folder)
     done = pushed(client, folder, "org/dry", dry_run=True)
-    assert hub.log == []
+    assert {one.method for one in hub.log} == {"GET"}
     assert listing(folder) == before
     assert (done["commit"], done["url"], done["changed"]) == (None, None, False)
     assert hub.commits("org/dry") == []
@@ -325,6 +325,46 @@ _commit_api._validate_preupload_info = ignoring
     client.run(code)
     refused(client, folder, "org/ignoring", ".gitignore", WEIGHTS, "Nothing was pushed")
     assert hub.commits("org/ignoring") == commits
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "over-another"])
+def test_what_the_client_leaves_out_without_a_mark_is_said(hub, client, folder, there):
+    """However a later client keeps ignored files back: the commit is held against the plan, weights of before included."""
+    if there:
+        pushed(client, folder, f"org/left-out-{there}")
+        change_weights(folder)
+    code = """
+from huggingface_hub import HfApi
+send = HfApi.create_commit
+def leaving_out(self, repo_id, operations, **more):
+    HfApi.create_commit = send
+    return send(self, repo_id, [one for one in operations if not one.path_in_repo.endswith(".safetensors")], **more)
+HfApi.create_commit = leaving_out
+"""
+    client.run(code)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "do_resize": True}))
+    refused(client, folder, f"org/left-out-{there}", "lacks model.safetensors", ".gitignore", "push again")
+    assert pushed(client, folder, f"org/left-out-{there}")["changed"]
+    assert hub.files(f"org/left-out-{there}")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+def test_a_mistake_of_ours_during_a_push_is_no_refusal_of_the_hubs(hub, client, folder):
+    """It keeps its own kind and traceback; no sentence says that the repository is as it was, which was just made."""
+    code = """
+from sima_hf.hub import pushing
+files_of = pushing._files_of
+def broken(*args):
+    pushing._files_of = files_of
+    a, b = ()
+pushing._files_of = broken
+"""
+    client.run(code)
+    with pytest.raises(ClientError) as error:
+        pushed(client, folder, "org/ours")
+    assert (error.value.kinds[0], error.value.text) == (
+        "ValueError",
+        "not enough values to unpack (expected 2, got 0)",
+    )
 
 
 def test_front_matter_that_the_hub_does_not_take(hub, client, folder):

@@ -241,10 +241,54 @@ HfApi.preupload_lfs_files = send_late
     assert "adapter_config.json" not in hub.files("org/meanwhile")
 
 
-def test_a_dry_run_says_that_it_did_not_look(client, folder):
-    plan = pushed(client, folder, "org/dry-removal", dry_run=True)["plan"]
-    assert "What org/dry-removal has already was not looked at" in plan
-    assert "would be removed from it" in plan
+@pytest.mark.usefixtures("clean_hub")
+@pytest.mark.parametrize("revision", [None, "shards", "new"])
+def test_a_dry_run_names_what_the_push_then_removes(hub, client, folder, shards, revision):
+    """It reads the repository, at the branch that the push is to, and changes nothing there."""
+    repo_id = f"org/preview-{revision}"
+    pushed(client, folder, repo_id, revision="shards" if revision == "shards" else None)
+    put(client, repo_id, {"model.fp16.safetensors": b"x", "adapter_config.json": b"{}", "notes.txt": b"x"})
+    files, commits = hub.files(repo_id), hub.commits(repo_id)
+    run = f"push({str(shards)!r}, {repo_id!r}, revision={revision!r}, dry_run=DRY).plan"
+    dry = client.run(f"plan = {run.replace('DRY', 'True')}\n[plan.to_dict(), str(plan)]")
+    assert (hub.files(repo_id), hub.commits(repo_id)) == (files, commits)
+    done = client.run(f"plan = {run.replace('DRY', 'False')}\n[plan.to_dict(), str(plan)]")
+    assert dry == done
+    removed = set(dry[0]["removed"])
+    assert removed == (
+        {WEIGHTS} if revision == "shards" else {WEIGHTS, "model.fp16.safetensors", "adapter_config.json"}
+    )
+    assert all(f"\n  {name} " in dry[1] for name in removed)
+    assert dry[0]["unseen"] is None
+    assert removed == files.keys() - hub.files(repo_id, revision or "main").keys() or revision == "shards"
+
+
+@pytest.mark.usefixtures("clean_hub")
+def test_a_dry_run_says_why_it_could_not_look(hub, client, folder, tmp_path):
+    done = pushed(client, folder, "org/dry-removal", dry_run=True)
+    assert (
+        "org/dry-removal has already was not looked at (there is none of that name that this token may see)"
+        in done["plan"]
+    )
+    assert "would be removed from it" in done["plan"]
+    assert hub.commits("org/dry-removal") == []
+    pushed(client, folder, "org/hidden", private=True)
+    stranger = pushed(client, folder, "org/hidden", dry_run=True, token="hf_other")
+    assert "that this token may see" in stranger["plan"]
+    hub.limit_rate(100, seconds=7)
+    assert "(the Hub did not say: " in pushed(client, folder, "org/hidden", dry_run=True)["plan"]
+    hub.end_faults()
+    assert "HF_HUB_OFFLINE is set" in str(sima_hf.hub.push(folder, "org/x", dry_run=True).plan)
+    assert "there is no token" in str(sima_hf.hub.push(folder, "mine", dry_run=True).plan)
+
+
+@pytest.mark.usefixtures("clean_hub")
+def test_a_dry_run_is_refused_where_the_push_would_be(hub, client, folder):
+    pushed(client, folder, "org/public")
+    refused(client, folder, "org/public", "exists and is public", private=True, dry_run=True)
+    client.run("from huggingface_hub import HfApi; HfApi().create_tag('org/public', tag='v1')")
+    refused(client, folder, "org/public", "v1 is a tag", revision="v1", dry_run=True)
+    refused(client, folder, "org/public", "no pull request refs/pr/9", revision="refs/pr/9", dry_run=True)
 
 
 def test_copies_are_left_alone(folder, tmp_path):

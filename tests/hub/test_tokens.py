@@ -56,11 +56,16 @@ def test_other_peoples_words(text, shown):
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError])
 def test_errors_quote_none(error):
+    client = {"__name__": "huggingface_hub.hf_api"}
+    exec("def refuse(error):\n    raise error", client)
     with pytest.raises(PublishError) as caught, hub_errors("org/hf_model", "hf_SECRET"):
-        raise error("Illegal header value b'Bearer hf_SECRET\\r' of hf_SECRET and hf_OTHER")
+        client["refuse"](error("Illegal header value b'Bearer hf_SECRET\\r' of hf_SECRET and hf_OTHER"))
     assert "SECRET" not in str(caught.value)
     assert "OTHER" not in str(caught.value)
     assert "org/hf_model" in str(caught.value)
+    if error is not OSError:
+        with pytest.raises(error, match=r"^ours$"), hub_errors("org/hf_model"):
+            raise error("ours")
 
 
 @pytest.mark.usefixtures("clean_hub")
