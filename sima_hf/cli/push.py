@@ -40,7 +40,9 @@ def push(
         str | None, typer.Option("--license", help="As the Hub names it, such as apache-2.0.")
     ] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub name of the model that it was made from.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="What it was trained on.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="What it was trained on: org/name on the Hub, or plain words.")
+    ] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(help="evaluation.json or all_results.json, or its folder; may be given several times."),

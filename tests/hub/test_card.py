@@ -440,6 +440,28 @@ def test_somebodys_folders_are_not_told(native_folder, tmp_path):
     assert ModelCard(card).data.eval_results[0].dataset_type == "ILSVRC/imagenet-1k"
 
 
+def test_a_data_set_is_linked_by_its_full_name_only(native_folder, tmp_path, monkeypatch):
+    """One word may be a stranger's data set on the Hub; and what folders lie around changes no card."""
+    monkeypatch.chdir(tmp_path)
+    cards = {}
+    for place in ("before", "after"):
+        for name in ("birds", "val", "org/birds", "photos of birds", "digits"):
+            cards[place, name] = model_card(native_folder, REPO, CardFacts(dataset=name))
+        for name in ("birds", "val", "digits"):
+            (tmp_path / name).mkdir(exist_ok=True)
+    for name in ("birds", "val", "org/birds", "photos of birds", "digits"):
+        card = cards["before", name]
+        assert card == cards["after", name]
+        assert ModelCard(card).data.datasets == (["org/birds"] if name == "org/birds" else None)
+        assert f"| trained on | {name} |" in card
+    (tmp_path / "org" / "birds").mkdir(parents=True)
+    with pytest.raises(PublishError, match=r"'org/birds' can be one on the Hub, and a folder here .* './org/birds'"):
+        model_card(native_folder, REPO, CardFacts(dataset="org/birds"))
+    card = model_card(native_folder, REPO, CardFacts(dataset="./org/birds"))
+    assert ModelCard(card).data.datasets is None
+    assert "| trained on | birds |" in card
+
+
 def test_the_citation_is_the_readmes(native_folder):
     entry = re.search(r"```bibtex\n.*?```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[0]
     assert entry in model_card(native_folder, REPO, CardFacts())

@@ -22,7 +22,7 @@ class CardFacts:
     Attributes:
         license: identifier as the Hub lists them, such as "apache-2.0".
         base_model: name on the Hub of the model that this one was made from.
-        dataset: what it was trained on; a name on the Hub, or plain words.
+        dataset: what it was trained on: "organization/name" of a data set on the Hub, which the card links, or plain words.
         evaluated_on: what the evaluation measured on, where its file names a folder only.
         results: files that hold what was measured: evaluation.json, all_results.json. A folder stands for those in it.
         benchmark: CSVs of `sima-hf bench model`.

@@ -121,11 +121,9 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     said = theirs.get("base_model")
     said = said if isinstance(said, str) and is_repo_id(said) else ""
     base = facts.base_model or said or (found if is_repo_id(found) else "")
-    dataset = (
-        shown_place(facts.dataset, here=not _on_the_hub(facts.dataset))
-        if facts.dataset
-        else provenance.get("dataset", "")
-    )
+    loaded = provenance.get("hub_dataset") or ""
+    hub_dataset = facts.dataset if facts.dataset and _on_the_hub(facts.dataset) else loaded
+    dataset = shown_place(facts.dataset) if facts.dataset else provenance.get("dataset", "")
     return Known(
         facts,
         provenance,
@@ -136,7 +134,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
         dataset,
         facts.provenance if base and base == found else None,
         facts.provenance if dataset and dataset == provenance.get("dataset") else None,
-        next((one for one in (facts.dataset, provenance.get("hub_dataset")) if one and _on_the_hub(one)), ""),
+        hub_dataset if is_repo_id(hub_dataset) else "",
     )
 
 
@@ -160,8 +158,19 @@ def is_repo_id(text: str) -> bool:
 
 
 def _on_the_hub(dataset: str) -> bool:
-    """Whether a data set's name can be one on the Hub: no folder here, nor scikit-learn's digits, whose name is like one."""
-    return dataset != "digits" and is_repo_id(dataset) and not Path(dataset).exists()
+    """Whether a data set that was given is one on the Hub: "organization/name". One word may be anybody's there, and is a word here.
+
+    Raises:
+        PublishError: there is a folder of that name here, too, so that nobody can tell which is meant.
+    """
+    if "/" not in dataset or not is_repo_id(dataset):
+        return False
+    if Path(dataset).exists():
+        raise PublishError(
+            f"The data set {dataset!r} can be one on the Hub, and a folder here has that name. For the folder, write './{dataset}', "
+            "of which the card shows the last part; for the one on the Hub, run this from another folder."
+        )
+    return True
 
 
 def _trainer_settings(path: Path | None) -> dict[str, Any]:
