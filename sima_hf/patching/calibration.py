@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..errors import CalibrationError
 from .calibration_sites import find_blocks, is_sima
 from .calibration_steps import Calibration, Fit
+from .calibration_weights import check_apart, check_plain
 
 
 HEADS = ("classifier", "cls_classifier", "distillation_classifier")
@@ -106,8 +107,9 @@ def calibrate(
 
     Raises:
         CalibrationError (a ValueError): model and teacher do not belong together, there are no images, an option has no
-            meaning here, or the equations have no finite solution.
-        UnsupportedModelError (a ValueError): calibration does not know the blocks of this model; the text lists those it knows.
+            meaning here, a layer shares its weight with another, or the equations have no finite solution.
+        UnsupportedModelError (a ValueError): calibration does not know the blocks of this model (the text lists those it knows),
+            or weights are quantized, wrapped or computed.
         TypeError: batches of another kind.
     """
     settings = {
@@ -170,7 +172,9 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
             f"`classifier=True` needs a linear layer called {' or '.join(HEADS)} at the top of the model, and this "
             f"{type(model).__name__} has none."
         )
-    find_blocks(model)
+    check_plain(model, "model")
+    check_plain(teacher, "teacher")
+    check_apart(model, find_blocks(model), _heads(model) if settings["classifier"] else [])
 
 
 def _heads(model: PreTrainedModel) -> list[str]:
@@ -187,15 +191,24 @@ class _Inputs:
 
     def __init__(self, batches: Iterable, model: PreTrainedModel):
         self.batches, self.name, self.like = batches, model.main_input_name, next(model.parameters())
+        self.gave = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        empty = True
         for batch in self.batches:
+            empty = False
             if not isinstance(batch, (torch.Tensor, Mapping)):
                 raise TypeError(
                     f"A batch must be a tensor of {self.name} or a dict of the model's arguments, but {type(batch).__name__} came."
                 )
             given = {self.name: batch} if isinstance(batch, torch.Tensor) else batch
             yield {name: self._converted(value) for name, value in given.items() if name not in NOT_INPUTS}
+        if empty and self.gave:
+            raise CalibrationError(
+                "`batches` must give its batches as often as it is gone through, but the second time there were none, as if a "
+                "generator were behind it: give a list or a DataLoader of a data set with an index, or raise `memory_budget`."
+            )
+        self.gave = not empty
 
     def _converted(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

@@ -134,10 +134,10 @@ def block_at(name: str, module: nn.Module) -> Block:
     mlp = next((path for path in row.mlp if _below(module, path) is not None), row.mlp[0])
     for path in (row.attention, mlp):
         layer = _below(module, path)
-        if type(layer) is not nn.Linear:
+        if not _is_plain(layer):
             raise UnsupportedModelError(
-                f"Calibration refits {name}.{path}, which must be a plain nn.Linear, but it is a {type(layer).__name__}. "
-                "Calibrate before quantizing or adding adapters."
+                f"Calibration refits {name}.{path}, which must be a plain nn.Linear, but it is a {_described(layer)}. "
+                "Calibrate before quantizing, pruning or adding adapters."
             )
     before = {site: _below(module, getattr(row, site)) for site in ("value", "query", "key")}
     owner = _below(module, row.query.rpartition(".")[0])
@@ -146,12 +146,23 @@ def block_at(name: str, module: nn.Module) -> Block:
         name=name,
         module=module,
         attention=_below(module, row.attention),
-        **{site: layer if type(layer) is nn.Linear else None for site, layer in before.items()},
+        **{site: layer if _is_plain(layer) else None for site, layer in before.items()},
         heads=next((number for number in heads if isinstance(number, int)), None),
         stream=_below(module, row.stream),
         mlp=_below(module, mlp),
         class_tokens=_class_tokens(module, row),
     )
+
+
+def _is_plain(layer: nn.Module | None) -> bool:
+    """Whether it is torch's linear layer with a weight of its own, which no hook computes."""
+    return type(layer) is nn.Linear and "weight" in dict(layer.named_parameters(recurse=False))
+
+
+def _described(layer: nn.Module | None) -> str:
+    if type(layer) is nn.Linear:
+        return "nn.Linear whose weight is computed anew for each forward"
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"  # PEFT's is called Linear, too
 
 
 def _class_tokens(module: nn.Module, row: BlockSites) -> int:

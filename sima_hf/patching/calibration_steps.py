@@ -1,5 +1,6 @@
 """The steps of calibration, on working copies of the model and its teacher."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,12 +61,15 @@ class Shares:
 
     def of(self, off: torch.Tensor) -> float:
         """The share, given the weighted sum of squares `(C,)` by which the layer's output is off."""
-        total = (self.second - self.first.square() / self.weight).sum()
-        return (off.to(self.scale) * self.scale.square()).sum().item() / max(total.item(), 1e-300)
+        return self._share(off.to(self.scale) * self.scale.square())
 
     def now(self) -> float:
         """The share with the layer as it is."""
-        return self.of(self.off / self.scale.square())
+        return self._share(self.off)
+
+    def _share(self, off: torch.Tensor) -> float:
+        total = (self.second - self.first.square() / self.weight).sum()
+        return off.sum().item() / max(total.item(), 1e-300)
 
 
 class Calibration:
@@ -89,7 +93,8 @@ class Calibration:
         self.names = {module: name for name, module in model.named_modules()}
         self.changed: set[str] = set()
         self.bases = 0
-        first = next(iter(batches), None)
+        passage = iter(batches)
+        first = next(passage, None)
         if first is None:
             raise CalibrationError("`batches` is empty: give at least one batch of unlabelled images.")
         found = find_blocks(model)
@@ -100,7 +105,8 @@ class Calibration:
                 f"{', '.join(first)}: give what the vision part takes."
             )
         self.goals = [block_at(block.name, teacher.get_submodule(block.name)) for block in self.blocks]
-        self.walk = Walk([model, teacher], [self.blocks, self.goals], batches, settings["memory_budget"])
+        passage = itertools.chain([first], passage)  # not anew: what gives its batches once would lose this one
+        self.walk = Walk([model, teacher], [self.blocks, self.goals], batches, passage, settings["memory_budget"])
 
     def fit(self, heads: list[str]) -> list[Fit]:
         """Fit all blocks in the order in which they run, then `heads`."""

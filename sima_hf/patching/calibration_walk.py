@@ -187,14 +187,27 @@ class Walk:
     If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
     often as it is looked at. If not, every look runs the models from their inputs, so that time grows with the square of
     the number of blocks.
+
+    Args:
+        models, blocks: of the student and its teacher.
+        batches: keyword arguments of the models, as often as asked for.
+        passage: the first passage through them.
+        memory_budget: bytes.
     """
 
-    def __init__(self, models: list[nn.Module], blocks: list[list[Block]], batches: Iterable, memory_budget: int):
+    def __init__(
+        self,
+        models: list[nn.Module],
+        blocks: list[list[Block]],
+        batches: Iterable,
+        passage: Iterable,
+        memory_budget: int,
+    ):
         self.models, self.blocks, self.batches = models, blocks, batches
         self.images = 0
         self.stored: list[tuple[dict[str, Any], list[Call]]] | None = []
         used = 0
-        for index, inputs in enumerate(batches):
+        for index, inputs in enumerate(passage):
             self.images += next(value for value in inputs.values() if isinstance(value, torch.Tensor)).shape[0]
             if self.stored is None:
                 continue

@@ -8,6 +8,7 @@ import torch
 from calibrated_models import IMAGES, bytes_of, digits, same_bytes, share_off, swapped, vit
 from hosts_at_hand import find, make
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification
 
@@ -359,6 +360,107 @@ def test_a_layer_that_is_no_plain_linear_is_refused():
         UnsupportedModelError, match=r"vit.layers.1.mlp.fc2, which must be a plain nn.Linear, but it is a"
     ):
         sima_hf.calibrate(model, teacher, IMAGES, progress=False)
+
+
+def test_a_weight_that_two_layers_share(trained):
+    """As a user ties layers to save memory; which layer, and what with, is in the sentence."""
+    places = ("vit.layers.0.attention.o_proj", "vit.layers.1.attention.o_proj")
+    for tie in (
+        lambda net: setattr(net.get_submodule(places[1]), "weight", net.get_submodule(places[0]).weight),
+        lambda net: setattr(net.vit.layers[1].attention, "o_proj", net.get_submodule(places[0])),
+        lambda net: setattr(net.vit.layers[1].attention, "k_proj", net.vit.layers[1].attention.q_proj),
+    ):
+        teacher = copy.deepcopy(trained)
+        tie(teacher)
+        model = swapped(teacher)
+        before = bytes_of(model)
+        with pytest.raises(
+            CalibrationError, match=r"vit\.layers\.[01]\.attention\.\w+.* (are one weight|serves in sev)"
+        ):
+            sima_hf.calibrate(model, teacher, [digits()[0][:64]], progress=False)
+        assert same_bytes(bytes_of(model), before)
+
+
+class Quantized(torch.Tensor):
+    """A tensor subclass that, as torchao's, knows few operations."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.float, torch.Tensor.__deepcopy__, torch.Tensor.to):
+            raise NotImplementedError(f"{function} is not implemented")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("place", ["attention.o_proj", "attention.q_proj", "mlp.fc1"])
+@pytest.mark.parametrize("who", ["model", "teacher"])
+def test_weights_of_another_tensor_class(trained, place, who):
+    teacher = copy.deepcopy(trained)
+    model = swapped(trained)
+    layer = {"model": model, "teacher": teacher}[who].vit.layers[1].get_submodule(place)
+    layer.weight = nn.Parameter(layer.weight.data.as_subclass(Quantized), requires_grad=False)
+    with pytest.raises(
+        UnsupportedModelError, match=rf"vit.layers.1.{place}.weight of the {who} is a Quantized. Calibrate before"
+    ):
+        sima_hf.calibrate(model, teacher, [digits()[0][:64]], progress=False)
+
+
+@pytest.mark.parametrize("place", ["attention.o_proj", "attention.v_proj", "mlp.fc1"])
+def test_a_pruning_mask(trained, place):
+    """Its product is no parameter: as it is after a forward with gradients, which cannot be copied, and after one without."""
+    for grad in (True, False):
+        teacher = copy.deepcopy(trained)
+        model = swapped(trained)
+        for net in (model, teacher):
+            prune.l1_unstructured(net.vit.layers[0].get_submodule(place), "weight", amount=0.5)
+            with torch.set_grad_enabled(grad):
+                net(digits()[0][:2])
+        before = bytes_of(model)
+        if not grad and place != "attention.o_proj":  # it is left alone, and can be
+            sima_hf.calibrate(model, teacher, [digits()[0][:64]], progress=False)
+            assert torch.equal(
+                model.vit.layers[0].get_submodule(place).weight_orig, before[f"vit.layers.0.{place}.weight_orig"]
+            )
+            continue
+        with pytest.raises(UnsupportedModelError, match=rf"vit.layers.0.{place}.* computed anew for each forward"):
+            sima_hf.calibrate(model, teacher, [digits()[0][:64]], progress=False)
+        assert same_bytes(bytes_of(model), before)
+
+
+def test_an_adapter_is_named_by_module_and_class(trained):
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    teacher, model = copy.deepcopy(trained), swapped(trained)
+    for net in (model, teacher):
+        peft.get_peft_model(net, peft.LoraConfig(r=2, target_modules=["o_proj"]))
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"vit\.layers\.0\.attention\.o_proj, which .* it is a peft\.tuners\.lora\.layer\.Linear\. ",
+    ):
+        sima_hf.calibrate(model, teacher, [digits()[0][:64]], progress=False)
+
+
+class OnceOnly:
+    """What a generator behind a class gives: the same one each time it is gone through."""
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        return self.batches
+
+
+def test_batches_that_a_generator_gives_once(trained):
+    """They are enough where all is stored, none is lost to a first look, and else there is a sentence."""
+    images = digits()[0][:128].split(64)
+    expected, _ = calibrated(trained, images)
+    stored, report = calibrated(trained, OnceOnly(images))
+    assert report.images == 128
+    assert same_bytes(bytes_of(stored), bytes_of(expected))
+    for options in ({"memory_budget": 0}, {"memory_budget": 0, "basis": False}, {"classifier": True}):
+        model = swapped(trained)
+        before = bytes_of(model)
+        with pytest.raises(CalibrationError, match="as if a generator were behind it: give a list or a DataLoader"):
+            sima_hf.calibrate(model, trained, OnceOnly(images), progress=False, **options)
+        assert same_bytes(bytes_of(model), before)
 
 
 def test_a_data_loader_that_shuffles(trained):

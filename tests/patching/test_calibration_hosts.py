@@ -1,5 +1,7 @@
 """Calibration on every host: what is between a layer and the stream is found by asking, and the report is true."""
 
+import copy
+
 import pytest
 import torch
 from calibrated_models import HOSTS, bytes_of, share_off, swapped
@@ -32,6 +34,32 @@ def test_the_report_says_what_is(case):
     assert share_off(model, teacher, block.name, inputs) == pytest.approx(report.fits[-1].after, rel=1e-2)
     block.mlp.load_state_dict(teacher.get_submodule(report.fits[-1].layer).state_dict())
     assert share_off(model, teacher, block.name, inputs) == pytest.approx(report.fits[-1].before, rel=1e-2)
+
+
+def test_the_report_where_layer_scale_has_switched_a_channel_off():
+    teacher, inputs = make("dinov2", "Dinov2Model", num_hidden_layers=1), given("dinov2", "Dinov2Model")
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if name.endswith("lambda1"):
+                parameter.copy_(torch.linspace(0, 2, len(parameter)))
+            elif name.endswith(("proj.weight", "fc1.weight", "fc2.weight")):
+                parameter.mul_(8)
+    raw, model = swapped(teacher), swapped(teacher)
+    report = sima_hf.calibrate(model, teacher, [inputs], class_token_weight=1, mlp=False, progress=False)
+    (fit,) = report.fits
+    seen = {}
+    for who, net in {"softmax": teacher, "raw": raw, "fitted": model}.items():
+        net = copy.deepcopy(net).double()
+        net.get_submodule(find_blocks(raw)[0].name).norm2.register_forward_hook(
+            lambda _, args, output, who=who: seen.update({who: args[0]})
+        )
+        with torch.no_grad():
+            net(inputs["pixel_values"].double())
+    wanted = seen["softmax"].flatten(0, 1)
+    variance = (wanted - wanted.mean(dim=0)).square().sum()
+    for share, who in ((fit.before, "raw"), (fit.after, "fitted")):
+        off = (seen[who].flatten(0, 1) - wanted).square().sum()
+        assert share == pytest.approx((off / variance).item(), rel=1e-3)
 
 
 NO_BASIS = ("dinov3_vit", "swinv2")  # rotary positions; cosine of queries and keys
