@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SimAError
+from ..failures import sentence_of, with_hint
 from ..version import __version__
 from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
 from .commands import DEBUG, Command, Commands
@@ -70,6 +70,8 @@ def _root(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `sima-hf` command: exit code 1 and one sentence for anything a user can mend.
 
+    What is a fault of ours comes through, as a traceback that ends in how to report it.
+
     Args:
         arguments: without the program's name; None: those of the process.
 
@@ -92,20 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="sima-hf")
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
+        if sentence is None:
+            with_hint(error)
         if sentence is None or debug:
             raise
         typer.echo(f"sima-hf: {sentence}", err=True)
         sys.exit(1)
-
-
-def _sentence(error: Exception) -> str | None:
-    """What to tell about an error that a user can mend; None for one of ours."""
-    name = type(error).__name__
-    if name == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
-        return "The memory was not enough: lower the batch size or the number of images, or take a smaller model."
-    if name == "SafetensorError":
-        return f"The weights cannot be read, perhaps half-written: {error}. Get or write them again."
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return str(error) if isinstance(error, (SimAError, ValueError, OSError, ImportError)) else None

@@ -26,6 +26,8 @@ GRACE_SECONDS = 10
 # How long after a worker's last sign DataLoader may report its death.
 SECONDS_TO_REPORT = 2.0
 _DEATH = "DataLoader worker (pid"
+# How a pipe or a socket ends whose other end is gone. Other errors on the way, such as too many open files, are no death.
+_BREAKS = (EOFError, ConnectionError, FileNotFoundError)
 
 
 class TrainingLoader(torch.utils.data.DataLoader):
@@ -162,7 +164,8 @@ def _report_of_a_lost_worker(error: Exception) -> Exception | None:
     """What says that a worker died: DataLoader's report, or else the break in what it was handing over; None: nothing does."""
     try:
         if _DEATH not in str(error):
-            if not any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+            between = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+            if not between or not isinstance(error, _BREAKS):
                 return None
             # The break comes first. DataLoader reports from a signal's handler, which may interrupt any line here: it is
             # waited for, else it would come where nobody expects it.

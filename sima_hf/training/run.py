@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
-from ..errors import MissingDependencyError, SimAError
+from ..errors import MissingDependencyError
+from ..failures import sentence_of, with_hint
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
 from .augmentation import normalize
 from .checkpoints import belongs_to, check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
@@ -87,20 +87,19 @@ def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
 
 @contextlib.contextmanager
 def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1; Ctrl-C into where to go on, and 130."""
+    """Turn what a user can mend into one sentence and exit code 1; Ctrl-C into where to go on, and 130; let faults through."""
     try:
         yield
     except KeyboardInterrupt:
         where = f" {last_good_sentence(output_dir)}" if output_dir else ""
         print(f"\n{script}: interrupted.{where}", file=sys.stderr)
         sys.exit(130)
-    except (SimAError, ValueError, OSError, ImportError, SafetensorError) as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        if "to be installed" not in str(error):  # as Transformers says it of a tracker
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            with_hint(error)
             raise
-        print(f"{script}: {error}", file=sys.stderr)
+        print(f"{script}: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sima_hf import __version__, benchmark_model
 from sima_hf.benchmark import device_name
 from sima_hf.cli import env
+from sima_hf.errors import DataError
 from sima_hf.patching.hosts import HOSTS, markdown_table
 from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
 
@@ -299,7 +300,7 @@ def test_a_folder_for_results_is_tried_before_anything_is_measured_and_made_afte
 
     def measure(*_):
         seen.append([one.name for one in tmp_path.iterdir()])
-        raise ValueError("enough")
+        raise DataError("enough")
 
     def refuse(prefix, dir):
         raise OSError(1, "Operation not permitted", str(dir))

@@ -1,5 +1,6 @@
 """The training loader: the same global batches on any number of processes and workers, exact going on, unreadable files."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -275,6 +276,24 @@ def test_a_break_without_a_report_is_a_lost_worker_too(monkeypatch):
     with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
         break_off()
     assert "A process that loads images died (EOFError);" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), RuntimeError("received 0 items of ancdata")],
+    ids=["files", "descriptors"],
+)
+def test_running_out_of_descriptors_is_no_lost_worker(error, monkeypatch):
+    """As the limit of open files shows itself while a batch is handed over: the workers live, and memory is not short."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("multiprocessing.connection.Connection._recv", fail)
+    ours, _theirs = multiprocessing.Pipe()
+    with pytest.raises(type(error)) as caught, lost_workers_as_errors(lambda: "Go on."):
+        ours.recv()
+    assert caught.value is error
 
 
 def test_another_failure_in_the_middle_of_the_handling_comes_through(monkeypatch):
