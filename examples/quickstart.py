@@ -28,6 +28,7 @@ from transformers.trainer_callback import ProgressCallback
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf.failures import sentence_of, with_hint
 from sima_hf.training.data import load_images, stratified_split
 from sima_hf.weights_hash import WEIGHTS_HASH, hash_of
 
@@ -152,11 +153,14 @@ class QuietProgress(ProgressCallback):
 
 def main() -> None:
     parser = HfArgumentParser((QuickstartArguments, QuickstartTrainingArguments))
-    arguments, training_arguments = parser.parse_args_into_dataclasses()
     try:
-        run(arguments, training_arguments)
-    except (sima_hf.errors.SimAError, ValueError, OSError) as error:
-        sys.exit(f"quickstart: {error}")
+        run(*parser.parse_args_into_dataclasses())
+    except Exception as error:
+        sentence = sentence_of(error, __name__)
+        if sentence is None:
+            with_hint(error)
+            raise
+        sys.exit(f"quickstart: {sentence}")
     except KeyboardInterrupt:
         sys.exit(
             f"\nquickstart: interrupted. To go on from the last checkpoint:\n"

@@ -12,6 +12,7 @@ from ..errors import CheckpointError, DataError
 from ..loaded_weights import check_weights
 from ..patching.load import check_name, why_not_loaded
 from .checkpoints import MANIFEST, checkpoints, damage, last_good, step_of
+from .class_names import composed, plain_name
 
 
 WEIGHTS = ("ema", "raw")
@@ -120,7 +121,7 @@ def match_labels(
 ) -> list[int]:
     """The model's class of each label of the data.
 
-    They are matched by name, letter case and `_` for a space aside; the data may have some of the model's classes, in any
+    They are matched by name, letter case, `_` for a space and how accents are written aside; the data may have some of the model's classes, in any
     order. A model without names of its own (LABEL_0, LABEL_1, ...) is matched by index if it has as many classes.
 
     Args:
@@ -134,8 +135,8 @@ def match_labels(
     Raises:
         DataError: the classes do not agree; it says how they differ.
     """
-    names = [str(model_labels[index]) for index in range(len(model_labels))]
-    labels = [str(label) for label in data_labels]
+    names = [composed(model_labels[index]) for index in range(len(model_labels))]
+    labels = [composed(label) for label in data_labels]
     unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     if labels == names or ((by_index or unnamed) and len(labels) == len(names)):
         return list(range(len(labels)))
@@ -145,8 +146,8 @@ def match_labels(
             "cannot be matched by index."
         )
     exact = {name: index for index, name in enumerate(names)}
-    plain = {_plain(name): index for index, name in enumerate(names)}
-    found = [exact.get(label, plain.get(_plain(label))) for label in labels]
+    plain = {plain_name(name): index for index, name in enumerate(names)}
+    found = [exact.get(label, plain.get(plain_name(label))) for label in labels]
     unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
     remedy = "If they are in the same order, match them by index (--labels-by-index)."
     if len(unknown) == len(labels):
@@ -167,10 +168,6 @@ def match_labels(
             f"Several classes have the same name, so it is not clear which is meant by {_some(unclear)}. {remedy}"
         )
     return found
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

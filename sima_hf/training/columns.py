@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..errors import DataError
+from .class_names import composed
 
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
@@ -26,17 +27,17 @@ class Classes:
             raise DataError(
                 f"{source} has one class only ({', '.join(self.names) or 'none'}); a classifier needs two or more."
             )
-        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        twice = [name for name, count in Counter(map(composed, self.names)).items() if count > 1]
         if twice:
             raise DataError(f"Every class must have a name of its own, but {', '.join(twice)} comes more than once.")
-        self._index = {name: index for index, name in enumerate(self.names)}
+        self._index = {composed(name): index for index, name in enumerate(self.names)}
         self._numbered = all(map(is_number, self.names))
 
     def index(self, value: int | str | None) -> int | None:
         """The index of a class by its name or, where names are no numbers, by its number; -1 if unlabelled, None if unknown."""
         if value is None:
             return -1
-        name = str(value).strip()
+        name = composed(value).strip()
         if name in self._index:
             return self._index[name]
         if self._numbered or not is_number(name):
@@ -46,7 +47,7 @@ class Classes:
 
 def names_of(values: Iterable[int | str | None]) -> list[str]:
     """The classes that occur, sorted: as numbers where all are, else as text. Unlabelled images (None) do not count."""
-    found = {str(value).strip() for value in values if value is not None}
+    found = {composed(value).strip() for value in values if value is not None}
     return sorted(found, key=int) if all(map(is_number, found)) else sorted(found)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from ..errors import DataError, MissingDependencyError
@@ -117,7 +116,11 @@ def check_readable(files: list[Path], most: int = 10) -> None:
         try:
             with PILImage.open(path) as image:
                 image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # a picture of too many pixels; and PIL's plugins raise whatever broken files make them meet
             unreadable.append(f"{path} ({type(error).__name__})")
     if unreadable:
         more = f" and {len(unreadable) - most} more" if len(unreadable) > most else ""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import DataError
+from .class_names import plain_name
 from .resolution import resize
 
 
@@ -222,7 +223,7 @@ def _run(processor: Any, colour: tuple[int, int, int], side: int) -> tuple[torch
 def class_indices(student: list[str], teacher: list[str], match: str = "name") -> torch.Tensor | None:
     """For each class of the student, its index among the teacher's, `(K,)` int64; None if they are the same in order.
 
-    Names agree regardless of case and surrounding space. The teacher may have more classes; its logits are then compared among
+    Names agree regardless of case, `_` for a space and how accents are written. The teacher may have more classes; its logits are then compared among
     the student's.
 
     Raises:
@@ -240,7 +241,7 @@ def class_indices(student: list[str], teacher: list[str], match: str = "name") -
             f"{len(teacher)}."
         )
     exact = set(student) <= set(teacher)
-    own, goal = (names if exact else [name.strip().casefold() for name in names] for names in (student, teacher))
+    own, goal = (names if exact else [plain_name(name) for name in names] for names in (student, teacher))
     places = {key: index for index, key in enumerate(goal)}
     missing = [name for name, key in zip(student, own, strict=True) if key not in places]
     if missing:

@@ -218,6 +218,29 @@ def test_bad_models_are_explained(arguments, words, tmp_path, complaint):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_of_too_many_pixels_is_named(photos, tmp_path, complaint, monkeypatch):
+    """PIL takes a picture of 179 million pixels for an attack."""
+    shutil.copytree(photos, tmp_path / "photos")
+    Image.new("RGB", (90, 100)).save(tmp_path / "photos" / "red" / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    said = complaint("--output_dir", tmp_path / "out", "--train_dir", tmp_path / "photos")
+    assert re.search(r"1 of 43 files cannot be read: \S+red/huge\.png \(DecompressionBombError\)", said)
+
+
+def test_a_fault_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import quickstart
+
+    def broken(*_):
+        _train, _test = [1]
+
+    monkeypatch.setattr(quickstart, "load_images", broken)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--output_dir", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match="not enough values to unpack") as fault:
+        quickstart.main()
+    assert "sima-hf env" in "".join(getattr(fault.value, "__notes__", [capsys.readouterr().err]))
+
+
 def test_without_kornia_it_says_what_to_install(tmp_path):
     (tmp_path / "kornia").mkdir()
     (tmp_path / "kornia" / "__init__.py").write_text("raise ImportError('hidden by the test')")

@@ -152,6 +152,8 @@ NAMES = {0: "ant", 1: "great_white_shark", 2: "Cat", 3: "dog"}
         (["crane", "crane"], ["crane", "crane"], [0, 1]),
         (["LABEL_0", "LABEL_1"], ["cats", "dogs"], [0, 1]),
         (["1", "0"], ["0", "1"], [1, 0]),
+        (["Caf\u00e9", "Zoo"], ["Zoo", "Cafe\u0301"], [1, 0]),  # as Linux and macOS write one folder's name
+        (["CAFE\u0301_Noir", "Zoo"], ["caf\u00e9 noir", "Zoo"], [0, 1]),
     ],
 )
 def test_labels_are_matched_by_name_or_else_by_index(model, data, expected):

@@ -146,6 +146,21 @@ def test_label_maps_are_sorted(train, names, tmp_path):
     assert [names[label] for label in data.train["label"]] == [str(label) for label in train]
 
 
+def test_a_class_is_the_same_however_its_accents_are_written(tmp_path):
+    """Folders that were made on a Mac have "é" in two characters, those of other systems in one."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    filled(tmp_path, f"train/{two}", "train/zoo", f"val/{one}", "val/zoo", f"both/{one}", f"both/{two}", "both/zoo")
+    data = load_image_data(train_dir=tmp_path / "train", validation_dir=tmp_path / "val")
+    assert data.labels == [two, "zoo"]
+    assert sorted(data.validation["label"][:]) == [0, 1]
+    with pytest.raises(DataError, match=f"a name of its own, but {one} comes more than once"):
+        load_image_data(train_dir=tmp_path / "both")
+    column = load_image_data(
+        data_files=small(tmp_path, "train", [one, two, "zoo", "zoo"]), held_out=0, cache_dir=str(tmp_path)
+    )
+    assert (column.labels, column.train["label"][:]) == ([one, "zoo"], [0, 0, 1, 1])
+
+
 def test_classes_that_training_does_not_have(tmp_path):
     files = {
         "train": small(tmp_path, "train", ["a", "b"]),

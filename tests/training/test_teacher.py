@@ -135,6 +135,7 @@ def test_names_of_classes():
     assert class_indices(NAMES, NAMES) is None
     assert class_indices(["crane", "crane"], ["crane", "crane"]) is None  # as ImageNet's list has it
     assert class_indices(["b", "B"], ["x", "B", "b"]).tolist() == [2, 1]
+    assert class_indices(["Caf\u00e9", "sea_lion"], ["Sea lion", "Cafe\u0301"]).tolist() == [1, 0]
     with pytest.raises(DataError, match=r"does not know 2 of the student's 3 classes: 'gnat', 'hen'.*by order"):
         class_indices(["cat", "gnat", "hen"], NAMES)
     with pytest.raises(DataError, match=r"does not know 9 .*'LABEL_4' and 4 more"):
