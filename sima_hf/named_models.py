@@ -12,7 +12,7 @@ from .loaded_weights import check_weights
 from .patching import certify, describe
 from .patching.certificate import Certificate
 from .patching.example_inputs import example_inputs
-from .patching.load import check_name, load_with_report, why_not_loaded
+from .patching.load import check_name, check_no_adapter, load_with_report, why_not_loaded
 from .training.processors import load_processor
 
 
@@ -30,6 +30,7 @@ def load_model(name: str, whole: bool = True) -> PreTrainedModel:
     """
     check_name(name)
     folder = Path(name)
+    check_no_adapter(folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no model: it has no config.json, which `save_pretrained` writes.")
     try:

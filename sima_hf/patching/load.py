@@ -23,6 +23,9 @@ from ..models.sima import modeling_sima
 from . import classes
 
 
+ADAPTER = "adapter_config.json"
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -93,6 +96,20 @@ def check_name(name: str) -> None:
         )
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"There is no folder {name} with a model in it.")
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a folder that holds a PEFT adapter in place of a model.
+
+    Raises:
+        CheckpointError: it does; the text says how to merge it.
+    """
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}) and no model of its own. Merge them: load the model that it was made for and "
+            "`peft.PeftModel.from_pretrained(model, folder)`, call `model = model.merge_and_unload()`, and give what "
+            "`model.save_pretrained(another_folder)` writes."
+        )
 
 
 _ADDRESS = re.compile(

@@ -248,6 +248,11 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
 
     def __post_init__(self):
         self.check()
+        if self.remove_unused_columns:
+            raise ValueError(
+                "--remove_unused_columns must be False, but True came: batches carry the views' seeds and the names of unreadable "
+                "images, which no model's forward takes. Leave it out."
+            )
         # Without an accelerator, processes are only joined, and nothing is pinned, if one says so.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

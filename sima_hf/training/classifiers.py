@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from ..errors import CheckpointError, DataError
 from ..loaded_weights import check_weights
-from ..patching.load import check_name, why_not_loaded
+from ..patching.load import check_name, check_no_adapter, why_not_loaded
 from .checkpoints import MANIFEST, checkpoints, damage, last_good, step_of
 from .class_names import composed, plain_name
 
@@ -48,6 +48,7 @@ def load_classifier(
     if weights not in (None, *WEIGHTS):
         raise ValueError(f"The weights must be 'ema' or 'raw', but {weights!r} came.")
     folder = Path(name)
+    check_no_adapter(folder)
     if folder.is_dir():
         place = str(_checked(folder, weights))
     else:

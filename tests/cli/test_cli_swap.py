@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -320,3 +321,18 @@ def test_the_whole_way_needs_no_optional_package(saved, photos, tmp_path):
     assert "no softmax ran" in found.stdout
     assert "broken.jpg" in found.stderr
     assert found.stdout.isascii()
+
+
+@pytest.mark.parametrize("command", ["patch", "calibrate", "certify", "evaluate"])
+def test_a_folder_with_an_adapter_alone(command, saved, photos, tmp_path, run):
+    """AutoModel would load the base that it names; what is asked for here is one model."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+    more = {
+        "patch": [tmp_path / "out"],
+        "calibrate": ["--with", photos, "--output", tmp_path / "out", "--teacher", saved / "softmax"],
+    }
+    found = run(command, tmp_path / "adapter", *more.get(command, []))
+    assert found.code == 1
+    assert "adapter holds a PEFT adapter (adapter_config.json) and no model of its own. Merge them: " in found.err
+    assert not (tmp_path / "out").exists()

@@ -345,6 +345,11 @@ def test_mistakes_get_a_sentence(arguments, words, complaint):
         assert words in complaint(script, **arguments)
 
 
+def test_columns_that_trainer_must_not_remove(complaint):
+    said = complaint(TRAINER, **TINY_MODEL, remove_unused_columns=True)
+    assert "--remove_unused_columns must be False, but True came" in said
+
+
 def test_a_second_run_does_not_mix_with_the_first(tmp_path, complaint):
     settings = {**TINY_ARGUMENTS, "num_train_epochs": 1, "max_train_images": 64}
     run(LOOP, tmp_path / "out", **settings)
