@@ -30,6 +30,7 @@ import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
 from sima_hf.failures import sentence_of, with_hint
 from sima_hf.training.data import load_images, stratified_split
+from sima_hf.training.images import decode
 from sima_hf.weights_hash import WEIGHTS_HASH, hash_of
 
 
@@ -125,7 +126,7 @@ class ProcessedImages(torch.utils.data.Dataset):
         """`(3, H, W)` of one image."""
         if index in self.cache:
             return self.cache[index]
-        pixels = self.processor(self.data[index]["image"], return_tensors="pt").pixel_values[0]
+        pixels = self.processor(decode(self.data[index]["image"]), return_tensors="pt").pixel_values[0]
         self.room -= pixels.nbytes
         if self.room >= 0:
             self.cache[index] = pixels
@@ -321,7 +322,7 @@ def classify_from_folder(folder: Path, data: Dataset) -> np.ndarray:
         "image-classification", model=str(folder), image_processor=AutoImageProcessor.from_pretrained(folder)
     )
     label2id = classifier.model.config.label2id
-    images = [image.convert("RGB") for image in data["image"]]
+    images = [decode(image) for image in data["image"]]
     answers = classifier(images, batch_size=64, top_k=1)
     return np.array([label2id[answer[0]["label"]] for answer in answers])
 

@@ -2,16 +2,20 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
+from transformers.utils import logging
 
 from ..errors import DataError
 from .sampling import Draw
 
+
+logger = logging.get_logger(__name__)
 
 # The label that losses and metrics leave out.
 NO_LABEL = -100
@@ -158,21 +162,48 @@ def _reason(error: Exception, image) -> str:
 
 
 def decode(image) -> PILImage.Image:
-    """An image of PIL in RGB, upright.
+    """An image of PIL in RGB, upright; grey of 16 bits is divided by 257, with a warning, since others cut it off at 255.
 
     Raises:
         ValueError: there is no image. For a broken file, whatever PIL raises.
+        UnreadableImage: pixels whose range nothing says, as of floating point.
     """
+    given = image
     if image is None or (isinstance(image, dict) and image["bytes"] is None and image["path"] is None):
         raise ValueError("there is no image")
     if isinstance(image, dict):
         image = _opened(image)
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)  # as `datasets` and the pipelines of Transformers do
-    if image.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
-        levels = np.asarray(image, dtype=np.float64)
-        image = PILImage.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image, given)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: PILImage.Image, given) -> PILImage.Image:
+    """Grey of 16 bits as 8 bits. By the range that 16 bits have, not by what occurs: that differs from image to image."""
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floating point numbers, whose range no file says; make it one of 8 bits")
+    levels = np.asarray(image, dtype=np.float64)
+    least, most = levels.min(), levels.max()
+    if least < 0 or most > 65535:
+        raise UnreadableImage(f"its pixels go from {least:.0f} to {most:.0f}, beyond 16 bits; make it one of 8 bits")
+    _warn_of_sixteen_bits(lambda: f"{name_of(given)} is of 16 bits (mode {image.mode}), up to {most:.0f} of 65535")
+    return PILImage.fromarray((levels / 257).round().astype(np.uint8))
+
+
+_said_sixteen_bits = False
+
+
+def _warn_of_sixteen_bits(what: Callable[[], str]) -> None:
+    """Say once in each process that pixels are not what others make of them."""
+    global _said_sixteen_bits
+    if not _said_sixteen_bits:
+        _said_sixteen_bits = True
+        logger.warning(
+            f"{what()}. Such images are divided by 257 here, so that a sensor of fewer bits gives dark ones; Transformers' pipelines "
+            "and image processors cut them off at 255 instead. Make them images of 8 bits, for training and for use alike."
+        )
 
 
 def _opened(image: dict) -> PILImage.Image:
@@ -196,7 +227,7 @@ def name_of(image) -> str:
     if isinstance(image, dict) and image.get("bytes") is not None:
         digest = hashlib.sha256(image["bytes"]).hexdigest()[:12]
         return f"an image without a name, {len(image['bytes'])} bytes, sha256 {digest}..."
-    return "an image without a name"
+    return getattr(image, "filename", None) or "an image without a name"
 
 
 def black() -> PILImage.Image:

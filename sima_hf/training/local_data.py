@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError, MissingDependencyError
 from ..places import SPLITS
+from .images import UnreadableImage, decode
 
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def check_readable(files: list[Path], most: int = 10) -> None:
     unreadable = []
     for path in tqdm(files, desc="checking images", unit="file", leave=False):
         try:
-            with PILImage.open(path) as image:
-                image.load()
+            decode({"path": str(path), "bytes": None})
         except MemoryError:
             raise
+        except UnreadableImage as error:
+            unreadable.append(f"{path} ({error})")
         except (
             Exception
         ) as error:  # a picture of too many pixels; and PIL's plugins raise whatever broken files make them meet

@@ -227,6 +227,22 @@ def test_an_image_of_too_many_pixels_is_named(photos, tmp_path, complaint, monke
     assert re.search(r"1 of 43 files cannot be read: \S+red/huge\.png \(DecompressionBombError\)", said)
 
 
+def test_transparent_images_are_trained_on_as_pipeline_serves_them(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import quickstart
+    from transformers.image_utils import load_image
+
+    from sima_hf import SimAImageProcessor
+
+    image = Image.new("RGBA", (8, 8), (200, 30, 30, 0))
+    image.save(tmp_path / "clear.png")
+    processor = SimAImageProcessor.for_image_size(8, crop_pct=1.0)
+    data = quickstart.Dataset.from_dict({"image": [image], "label": [0]})
+    found = quickstart.ProcessedImages(data, processor)[0]["pixel_values"]
+    served = processor(load_image(str(tmp_path / "clear.png")), return_tensors="pt").pixel_values[0]
+    assert found.equal(served)
+
+
 def test_a_fault_keeps_its_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import quickstart

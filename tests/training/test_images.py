@@ -1,6 +1,7 @@
 """Decoding when asked for: every format, broken files passed over by name, batches, the cache."""
 
 import io
+import logging
 import pickle
 
 import numpy as np
@@ -22,6 +23,7 @@ from sima_hf.training.images import (
     read,
     rows_at,
 )
+from sima_hf.training.local_data import image_folder
 from sima_hf.training.sampling import Draw
 
 
@@ -243,3 +245,41 @@ def test_sixteen_bits_are_scaled_not_cut_off():
     found = np.asarray(decode({"bytes": stream.getvalue(), "path": None}))
     assert found.shape == (64, 64, 3)
     assert np.abs(found[..., 0].astype(float) - levels / 257).max() <= 0.5
+
+
+def saved(pixels, path, format="png"):
+    PILImage.fromarray(pixels).save(path, format=format)
+    return {"path": str(path), "bytes": None}
+
+
+def test_images_of_sixteen_bits_are_said_once_with_file_mode_and_range(tmp_path, caplog, monkeypatch):
+    """Of a sensor of 12 bits: dark here, white in a pipeline, so that whoever trains on them has to know."""
+    monkeypatch.setattr("sima_hf.training.images._said_sixteen_bits", False)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    levels = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    found = np.asarray(decode(saved(levels, tmp_path / "sensor.png")))
+    assert np.abs(found[..., 0].astype(float) - levels / 257).max() <= 0.5
+    decode(saved(levels, tmp_path / "second.png"))
+    (said,) = (record.getMessage() for record in caplog.records if "16 bits" in record.getMessage())
+    assert f"{tmp_path / 'sensor.png'} is of 16 bits (mode I" in said
+    assert "up to 4095 of 65535" in said
+    assert "pipelines and image processors cut them off at 255 instead" in said
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.linspace(0, 1, 64, dtype=np.float32), "floating point numbers, whose range no file says"),
+        (np.linspace(0, 70000, 64).astype(np.int32), "its pixels go from 0 to 70000, beyond 16 bits"),
+        (np.linspace(-5, 5, 64).astype(np.int32), "its pixels go from -5 to 5, beyond 16 bits"),
+    ],
+    ids=["float", "long", "negative"],
+)
+def test_images_without_a_range_are_named_and_not_made_black(pixels, reason, tmp_path):
+    image = saved(pixels.reshape(8, 8), tmp_path / "x.tiff", "tiff")
+    with pytest.raises(UnreadableImage, match=rf"x\.tiff \(.*{reason}"):
+        read(image, 0)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    saved(pixels.reshape(8, 8), tmp_path / "train" / "a" / "y.tiff", "tiff")
+    with pytest.raises(DataError, match=rf"y\.tiff \(.*{reason}"):
+        image_folder(tmp_path / "train")
