@@ -48,13 +48,13 @@ def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
 
 
 def one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """query, key and value in one dtype: autocast's where it is on and they are not float64, else the value's.
+    """query `(B,H,N,D)`, key and value `(B,Hk,Nk,D)` in one dtype: autocast's where it is on and none is float64, else the value's.
 
     Rotary positions and norms in float32 leave query and key wider than the value, which comes from its projection unchanged
     and so has the dtype that the next layer takes.
     """
     dtype = _autocast_dtype(query.device.type)
-    if dtype is None or query.dtype == torch.float64:
+    if dtype is None or torch.float64 in (query.dtype, key.dtype, value.dtype):
         dtype = value.dtype
     return query.to(dtype), key.to(dtype), value.to(dtype)
 

@@ -95,10 +95,7 @@ def layer_maps(attentions, grid: tuple[int, int] | None) -> tuple[tuple[LayerMap
     Drawn are `(1, H, N, N)` and `(1, H, 1, N)` whose N is the number of patches and at most 16 special tokens in front of them.
     """
     if not attentions:
-        return (
-            (),
-            "No maps: this model has no attention, or its attention (as SigLIP's) does not hand on that maps are wanted.",
-        )
+        return (), "No maps: this model has no attention, or its attention does not return them."
     layers, blocks, others = [], 0, 0
     for index, weights in enumerate(attentions, start=1):
         found = None if grid is None or weights is None else _one_layer(weights, grid)
