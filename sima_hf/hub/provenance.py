@@ -29,6 +29,7 @@ TRAINING_SETTINGS = (
     "scale_learning_rate",
     "lr_scheduler_type",
     "warmup_epochs",
+    "warmup_prefix",
     "cooldown_epochs",
     "warmup_learning_rate",
     "min_learning_rate",

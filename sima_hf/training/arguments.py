@@ -1,6 +1,7 @@
 """What a training run is told: which data, which model, and the recipe. Every field is an argument of the scripts.
 
-The defaults of the recipe are those of the original training script (UCDvision/sima, main.py) for ImageNet.
+The defaults of the recipe are those of the original training script (UCDvision/sima, main.py) for ImageNet. It changes the
+learning rate once an epoch, this package at each step.
 """
 
 import os
@@ -128,12 +129,20 @@ class RecipeArguments:
     max_steps: int = field(default=-1, metadata=_help("Optimizer steps in all, in place of the epochs."))
     learning_rate: float = field(default=5e-4, metadata=_help("Highest rate, for a global batch of 512."))
     scale_learning_rate: bool = field(
-        default=True, metadata=_help("Multiply the rates by global batch / 512 (5e-4 is 1e-3 at 1024).")
+        default=True, metadata=_help("Multiply the highest rate by global batch / 512 (5e-4 is 1e-3 at 1024).")
     )
     warmup_epochs: float = field(default=5, metadata=_help("Epochs of linear warm-up."))
-    cooldown_epochs: float = field(default=10, metadata=_help("Epochs at the lowest rate in the end."))
-    warmup_learning_rate: float = field(default=1e-6, metadata=_help("Rate at which the warm-up starts."))
-    min_learning_rate: float = field(default=1e-5, metadata=_help("Rate at which the cosine ends."))
+    warmup_prefix: bool = field(
+        default=False,
+        metadata=_help("Begin the cosine after the warm-up; by default the warm-up covers the beginning of it."),
+    )
+    cooldown_epochs: float = field(default=0, metadata=_help("Epochs at the lowest rate in the end."))
+    warmup_learning_rate: float = field(
+        default=1e-6, metadata=_help("Rate at which the warm-up starts, whatever the batch.")
+    )
+    min_learning_rate: float = field(
+        default=1e-5, metadata=_help("Rate at which the cosine ends, whatever the batch.")
+    )
     weight_decay: float = field(
         default=0.05, metadata=_help("Weight decay; not for biases, norms, class tokens and position embeddings.")
     )
@@ -167,9 +176,10 @@ class RecipeArguments:
         ),
     )
     eval_weights: str = field(
-        default="ema", metadata=_help("Weights to evaluate in training: 'ema', 'raw' or 'both'.")
+        default="raw",
+        metadata=_help("Weights to evaluate in training: 'raw', their average ('ema') or 'both'."),
     )
-    save_weights: str = field(default="ema", metadata=_help("Weights of the model saved in the end: 'ema' or 'raw'."))
+    save_weights: str = field(default="raw", metadata=_help("Weights of the model saved in the end: 'raw' or 'ema'."))
     sync_batch_norm: bool = field(
         default=True, metadata=_help("Batch norm over all processes where there are several.")
     )

@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, which is evaluated and saved in their place."""
+"""The exponential moving average of a model's weights, which can be evaluated and saved in their place."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

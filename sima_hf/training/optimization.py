@@ -81,6 +81,7 @@ def cosine_schedule(
     cooldown_steps: int = 0,
     warmup_lr: float = 1e-6,
     min_lr: float = 1e-5,
+    warmup_prefix: bool = True,
 ) -> LambdaLR:
     """Linear warm-up, half a cosine, and a cooldown at the smallest rate; a new rate at each step, for each group its own.
 
@@ -93,6 +94,8 @@ def cosine_schedule(
         steps: optimizer steps of the whole run.
         warmup_steps, cooldown_steps: how many of them.
         warmup_lr, min_lr: rates.
+        warmup_prefix: whether the cosine begins after the warm-up; False: at step 0, and the warm-up covers its beginning, so
+            that the rate falls a little at the end of the warm-up, as in timm by default.
 
     Returns:
         A scheduler without functions in its state, to be stepped after each optimizer step.
@@ -113,6 +116,7 @@ def cosine_schedule(
             "give a smaller smallest rate or a larger learning rate."
         )
     shape = {"steps": steps - cooldown_steps, "warmup_steps": warmup_steps, "warmup_lr": warmup_lr, "min_lr": min_lr}
+    shape["start"] = warmup_steps if warmup_prefix else 0
     # functools.partial of a module's function can be pickled, and LambdaLR leaves it out of its state.
     return LambdaLR(optimizer, [functools.partial(_factor, peak=peak, **shape) for peak in peaks])
 
@@ -132,11 +136,13 @@ def own_rates(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
-def _factor(step: int, peak: float, steps: int, warmup_steps: int, warmup_lr: float, min_lr: float) -> float:
+def _factor(
+    step: int, peak: float, steps: int, warmup_steps: int, warmup_lr: float, min_lr: float, start: int
+) -> float:
     """The rate at a step, relative to the group's own."""
     if not peak:
         return 0.0
     if step < warmup_steps:
         return (warmup_lr + (peak - warmup_lr) * step / warmup_steps) / peak
-    progress = min((step - warmup_steps) / (steps - warmup_steps), 1.0)
+    progress = min((step - start) / (steps - start), 1.0)
     return (min_lr + 0.5 * (peak - min_lr) * (1 + math.cos(math.pi * progress))) / peak

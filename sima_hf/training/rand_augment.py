@@ -4,7 +4,7 @@ The set of operations and their ranges are those of the recipe's "rand-m9-mstd0.
 magnitude. Images are floats in [0, 1] that stand for 256 levels: after each operation they are rounded to these, because
 each operation is defined by what Pillow does to bytes. Equalize, Invert, Posterize, Solarize and SolarizeAdd agree with Pillow
 exactly, the others within one level, because Pillow cuts off fractions that are rounded here. Rotation, shear and
-translation are bilinear, and the fill colour begins at a sharp edge, as in Pillow.
+translation are bicubic, as the recipe asks timm for, by Pillow's own kernel, and the fill colour begins at a sharp edge.
 """
 
 import math
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import grid_sample
 
 from ..errors import MissingDependencyError
 from .randomness import normal, uniform
@@ -208,7 +207,7 @@ def _solarize_add(images: Images, additions: torch.Tensor, fill: torch.Tensor) -
 
 
 def _warp(images: Images, fill: torch.Tensor, *rows: tuple) -> Images:
-    """Bilinear sampling where `(x, y, 1)`, in pixels from the image's middle, is mapped to by two rows of a matrix.
+    """Bicubic sampling where `(x, y, 1)`, in pixels from the image's middle, is mapped to by two rows of a matrix.
 
     As in Pillow, a pixel whose source lies outside the image has the fill colour, and none is mixed with it; kornia's
     warps would mix them.
@@ -220,10 +219,34 @@ def _warp(images: Images, fill: torch.Tensor, *rows: tuple) -> Images:
         sum(_column(factor) * place for factor, place in zip(row, (x, y, torch.ones_like(x)), strict=True))
         for row in rows
     )
-    grid = torch.stack(torch.broadcast_tensors(2 * x_from / width, 2 * y_from / height), dim=-1)
-    moved = grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)
-    inside = ((grid >= -1) & (grid < 1)).all(-1)[:, None]
-    return torch.where(inside, moved, fill.to(moved)[:, None, None])
+    inside = (x_from >= -width / 2) & (x_from < width / 2) & (y_from >= -height / 2) & (y_from < height / 2)
+    columns = _taps(x_from + (width - 1) / 2, width, moves=_depends(rows[0]))
+    lines = _taps(y_from + (height - 1) / 2, height, moves=_depends(rows[1]))
+    flat, moved = images.flatten(-2), torch.zeros_like(images)
+    for line, weight in lines:
+        for column, share in columns:
+            places = (line * width + column).expand(len(images), height, width).flatten(1)[:, None].expand_as(flat)
+            moved += flat.gather(2, places).view_as(images) * (weight * share)[:, None]
+    return torch.where(inside[:, None], moved, fill.to(moved)[:, None, None])
+
+
+def _depends(row: tuple) -> bool:
+    """Whether an axis moves by what each image drew; the others are rows of the identity."""
+    return any(isinstance(factor, torch.Tensor) for factor in row)
+
+
+def _taps(positions: torch.Tensor, size: int, moves: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The pixels along an axis that make the value at each position, and their weights, of the shape of the positions.
+
+    The kernel is the cubic convolution with a = -1, as Pillow has it where it moves pixels (torch's has -0.75); pixels beyond
+    an edge are those on it. Where an axis does not move, each pixel is its own.
+    """
+    if not moves:
+        return [(positions.round().long(), torch.ones_like(positions))]
+    first = positions.floor()
+    d = positions - first
+    weights = (-d + 2 * d**2 - d**3, 1 - 2 * d**2 + d**3, d + d**2 - d**3, d**3 - d**2)
+    return [((first.long() + place).clamp(0, size - 1), one) for place, one in enumerate(weights, start=-1)]
 
 
 def _column(value: Any) -> Any:

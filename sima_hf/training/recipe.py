@@ -32,23 +32,36 @@ def augmentation_of(
 
 
 def rate_of(args: RecipeArguments, learning_rate: float, global_batch_size: int) -> float:
-    """A learning rate of the recipe for steps of `global_batch_size` images."""
+    """The highest learning rate for steps of `global_batch_size` images; the others do not change with the batch."""
     return scaled_learning_rate(learning_rate, global_batch_size) if args.scale_learning_rate else learning_rate
 
 
 def schedule_of(
     args: RecipeArguments, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int, global_batch_size: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Warm-up, cosine and cooldown over a run of `steps` optimizer steps."""
+    """Warm-up, cosine and, if any, cooldown over a run of `steps` optimizer steps."""
     warmup, cooldown = warmup_and_cooldown(args, steps, steps_per_epoch)
     return cosine_schedule(
         optimizer,
         steps,
         warmup_steps=warmup,
         cooldown_steps=cooldown,
-        warmup_lr=rate_of(args, args.warmup_learning_rate, global_batch_size),
-        min_lr=rate_of(args, args.min_learning_rate, global_batch_size),
+        warmup_lr=args.warmup_learning_rate,
+        min_lr=_lowest_rate(args, global_batch_size),
+        warmup_prefix=args.warmup_prefix,
     )
+
+
+def _lowest_rate(args: RecipeArguments, global_batch_size: int) -> float:
+    """`--min_learning_rate`, or the highest rate where few images a step have scaled that one below it, which is said."""
+    peak, lowest = rate_of(args, args.learning_rate, global_batch_size), args.min_learning_rate
+    if peak >= lowest or args.learning_rate < lowest:
+        return lowest
+    logger.warning(
+        f"With {global_batch_size} images a step the highest learning rate is {peak:.3g}, below --min_learning_rate {lowest:.3g}, so it "
+        "does not fall. Lower that one, raise --learning_rate, or keep rates as they are given: --scale_learning_rate False."
+    )
+    return peak
 
 
 def average_warms_up(args: RecipeArguments, steps: int) -> bool:

@@ -51,8 +51,8 @@ class SimATrainer(Trainer):
     Whatever `transformers.Trainer` does works; in addition, or instead:
 
     - Augmentation, mixup, cutmix, soft targets: `BatchAugmentation` on each training batch; normalisation alone in evaluation.
-    - The average of the weights is updated after each step, evaluated (`--eval_weights`) and saved in every checkpoint, as a
-      model folder `ema/` beside the raw weights.
+    - The average of the weights is updated after each step and saved in every checkpoint, as a model folder `ema/` beside the raw
+      weights; `--eval_weights` and `--save_weights` have it evaluated, and saved in the end, in their place.
     - A checkpoint is complete or absent (`checkpoints.writing`), and resuming from it is exact on one process.
     - A loss or weight that is not finite, a full disk, a lost worker end the run with a `TrainingError`.
     - SIGTERM saves a checkpoint and ends the run; `stopped_by_signal` then is True.

@@ -42,6 +42,8 @@ TINY_ARGUMENTS = {
     "learning_rate": 2e-3,
     "train_view": "shift",
     "ema_decay": 0.9,
+    "eval_weights": "ema",
+    "save_weights": "ema",
     "logging_steps": 1,
     "dataloader_num_workers": 0,
     "save_total_limit": 2,

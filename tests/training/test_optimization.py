@@ -177,6 +177,16 @@ def test_the_schedule_is_warm_up_cosine_and_cooldown_for_each_group():
     assert found[80:] == [pytest.approx([1e-5, 1e-5])] * 25
 
 
+def test_a_cosine_over_the_warm_up_begins_with_the_run():
+    """As timm has it without `warmup_prefix`: at the end of the warm-up the rate falls to where the cosine is by then."""
+    optimizer = two_groups()
+    found = rates(optimizer, cosine_schedule(optimizer, 100, 10, 20, 1e-6, 1e-5, warmup_prefix=False), 105)
+    for step, row in enumerate(found):
+        cosine = [1e-5 + (peak - 1e-5) / 2 * (1 + math.cos(math.pi * min(step / 80, 1))) for peak in (1e-3, 4e-4)]
+        expected = cosine if step >= 10 else [literal(step, 1e-3), literal(step, 4e-4)]
+        assert row == pytest.approx(expected, rel=1e-9), step
+
+
 def test_without_warm_up_it_starts_at_the_top():
     optimizer = two_groups()
     found = rates(optimizer, cosine_schedule(optimizer, 4, min_lr=0.0), 5)

@@ -18,15 +18,16 @@ BY_NAME = {operation.name: operation for operation in OPERATIONS}
 
 
 def affine(picture, *matrix):
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=FILL)
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=FILL)
 
 
-# What the field's RandAugment does with Pillow, by name, given the argument of the operation.
+# What the field's RandAugment does with Pillow, by name, given the argument of the operation; geometry is bicubic, as the
+# original asks for (train_interpolation).
 PILLOW = {
     "AutoContrast": lambda picture, _: ImageOps.autocontrast(picture),
     "Equalize": lambda picture, _: ImageOps.equalize(picture),
     "Invert": lambda picture, _: ImageOps.invert(picture),
-    "Rotate": lambda picture, v: picture.rotate(v, Image.Resampling.BILINEAR, fillcolor=FILL),
+    "Rotate": lambda picture, v: picture.rotate(v, Image.Resampling.BICUBIC, fillcolor=FILL),
     "Posterize": lambda picture, v: picture.point([level & ~(2 ** (8 - int(v)) - 1) for level in range(256)] * 3),
     "Solarize": lambda picture, v: ImageOps.solarize(picture, int(v)),
     "SolarizeAdd": lambda picture, v: picture.point([min(255, i + int(v)) if i < 128 else i for i in range(256)] * 3),

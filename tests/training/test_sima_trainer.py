@@ -330,7 +330,7 @@ def test_a_step_is_saved_once(images, tmp_path):
 def test_the_best_checkpoint_brings_its_average(images, tmp_path):
     trainer = trainer_of(
         tmp_path, images, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True, metric_for_best_model="loss",
-        greater_is_better=False,
+        greater_is_better=False, eval_weights="ema", save_weights="ema",
     )  # fmt: skip
     trainer.train()
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")  # with rates so high, the first is the better
@@ -351,7 +351,7 @@ def test_changed_settings_are_said(images, tmp_path, caplog):
 
 def test_early_stopping_keeps_its_patience(images, tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "loss", "greater_is_better": False}
-    trainer = trainer_of(tmp_path, images, **settings)
+    trainer = trainer_of(tmp_path, images, **settings, eval_weights="ema")
     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=3))
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["stateful_callbacks"]
