@@ -4,17 +4,27 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainingArguments
+from transformers.utils import logging
 
+from ..errors import MissingDependencyError, TrainingError
+
+
+logger = logging.get_logger(__name__)
 
 # Parameters that stand for a token, a position or a scale, by the names that Transformers' vision models have for them.
 TOKEN = re.compile(r"(^|\.)(\w+_tokens?|class_embedding)$")
 POSITION = re.compile(r"position_embedding|positional_embedding|pos_embed|position_bias|attention_bias|rel_pos_[hw]$")
 SCALE = re.compile(r"logit_scale$")
+
+# Where Transformers does not say how a package of an optimizer is installed, by words in the optimizer's name.
+PACKAGES = {"xla": "torch_xla", "npu": "torch_npu", "anyprecision": "git+https://github.com/pytorch/torchdistx"}
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -32,7 +42,16 @@ def decays(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
     return not any(pattern.search(name) for pattern in (TOKEN, POSITION, SCALE))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def decaying_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that weight decay is for, trainable or not."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if decays(name, parameter, model.get_submodule(name.rpartition(".")[0]))
+    ]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, groups: list[dict] | None = None) -> list[dict]:
     """The trainable parameters in two groups for an optimizer, with and without weight decay; an empty one is left out.
 
     As in the recipes of DeiT and SimA, biases, norms, LayerScale, class, mask and register tokens, position embeddings and
@@ -41,27 +60,64 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Args:
         model: any.
         weight_decay: for the group that decays.
+        groups: dicts with `params` and settings of their own (GaLore's projected matrices), each of which becomes two; by
+            default one of all parameters.
 
     Returns:
-        Dicts with `params` and `weight_decay`, the decaying group first.
+        Dicts with `params`, `weight_decay` and the settings of their group, the decaying group first.
 
     Raises:
         ValueError: nothing is trainable.
     """
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            owner = model.get_submodule(name.rpartition(".")[0])
-            groups[decays(name, parameter, owner)].append(parameter)
-    if not any(groups.values()):
+    names = set(decaying_names(model))
+    decaying = {one: name in names for name, one in model.named_parameters() if one.requires_grad}
+    if not decaying:
         raise ValueError(
             f"This {type(model).__name__} has no trainable parameter: set requires_grad to True on what is to be trained."
         )
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decay else 0.0}
-        for decay, parameters in groups.items()
-        if parameters
+    halves = [
+        {**group, "params": [one for one in group["params"] if decaying.get(one) is decay], "weight_decay": rate}
+        for group in groups or [{"params": list(decaying)}]
+        for decay, rate in ((True, weight_decay), (False, 0.0))
     ]
+    return [half for half in halves if half["params"]]
+
+
+def optimizer_of(
+    choose: Callable[[TrainingArguments, nn.Module], tuple[Any, dict]], args: TrainingArguments, model: nn.Module
+) -> tuple[Any, dict[str, Any]]:
+    """The class that `--optim` names and its arguments, among them the recipe's groups of parameters.
+
+    Args:
+        choose: `Trainer.get_optimizer_cls_and_kwargs`.
+        args: of the run.
+        model: to be trained.
+
+    Raises:
+        MissingDependencyError (an ImportError): the package of the optimizer is not installed.
+        TrainingError: it needs other arguments, or steps where neither schedule nor checkpoint reach it.
+    """
+    name = str(getattr(args.optim, "value", args.optim))
+    if name.endswith("_layerwise"):
+        raise TrainingError(
+            f"--optim {name} steps in the middle of the backward pass, so that its state is in no checkpoint; take "
+            f"{name.removesuffix('_layerwise')}."
+        )
+    try:
+        cls, settings = choose(args, model)
+    except (ImportError, ValueError, TypeError) as error:
+        package = next((package for word, package in PACKAGES.items() if word in name.split("_")), None)
+        if package or "install" in str(error):
+            remedy = f"pip install {package}" if package else str(error)
+            raise MissingDependencyError(f"--optim {name} needs a package that is not installed: {remedy}") from error
+        raise TrainingError(f"--optim {name} cannot be made: {error}") from error
+    if "model" in settings:  # LOMO takes the model as it is
+        logger.warning(
+            f"--optim {name} takes no groups of parameters, so --weight_decay {args.weight_decay} is not used."
+        )
+    elif isinstance(cls, type) and issubclass(cls, Optimizer):
+        settings["params"] = parameter_groups(model, args.weight_decay, settings.get("params"))
+    return cls, settings
 
 
 def scaled_learning_rate(lr: float, global_batch: int) -> float:

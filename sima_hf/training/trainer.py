@@ -31,7 +31,7 @@ from .interruption import StopRequest
 from .loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
 from .losses import soft_cross_entropy
 from .metrics import compute_metrics, top_classes
-from .optimization import own_rates, parameter_groups
+from .optimization import decaying_names, optimizer_of, own_rates
 from .position import position_of, read_position, write_position
 from .randomness import combine
 from .recipe import augmentation_of, average_warms_up, rate_of, schedule_of
@@ -164,14 +164,27 @@ class SimATrainer(Trainer):
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer that `--optim` names, at the scaled rate, without decay where the recipe has none."""
-        if self.optimizer is None:
-            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            groups = parameter_groups(model or self.model, self.args.weight_decay)
-            self.optimizer = cls(
-                groups, **{**kwargs, "lr": rate_of(self.args, self.args.learning_rate, self.global_batch_size)}
-            )
-        return self.optimizer
+        """The optimizer that `--optim` names, at the scaled rate, without decay where the recipe has none.
+
+        One given as `optimizer_cls_and_kwargs`, a class or a factory, has the rate that is given with it.
+        """
+        given = self.args.learning_rate
+        self.args.learning_rate = rate_of(self.args, given, self.global_batch_size)
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.args.learning_rate = given
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: SimATrainingArguments, model: PreTrainedModel | None = None) -> tuple:
+        """As Trainer's; with a model, its parameters are in groups with and without decay."""
+        if model is None:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return optimizer_of(Trainer.get_optimizer_cls_and_kwargs, args, model)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Those that decay in the recipe, for optimizers that are given as `optimizer_cls_and_kwargs`."""
+        return decaying_names(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Warm-up, cosine and cooldown, per step; another `--lr_scheduler_type` is Transformers' own."""
