@@ -50,8 +50,7 @@ from sima_hf.training.optimization import own_rates, parameter_groups
 from sima_hf.training.position import position_of, read_position, write_position
 from sima_hf.training.processors import normalization
 from sima_hf.training.publication import finish_folder
-from sima_hf.training.randomness import combine
-from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of
+from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
 from sima_hf.training.run import Task, class_name, draw, failures_as_sentences, parse, prepare
 from sima_hf.training.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
 from sima_hf.training.start import StartWatch
@@ -147,8 +146,8 @@ class Loop:
         """Train to the end, or until SIGTERM; returns whether the end was reached."""
         if checkpoint is not None:
             self.load(checkpoint)
-        elif self.args.process_index:  # dropout and skipped branches are each process's own
-            torch.manual_seed(combine(self.args.seed, self.args.process_index))
+        else:
+            seed_process(self.args, step=0)
         if checkpoint is None and self.validation is not None and self.task.built.base_model:
             self.record(self.evaluate())
         start, first = time.perf_counter(), self.step
@@ -316,6 +315,7 @@ class Loop:
             raise CheckpointError(f"{checkpoint} was not made by this script: it has no {HISTORY}.")
         step = read_position(checkpoint, self.position(), streams=self.loader.streams)
         average = read_average(checkpoint) if self.ema is not None else None
+        seed_process(self.args, step)
         try:
             with own_rates(self.optimizer, self.schedule):
                 self.accelerator.load_state(str(checkpoint))

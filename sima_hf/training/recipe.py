@@ -1,4 +1,4 @@
-"""The recipe's parts, made from its arguments for one run: augmentation, learning rates, schedule."""
+"""The recipe's parts, made from its arguments for one run: augmentation, learning rates, schedule, seeds."""
 
 import torch
 from transformers.utils import logging
@@ -6,6 +6,7 @@ from transformers.utils import logging
 from .arguments import RecipeArguments
 from .augmentation import BatchAugmentation
 from .optimization import cosine_schedule, scaled_learning_rate
+from .randomness import combine
 
 
 logger = logging.get_logger(__name__)
@@ -79,6 +80,22 @@ def average_warms_up(args: RecipeArguments, steps: int) -> bool:
         "of its beginning, so the average warms up (--ema_warmup True)."
     )
     return True
+
+
+def seed_process(args: RecipeArguments, step: int) -> None:
+    """Give this process dropout and skipped branches of its own, from a step on.
+
+    The main process of a run that begins keeps the state that its seed gave it. Where a run goes on, what the checkpoint has of this
+    process comes after this and counts; one made by fewer processes has nothing of it.
+
+    Args:
+        args: of the run: `seed`, `process_index`.
+        step: optimizer steps done.
+    """
+    if step:
+        torch.manual_seed(combine(args.seed, args.process_index, step))
+    elif args.process_index:
+        torch.manual_seed(combine(args.seed, args.process_index))
 
 
 def warmup_and_cooldown(args: RecipeArguments, steps: int, steps_per_epoch: int) -> tuple[int, int]:

@@ -33,8 +33,7 @@ from .losses import soft_cross_entropy
 from .metrics import compute_metrics, top_classes
 from .optimization import decaying_names, optimizer_of, own_rates
 from .position import position_of, read_position, write_position
-from .randomness import combine
-from .recipe import augmentation_of, average_warms_up, rate_of, schedule_of
+from .recipe import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
 from .sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
 from .streaming import StreamedImages
 
@@ -221,9 +220,8 @@ class SimATrainer(Trainer):
     def begin(self) -> None:
         """What comes right before the first step, when the checkpoint has been loaded."""
         self._begin_average()
+        seed_process(self.args, self._goes_on_from)
         if self._resumes_from is None:
-            if self.args.process_index:  # dropout and skipped branches are each process's own
-                torch.manual_seed(combine(self.args.seed, self.args.process_index))
             return
         if self.args.should_save and belongs_to(self._resumes_from, self.args.output_dir):
             for path in set_aside_newer(self.args.output_dir, self._goes_on_from):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from script_runs import FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
+from script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
 
 from sima_hf.training.checkpoints import checkpoints, damage, remove, step_of
 
@@ -133,3 +133,61 @@ def test_a_checkpoint_does_not_care_how_many_processes_made_it(before, after, al
             assert json.loads((folder / "checkpoint-6" / "position.json").read_text())["num_processes"] == before
             forget_all_but_the_first(folder)
     assert losses(folder) == pytest.approx(expected, rel=1e-4)
+
+
+# Writes down, process by process, what dropout and skipped branches made zero in each forward pass of the training.
+RECORDER = """
+import json, os, runpy, sys
+import torch
+
+def write(module, inputs, output):
+    if module.training and type(module).__name__ in ("Dropout", "SimADropPath"):
+        flat = (output == 0).flatten(1).double()
+        kind = flat[0, :64].int().tolist() if type(module).__name__ == "Dropout" else (flat.mean(1) == 1).int().tolist()
+        with open(os.path.join({folder!r}, "masks." + os.environ.get("RANK", "0")), "a") as file:
+            file.write(json.dumps([type(module).__name__, kind]) + "\\n")
+
+torch.nn.modules.module.register_module_forward_hook(write)
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def masks(folder, processes):
+    """(process, kind of layer) -> what it dropped, one call after another; they are forgotten for the next run."""
+    found = {}
+    for rank in range(processes):
+        path = folder / f"masks.{rank}"
+        for kind, dropped in map(json.loads, path.read_text().splitlines()):
+            found.setdefault((rank, kind), []).extend(dropped)
+        path.unlink()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)], ids=["two-then-one", "one-then-two"])
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_each_process_drops_its_own_also_where_another_number_of_them_goes_on(script, before, after, tmp_path):
+    """Dropout and drop path on: each process has masks of its own, and those of the beginning do not come again."""
+    recorder, folder = tmp_path / "recorder.py", tmp_path / "run"
+    recorder.write_text(RECORDER.format(folder=str(tmp_path), script=str(EXAMPLES / script)))
+    settings = {**TINY_ARGUMENTS, **QUIET[script], "drop_path": 0.3, "num_train_epochs": 2}
+    seen = []
+    for processes in (before, after):
+        start = run if processes == 1 else run_together
+        resume = "last" if seen else None
+        start(
+            str(recorder), folder, **{**settings, "per_device_train_batch_size": 32 // processes},
+            resume_from_checkpoint=resume,
+        )  # fmt: skip
+        seen.append(masks(tmp_path, processes))
+        if resume is None:
+            forget_all_but_the_first(folder)
+    for found in seen:
+        for kind in ("Dropout", "SimADropPath"):
+            assert 0 < sum(found[0, kind]) < len(found[0, kind])
+            others = [found[rank, kind] for rank, other in found if other == kind and rank]
+            assert found[0, kind] not in others, kind
+    fresh, resumed = (found[0, "Dropout"][:256] for found in seen)
+    assert fresh != resumed
+    if after == 2:
+        assert seen[1][1, "Dropout"][:256] not in (fresh, resumed)
