@@ -8,9 +8,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from transformers.utils import logging
+
 from ..errors import CheckpointError, TrainingError
 from ..model_records import MANIFEST, PROVENANCE, is_record
 
+
+logger = logging.get_logger(__name__)
 
 PREFIX = "checkpoint-"
 # A folder of either kind is what a killed process left behind: a checkpoint half written, or one half removed.
@@ -129,17 +133,34 @@ def damage(folder: str | Path) -> str | None:
     return None
 
 
-def last_good(run_dir: str | Path, before: int | None = None) -> Path | None:
-    """The newest undamaged checkpoint of a run, of a step below `before` if that is given."""
+def why_not_resumed(folder: str | Path) -> str | None:
+    """Why no run can go on from a checkpoint, as the rest of a sentence, or None if one can."""
+    folder = Path(folder)
+    trouble = damage(folder)
+    # Trainer leaves the optimizer out without a word, at saving and at loading, and would start its warm-up again.
+    if trouble is None and (folder / "trainer_state.json").is_file():
+        states = ("optimizer*", "scheduler*", "global_step*")  # the last is DeepSpeed's
+        if not any(next(folder.glob(pattern), None) for pattern in states):
+            trouble = (
+                "holds the model alone (--save_only_model), without its optimizer, so no run can go on from it; a new one can begin "
+                f"with it: --model_name_or_path {folder}"
+            )
+    return trouble
+
+
+def last_good(
+    run_dir: str | Path, before: int | None = None, why_not: Callable[[Path], str | None] = damage
+) -> Path | None:
+    """The newest checkpoint of a run that is undamaged, or good for what `why_not` asks; of a step below `before` if given."""
     for path in reversed(checkpoints(run_dir)):
-        if (before is None or step_of(path) < before) and damage(path) is None:
+        if (before is None or step_of(path) < before) and why_not(path) is None:
             return path
     return None
 
 
 def last_good_sentence(run_dir: str | Path) -> str:
     """Where to go on from after a failure."""
-    path = last_good(run_dir)
+    path = last_good(run_dir, why_not=why_not_resumed)
     if path is None:
         return "There is no earlier checkpoint to go on from."
     return f"The last good checkpoint is {path}; go on with --resume_from_checkpoint last."
@@ -150,17 +171,18 @@ def checkpoint_to_resume(run_dir: str | Path, wanted: str | None) -> Path | None
 
     Args:
         run_dir: folder of the run.
-        wanted: "last" (or "true"), "auto" (the last one, or none if there is none yet), a folder, or None.
+        wanted: "last" (or "true"), "auto" (the last good one, or none if there is none yet), a folder, or None.
 
     Raises:
-        CheckpointError: there is none, or it is damaged; the text names the one before it.
+        CheckpointError: there is none, or it is damaged or the model alone; the text names the one before it.
     """
     if not wanted or wanted.lower() == "false":
         return None
+    automatic = wanted.lower() == "auto"
     if wanted.lower() in ("last", "auto", "true"):
         found = checkpoints(run_dir)
         if not found:
-            if wanted.lower() == "auto":
+            if automatic:
                 return None
             raise CheckpointError(f"{run_dir} has no checkpoint to go on from; leave out --resume_from_checkpoint.")
         path = found[-1]
@@ -168,12 +190,17 @@ def checkpoint_to_resume(run_dir: str | Path, wanted: str | None) -> Path | None
         path = Path(wanted)
         if not path.is_dir():
             raise CheckpointError(f"There is no checkpoint {path}.")
-    trouble = damage(path)
-    if trouble:
-        earlier = last_good(path.parent, before=step_of(path))
-        remedy = f"The one before it is good: --resume_from_checkpoint {earlier}" if earlier else "None is before it."
-        raise CheckpointError(f"{path} {trouble}. {remedy}")
-    return path
+    trouble = why_not_resumed(path)
+    if trouble is None:
+        return path
+    earlier = last_good(path.parent, before=step_of(path), why_not=why_not_resumed)
+    if automatic and earlier:
+        logger.warning(f"{path} {trouble}. The run goes on from the newest good one, {earlier}.")
+        return earlier
+    remedy = (
+        f"The one before it is good: --resume_from_checkpoint {earlier}" if earlier else "No good one is before it."
+    )
+    raise CheckpointError(f"{path} {trouble}. {remedy}")
 
 
 def keep_newest(run_dir: str | Path, most: int | None, protected: str | Path | None = None) -> None:

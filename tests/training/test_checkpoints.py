@@ -116,7 +116,7 @@ def scramble(folder):
         (scramble, r"cannot be read"),
     ],
 )
-@pytest.mark.parametrize("wanted", ["last", "auto", "path"])
+@pytest.mark.parametrize("wanted", ["last", "path"])
 def test_damage_is_recognised_and_the_one_before_offered(tmp_path, harm, words, wanted):
     write(tmp_path, 1)
     write(tmp_path, 2)
@@ -129,6 +129,34 @@ def test_damage_is_recognised_and_the_one_before_offered(tmp_path, harm, words, 
         module.checkpoint_to_resume(tmp_path, str(newest) if wanted == "path" else wanted)
     offered = re.search(r"--resume_from_checkpoint (\S+)", str(caught.value)).group(1)
     assert module.checkpoint_to_resume(tmp_path, offered) == tmp_path / "checkpoint-1"
+
+
+def test_a_job_that_restarts_by_itself_goes_on_from_the_newest_whole_checkpoint(tmp_path, caplog):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    lose(tmp_path / "checkpoint-2")
+    change(tmp_path / "checkpoint-3")
+    assert module.checkpoint_to_resume(tmp_path, "auto") == tmp_path / "checkpoint-1"
+    assert "checkpoint-3 is damaged: model.bin is not what was written. The run goes on from" in caplog.text
+    cut(tmp_path / "checkpoint-1")
+    with pytest.raises(CheckpointError, match=r"checkpoint-3 is damaged: .* No good one is before it"):
+        module.checkpoint_to_resume(tmp_path, "auto")
+
+
+def test_a_checkpoint_of_the_model_alone_is_nothing_to_go_on_from(tmp_path):
+    whole, alone = tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"
+    for step, files in ((1, ("optimizer.pt", "scheduler.pt", "trainer_state.json")), (2, ("trainer_state.json",))):
+        with module.writing(tmp_path, step) as folder:
+            for name in ("model.bin", *files):
+                (folder / name).write_text("{}")
+    for wanted in ("last", str(alone)):
+        words = r"checkpoint-2 holds the model alone \(--save_only_model\), .*--model_name_or_path .*is good: .*checkpoint-1"
+        with pytest.raises(CheckpointError, match=words):
+            module.checkpoint_to_resume(tmp_path, wanted)
+    assert module.checkpoint_to_resume(tmp_path, "auto") == whole
+    assert "The last good checkpoint is" in module.last_good_sentence(tmp_path)
+    assert str(whole) in module.last_good_sentence(tmp_path)
+    assert module.last_good(tmp_path) == alone  # to evaluate, it is as good
 
 
 def test_what_resuming_means(tmp_path):

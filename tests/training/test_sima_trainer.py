@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, ViTConfig, ViTForImageClassifica
 import sima_hf
 from sima_hf.errors import CheckpointError, TrainingError
 from sima_hf.training.arguments import SimATrainingArguments
-from sima_hf.training.checkpoints import checkpoints, damage
+from sima_hf.training.checkpoints import checkpoint_to_resume, checkpoints, damage
 from sima_hf.training.data import load_image_data
 from sima_hf.training.images import EvalImages, TrainImages
 from sima_hf.training.trainer import SimATrainer
@@ -364,6 +364,14 @@ def test_a_checkpoint_of_another_model_does_not_go_on(images, tmp_path):
         trainer_of(tmp_path, images, native(hidden_size=48, num_attention_heads=3)).train(
             str(tmp_path / "checkpoint-6")
         )
+
+
+def test_models_saved_alone_are_refused_when_a_run_is_to_go_on(images, tmp_path):
+    """As Trainer writes them: it would load the weights and begin anew with the optimizer and its warm-up."""
+    trainer_of(tmp_path, images, save_only_model=True).train()
+    with pytest.raises(CheckpointError, match=r"checkpoint-6 holds the model alone \(--save_only_model\)"):
+        checkpoint_to_resume(tmp_path, "last")
+    assert damage(tmp_path / "checkpoint-6") is None
 
 
 def test_a_checkpoint_without_average_says_how_to_go_on(images, tmp_path):
