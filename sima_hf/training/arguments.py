@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ..errors import MissingDependencyError
 
@@ -18,6 +19,8 @@ try:
 except ImportError as error:
     raise MissingDependencyError("Training needs accelerate: pip install 'sima-hf[train]'") from error
 
+
+logger = logging.get_logger(__name__)
 
 WEIGHTS = ("ema", "raw")
 
@@ -246,8 +249,6 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
     )
     # Batches carry the views' seeds and the names of unreadable images, which no model's forward takes.
     remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is."))
-    # Processes wait for the one that downloads the data.
-    ddp_timeout: int = field(default=6 * 3600, metadata=_help("Seconds that processes wait for each other."))
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata=_help("Look for parameters without gradients in each step; needed by few models.")
     )
@@ -266,6 +267,13 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
         # Without an accelerator, processes are only joined, and nothing is pinned, if one says so.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        if self.n_gpu > 1:
+            logger.warning(
+                f"There are {self.n_gpu} GPUs and one process, which takes one of them: Transformers would share its batches out among all, "
+                "with so many times the images a step and batch norm of each alone. To use them all, start a process for each: accelerate "
+                f"launch --num_processes {self.n_gpu}, before the script and its arguments."
+            )
+            self._n_gpu = 1
 
 
 @dataclass

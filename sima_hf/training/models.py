@@ -3,18 +3,27 @@
 import ast
 import copy
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
+from ..errors import DataError
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching import calibrate, patch_model
 from ..patching.calibration import CalibrationReport
 from .arguments import ModelArguments
+from .classifiers import match_labels
 from .resolution import resize
 
+
+logger = logging.get_logger(__name__)
+
+# What Transformers calls the layers that give logits: classifier, cls_classifier, head, dist_head, timm's fc, Perceiver's final_layer.
+_HEAD = re.compile(r"(^|\.)(\w*classifier\w*|(\w+_)?head|fc|final_layer)(\.|$)")
 
 SOURCES = ("variant", "model_type", "model_name_or_path", "patch")
 
@@ -121,8 +130,7 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     model = AutoModelForImageClassification.from_pretrained(
         name, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes, dtype=torch.float32, **hub
     )
-    if sorted(names) == sorted(labels):
-        _reorder(model, [names.index(label) for label in labels])
+    _take_over_classes(model, names, labels)
     image_size = arguments.image_size or before or 224
     model = resize(model, image_size)
     if not arguments.patch:
@@ -132,14 +140,43 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     return BuiltModel(model, name, image_size, original, base_model=name)
 
 
+def _take_over_classes(model: PreTrainedModel, names: list[str], labels: list[str]) -> None:
+    """Bring the rows of a trained head into the order of the data's classes, which are found as in an evaluation.
+
+    Raises:
+        DataError: the order is another one and the model's head is not found.
+    """
+    if len(names) != len(labels):
+        return  # the head starts anew
+    try:
+        order = match_labels(dict(enumerate(names)), labels)
+    except DataError as error:
+        logger.warning(
+            f"The model's {len(names)} classes are not those of the data, of which there are as many: row i of its head goes on as "
+            f"class i, from {names[0]!r} as {labels[0]!r} to {names[-1]!r} as {labels[-1]!r}. {error}"
+        )
+        return
+    if order != list(range(len(labels))):
+        _reorder(model, order)
+
+
 @torch.no_grad()
 def _reorder(model: PreTrainedModel, order: list[int]) -> None:
     """Bring the rows of a trained classification head into another order of the same classes."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and "classifier" in name and module.out_features == len(order):
-            for parameter in (module.weight, module.bias):
-                if parameter is not None:
-                    parameter.copy_(parameter[order])
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and _HEAD.search(name) and module.out_features == len(order)
+    ]
+    if not heads:
+        raise DataError(
+            f"The classes of this {type(model).__name__} come in another order in the data, and its head, whose rows would follow, "
+            "is not found. Give the classes in the model's order: --labels_file."
+        )
+    for module in heads:
+        for parameter in (module.weight, module.bias):
+            if parameter is not None:
+                parameter.copy_(parameter[order])
 
 
 def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:

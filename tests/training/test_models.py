@@ -1,10 +1,19 @@
 """The model of a run: fresh, loaded, swapped; and what cannot be built."""
 
+import re
+
 import pytest
 import torch
-from transformers import DeiTConfig, DeiTForImageClassification, SwinConfig
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    SwiftFormerConfig,
+    SwiftFormerForImageClassification,
+    SwinConfig,
+)
 
 from sima_hf import SimAForImageClassification, certify
+from sima_hf.errors import DataError
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model, calibrated, parse_overrides
 
@@ -113,6 +122,49 @@ def test_a_head_with_the_same_classes_in_another_order_is_reordered(tmp_path):
     pixels = torch.randn(2, 3, 32, 32)
     assert built.model.config.id2label == {0: "ant", 1: "bee", 2: "cat"}
     torch.testing.assert_close(built.model.eval()(pixels).logits, saved(pixels).logits[:, [1, 2, 0]])
+
+
+def saved_with(names, folder, cls=DeiTForImageClassification, config=None):
+    torch.manual_seed(0)
+    config = config or DeiTConfig(**SMALL_DEIT, initializer_range=0.2)
+    config.id2label = dict(enumerate(names))
+    model = cls(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_a_head_with_the_same_classes_in_another_spelling_follows_them(tmp_path):
+    """As an evaluation finds them: "Bee" is "bee", so row 0 becomes row 1."""
+    saved = saved_with(["Bee", "CAT", "Ant"], tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
+    built = build(model_name_or_path=str(tmp_path))
+    torch.testing.assert_close(built.model.eval()(pixels).logits, saved(pixels).logits[:, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("names", [["Biene", "Katze", "Ameise"], ["bee", "cat", "dog"]])
+def test_as_many_classes_of_other_names_are_not_taken_over_in_silence(names, tmp_path, caplog):
+    saved = saved_with(names, tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
+    built = build(model_name_or_path=str(tmp_path))
+    torch.testing.assert_close(built.model.eval()(pixels).logits, saved(pixels).logits)
+    assert (
+        "The model's 3 classes are not those of the data, of which there are as many: row i of its head" in caplog.text
+    )
+    assert f"from {names[0]!r} as 'ant' to {names[2]!r} as 'cat'" in caplog.text
+
+
+def test_a_head_of_another_name_follows_its_classes_or_is_said_not_to(tmp_path, monkeypatch):
+    """SwiftFormer's layers for logits are called `head` and `dist_head`."""
+    config = SwiftFormerConfig(depths=[1, 1, 1, 1], embed_dims=[8, 8, 8, 8], image_size=32)
+    saved = saved_with(["cat", "ant", "bee"], tmp_path, SwiftFormerForImageClassification, config)
+    pixels = torch.randn(2, 3, 32, 32)
+    built = build(model_name_or_path=str(tmp_path))
+    torch.testing.assert_close(built.model.eval()(pixels).logits, saved(pixels).logits[:, [1, 2, 0]])
+    monkeypatch.setattr("sima_hf.training.models._HEAD", re.compile("never"))
+    with pytest.raises(
+        DataError, match=r"this SwiftFormerForImageClassification come in another order .* --labels_file"
+    ):
+        build(model_name_or_path=str(tmp_path))
 
 
 def test_another_resolution_stretches_the_positions(deit):

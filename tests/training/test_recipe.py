@@ -1,9 +1,12 @@
 """The recipe's arguments: defaults of the original, limits, and what they make of a run."""
 
+import functools
 import math
 
 import pytest
 import torch
+from accelerate import PartialState
+from transformers import TrainingArguments
 
 from sima_hf.training.arguments import LoopArguments, SimATrainingArguments
 from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of, warmup_and_cooldown
@@ -100,6 +103,22 @@ def test_a_cosine_behind_the_warm_up_with_a_cooldown_in_numbers(tmp_path):
     assert rates[30] == pytest.approx((5e-3 + 1e-3) / 2)
     assert rates[50:] == pytest.approx([1e-3] * 11)
     assert rates[10:50] == sorted(rates[10:50], reverse=True)
+
+
+def test_one_process_with_several_gpus_takes_one_and_says_how_to_use_them_all(tmp_path, monkeypatch, caplog):
+    """In place of Transformers' DataParallel, with which a batch of 8 would be one of 32."""
+
+    def find_gpus(self):
+        self.distributed_state, self._n_gpu = PartialState(cpu=True), 4
+        return torch.device("cpu")
+
+    devices = functools.cached_property(find_gpus)
+    devices.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", devices)
+    args = SimATrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
+    assert (args.n_gpu, args.train_batch_size) == (1, 8)
+    assert "There are 4 GPUs and one process" in caplog.text
+    assert "accelerate launch --num_processes 4" in caplog.text
 
 
 def test_everything_can_be_switched_off(tmp_path):
