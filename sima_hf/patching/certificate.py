@@ -12,13 +12,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
+from .code_paths import WORDS
 from .configs import PREFIX
 from .description import describe
 from .hosts import HOSTS
 
 
-# An operation counts if its name has one of these words, and is none of ours.
-WORDS = ("softmax", "scaled_dot_product", "multi_head_attention", "flash_attn", "flash_attention", "flex_attention")
+# An operation counts if its name has one of WORDS or is one of these, and is none of ours.
 EXPONENTIALS = ("exp", "exp_", "exp2", "exp2_", "expm1", "expm1_", "logsumexp")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 LOSS = "it belongs to the loss, not to the model"
@@ -191,7 +191,9 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
     operations = []
     for (path, module, name), count in counts.items():
         swapped = any(_is_under(path, place, within) for place, within in parts)
-        reason = _reason(module, name) if swapped else None
+        # By its bases as well: parametrizations and subclasses bring names of their own.
+        classes = [cls.__name__ for cls in type(model.get_submodule(path)).__mro__]
+        reason = _reason(classes, name) if swapped else None
         if reason is None and path == "" and whole and "log_softmax" in name:
             reason = LOSS
         operations.append(Operation(path, module, name, count, reason, swapped))
@@ -228,12 +230,13 @@ def _is_under(path: str, place: str, within: str) -> bool:
     return not within or within in inner.split(".")
 
 
-def _reason(module: str, name: str) -> str | None:
-    """Why the table of hosts lets an operation stay in a class."""
+def _reason(classes: list[str], name: str) -> str | None:
+    """Why the table of hosts lets an operation stay in one of these classes."""
     for host in HOSTS.values():
-        word, reason = host.left.get(module.removeprefix(PREFIX), ("", ""))
-        if word and word in name:
-            return reason
+        for cls in classes:
+            word, reason = host.left.get(cls.removeprefix(PREFIX), ("", ""))
+            if word and word in name:
+                return reason
     return None
 
 
@@ -263,7 +266,7 @@ def _read(program: torch.fx.GraphModule, title: str) -> Certificate:
                 swapped = any(cls.startswith(PREFIX) for cls in classes)
                 counts[stack[-1][0], classes[-1], name, swapped] += 1
     operations = [
-        Operation(path, module, name, count, _reason(module, name) if swapped else None, swapped)
+        Operation(path, module, name, count, _reason([module], name) if swapped else None, swapped)
         for (path, module, name, swapped), count in counts.items()
     ]
     return Certificate(title, tuple(operations))

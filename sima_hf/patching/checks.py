@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
-from .classes import SimAHostModel, host_of, swapped_host_of
+from .classes import SimAHostModel, check_attentions, host_of, swapped_host_of
 from .description import describe
 from .hosts import HOSTS, Host, find_host
 
@@ -72,20 +72,30 @@ def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
     if not type(model).__module__.startswith("transformers.") and not isinstance(model, SimAHostModel):
         raise UnsupportedModelError(
             f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
-            "Patch the Transformers model inside it."
+            f"{_remedy(model)}"
         )
     for part, path in parts.items():
         if not type(part).__module__.startswith("transformers.") and not isinstance(part, SimAHostModel):
             raise UnsupportedModelError(
                 f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
-                "not known that all its attention would be swapped."
+                f"not known that all its attention would be swapped. {_remedy(part)}"
             )
+    for module in model.modules():
+        host = host_of(module)
+        if host is not None and not host.towers:
+            check_attentions(module, module.config, host)
     _check_forwards(model, hosts)
     if own_type in HOSTS:
         _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
     else:
         _check_reachable(model, swapped)
     return hosts
+
+
+def _remedy(model: PreTrainedModel) -> str:
+    if type(model).__module__.startswith("torch."):
+        return "Patch the model first, then have torch change its class (fully_shard, parametrizations)."
+    return "Patch the Transformers model inside it."
 
 
 def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:

@@ -14,7 +14,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from ..attention import attention_function_names
-from .attentions import mixed_class
+from ..errors import UnsupportedModelError
+from .attentions import forward_class, replaced_base, replaced_classes, swapped_class
+from .code_paths import changes_forward, is_attention, reaches_interface
 from .configs import (
     PREFIX,
     SimAHostConfig,
@@ -149,37 +151,69 @@ def adopt_parts(model: PreTrainedModel) -> None:
         host = _row_of(config)
         if isinstance(part, PreTrainedModel) and not isinstance(part, SimAHostModel):
             take_class(part, model_class(type(part), host))
-        if (
-            host.modules
-            and isinstance(config, SimAHostConfig)
-            and (isinstance(part, PreTrainedModel) or not host.within)
-        ):
+        if isinstance(config, SimAHostConfig) and (isinstance(part, PreTrainedModel) or not host.within):
+            check_attentions(part, config, host)
             _adopt_attention(part, config, host)
 
 
 def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> None:
     held = config.of_part() if isinstance(config, SimAPartConfig) else config
-    for name, module in _own_modules(part, config):
-        original = type(module).__name__
-        if original not in host.modules or not f"{name}.".startswith(f"{host.within}." if host.within else ""):
-            continue
-        place = host.modules[original]
-        if place is None:
+    for _, module in _own_modules(part, config, host.within):
+        original = replaced_base(type(module), host)
+        place = replaced_classes(host).get(original)
+        if original is not None and place is None:
             module.config = held
-        else:
-            module.__class__ = mixed_class(type(module), place)
+        elif original is not None and not isinstance(module, forward_class(place)):
+            module.__class__ = swapped_class(type(module), original, place)
             if module.attends:
                 module.sima_config = held
             if "_old_forward" in vars(module):  # accelerate's hooks call the forward that they found
                 module._old_forward = types.MethodType(type(module).forward, module)
 
 
-def _own_modules(part: nn.Module, config: PreTrainedConfig):
-    """`part` and modules below it with their paths, those of other kinds of model inside it left out."""
+def check_attentions(part: nn.Module, config: PreTrainedConfig, host: Host) -> None:
+    """Check that no attention of a host would stay softmax. Classes are read, nothing runs and nothing is changed.
+
+    Args:
+        part: a model of the host, swapped or not yet; with `within`, what is outside does not matter.
+        config: its config.
+        host: its row.
+
+    Raises:
+        UnsupportedModelError: there is one that the row does not name and that does not go through Transformers' interface, or
+            one that overrides the forward that SimA's would take the place of; with its path and what to do.
+    """
+    for path, module in _own_modules(part, config, host.within):
+        cls = type(module)
+        what = f"{path!r} in this {type(part).__name__} is a {cls.__name__} ({cls.__module__})"
+        original = replaced_base(cls, host)
+        place = replaced_classes(host).get(original)
+        if place is not None and not isinstance(module, forward_class(place)) and changes_forward(cls, original):
+            raise UnsupportedModelError(
+                f"{what}, which overrides the forward of {original.__name__} that SimA takes the place of. Put a plain "
+                f"{original.__name__} with its weights there first, or have the override call `super().forward` for all attention."
+            )
+        known = place is not None and getattr(forward_class(place), "attends", True)
+        known = known or any(base.__name__ in host.left for base in cls.__mro__)
+        if known or not is_attention(module, path) or reaches_interface(module):
+            continue
+        remedy = (
+            "Put Transformers' own class there, or have the forward take its function from `ALL_ATTENTION_FUNCTIONS`."
+        )
+        if cls.__module__.startswith("transformers."):
+            remedy = "Please report the versions that `sima-hf env` prints."
+        raise UnsupportedModelError(
+            f"{what}, whose forward does not use Transformers' attention interface, so its attention would not be SimA. {remedy}"
+        )
+
+
+def _own_modules(part: nn.Module, config: PreTrainedConfig, within: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """`part` and modules below it with their paths, those of other kinds of model inside it and those not `within` left out."""
     stack = [("", part)]
     while stack:
         path, module = stack.pop()
-        yield path, module
+        if f"{path}.".startswith(f"{within}." if within else ""):
+            yield path, module
         for name, child in module.named_children():
             other = isinstance(child, PreTrainedModel) and type(child.config).model_type != type(config).model_type
             if not other:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .code_paths import is_attention, reaches_interface
 from .configs import SimAHostConfig, SimAPartConfig
 from .hosts import HOSTS
 
@@ -97,10 +98,6 @@ def describe(model: PreTrainedModel) -> Description:
     return Description(type(model).__name__, tuple(swapped), left)
 
 
-# What attention modules that go through the interface have, whatever their host calls its projections.
-_MARKS = ("q_proj", "k_proj", "query", "qkv", "scaling", "scale")
-
-
 def _attention_config(module: nn.Module, model_type: str) -> SimAHostConfig | None:
     """The config of a module that computes SimA for a host of `model_type`; None for any other module."""
     config = vars(module).get("sima_config")
@@ -109,9 +106,8 @@ def _attention_config(module: nn.Module, model_type: str) -> SimAHostConfig | No
     config = vars(module).get("config")
     if getattr(config, "model_type", None) != model_type:
         return None
-    attends = "Attention" in type(module).__name__ and any(hasattr(module, mark) for mark in _MARKS)
     whole = isinstance(config, SimAHostConfig) and not isinstance(config, SimAPartConfig)
-    return config if whole and attends and not isinstance(module, PreTrainedModel) else None
+    return config if whole and is_attention(module, "") and reaches_interface(module) else None
 
 
 def _inside(path: str, others: list[str]) -> bool:

@@ -55,3 +55,30 @@ def test_adapters_survive_the_swap_and_its_undo():
     assert sima_hf.certify(adapted, given("vit", "")).softmax_free
     sima_hf.unpatch_model(inner)
     assert torch.equal(logits(adapted), softmax)
+
+
+def siglip():
+    return make("siglip_vision_model", "SiglipVisionModel")
+
+
+def pooled(model):
+    with torch.no_grad():
+        return model(**given("siglip_vision_model", "")).pooler_output
+
+
+def test_lora_on_a_multihead_attention_then_patch_then_another_model():
+    """PEFT's wrapper of torch's MultiheadAttention has its name; what is inside it is swapped, and nothing else is touched."""
+    plain = pooled(sima_hf.patch_model(siglip()))
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["attention"], init_lora_weights=False)
+    adapted = peft.get_peft_model(siglip(), config).eval()
+    softmax, inner = pooled(adapted), adapted.get_base_model()
+    sima_hf.patch_model(inner, verify=given("siglip_vision_model", ""))
+    expected = pooled(adapted)
+    assert not torch.allclose(expected, softmax)
+    with adapted.disable_adapter():
+        torch.testing.assert_close(pooled(adapted), plain)
+    assert torch.equal(pooled(sima_hf.patch_model(siglip())), plain)
+    sima_hf.unpatch_model(inner)
+    torch.testing.assert_close(pooled(adapted), softmax)
+    torch.testing.assert_close(pooled(sima_hf.patch_model(adapted.merge_and_unload())), expected)
