@@ -4,6 +4,7 @@ Every class is an attribute of this module by its name, so that models can be pi
 """
 
 import functools
+import importlib
 import itertools
 import types
 from collections.abc import Iterator
@@ -28,6 +29,16 @@ from .configs import (
 )
 from .hosts import HOSTS, Host, host_config_class, modeling_module
 from .saving import check_saved_whole, check_saved_within
+
+
+# Transformers' tables by config class of what comes beside a model, by their files in `transformers.models.auto`.
+_PROCESSOR_TABLES = {
+    "tokenization_auto": "TOKENIZER_MAPPING",
+    "processing_auto": "PROCESSOR_MAPPING",
+    "image_processing_auto": "IMAGE_PROCESSOR_MAPPING",
+    "video_processing_auto": "VIDEO_PROCESSOR_MAPPING",
+    "feature_extraction_auto": "FEATURE_EXTRACTOR_MAPPING",
+}
 
 
 class SimAHostModel:
@@ -266,6 +277,19 @@ def register_models_of(host: Host) -> None:
 
     register_models()
     enter_classes(host)
+    enter_processors(host)
+
+
+def enter_processors(host: Host) -> None:
+    """Enter the SimA<Host>Config in Transformers' tables of tokenizers and processors that have the host's."""
+    base = host_config_class(host)
+    for file, name in _PROCESSOR_TABLES.items():
+        auto = importlib.import_module(f"transformers.models.auto.{file}")
+        table = getattr(auto, name, ())
+        if base in table:
+            # Image processors by name: without torchvision their classes warn as soon as they are looked at.
+            names = getattr(auto, "IMAGE_PROCESSOR_MAPPING_NAMES", {}).get(host.model_type)
+            table.register(config_class(host), dict(names) if names else table[base], exist_ok=True)
 
 
 def auto_classes(base: type[PreTrainedConfig]) -> Iterator[tuple[type, tuple[type[PreTrainedModel], ...]]]:
@@ -292,5 +316,18 @@ def enter_table(host: Host) -> None:
     """Enter SimA's names in a host's own table of attention classes."""
     table, entry = host.class_table
     classes = getattr(modeling_module(host), table)
-    # What is built under SimA's names is exchanged as soon as it is built (`adopt_parts`).
-    classes.update(dict.fromkeys(attention_function_names(), classes[entry]))
+    classes.update(dict.fromkeys(attention_function_names(), functools.partial(build_for_exchange, classes[entry])))
+
+
+def build_for_exchange(cls: type[nn.Module], config: PreTrainedConfig, *args, **kwargs) -> nn.Module:
+    """An attention of the host's class, which `adopt_parts` exchanges as soon as the model around it is built.
+
+    Raises:
+        UnsupportedModelError: the config is not a SimA one, so that the attention would stay softmax.
+    """
+    if not isinstance(config, SimAHostConfig):
+        raise UnsupportedModelError(
+            f"`attn_implementation={config._attn_implementation!r}` does not reach {cls.__name__}, which computes attention "
+            "itself. Load the model without it, then call sima_hf.patch_model(model)."
+        )
+    return cls(config, *args, **kwargs)
