@@ -43,14 +43,14 @@ def check_readers_files(folder: Path, config: PreTrainedConfig) -> None:
             if matches(file.name, SETTINGS) and (places := list(_code_places(content))):
                 _check_code(file.source, places)
                 with_code.add(file.name)
+    if not type(config).__module__.startswith("transformers."):
+        config = PreTrainedConfig()  # to readers without sima_hf a config of its own says nothing of either
     with tempfile.TemporaryDirectory() as place:
         config_file = folder / "config.json"  # where some of Transformers' classes look for a model's type
         stage = staged([*files, *([PlannedFile.of(config_file)] if config_file.is_file() else [])], Path(place))
         processor = image_processor_file(folder)
         if processor and not with_code & {IMAGE_PROCESSOR, PROCESSOR}:
-            # To readers without sima_hf a config of its own says nothing of processors.
-            known = type(config).__module__.startswith("transformers.")
-            _try(AutoImageProcessor, "an image processor", [processor], config if known else PreTrainedConfig(), stage)
+            _try(AutoImageProcessor, "an image processor", [processor], config, stage)
         tokenizer = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
         if tokenizer and not with_code & set(_TOKENIZER):
             _try(AutoTokenizer, "a tokenizer", tokenizer, config, stage)

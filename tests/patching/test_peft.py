@@ -82,3 +82,17 @@ def test_lora_on_a_multihead_attention_then_patch_then_another_model():
     sima_hf.unpatch_model(inner)
     torch.testing.assert_close(pooled(adapted), softmax)
     torch.testing.assert_close(pooled(sima_hf.patch_model(adapted.merge_and_unload())), expected)
+
+
+def test_auto_peft_model_loads_an_adapter_of_a_swapped_model(tmp_path):
+    """PEFT imports classes of a few packages only; sima_hf is named to it."""
+    model = sima_hf.patch_model(make("vit", "ViTForImageClassification"))
+    model.save_pretrained(tmp_path / "base")
+    adapted = lora(AutoModelForImageClassification.from_pretrained(tmp_path / "base")).eval()
+    expected = logits(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="not in the import allowlist"):
+        peft.AutoPeftModel.from_pretrained(tmp_path / "adapter")
+    again = peft.AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["sima_hf"]).eval()
+    assert type(again.get_base_model()).__name__ == "SimAViTForImageClassification"
+    assert torch.equal(logits(again), expected)
