@@ -160,7 +160,7 @@ def _verify(model: PreTrainedModel, inputs: Any) -> None:
                 f"Softmax ran where SimA was swapped in, so the model was turned back. This should not happen; please report it:\n{report}"
             )
     except BaseException:
-        turn_back(model, vars(model)[MEMORY])
+        _undo_swap(model)
         raise
 
 
@@ -181,9 +181,8 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
         ValueError: it was loaded as SimA, or is a part of a model that was patched, or holds what cannot be turned; the text
             says what to do, and the model is as it was.
     """
-    memory = vars(model).get(MEMORY) if isinstance(model, nn.Module) else None
-    if memory is not None:
-        turn_back(model, memory)
+    if isinstance(model, nn.Module) and MEMORY in vars(model):
+        _undo_swap(model)
         # Patched again since, for softmax layers that came into it: there is an earlier swap to undo as well.
         return unpatch_model(model) if MEMORY in vars(model) else model
     if isinstance(model, PreTrainedModel):
@@ -191,6 +190,10 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
     if isinstance(model, nn.Module) and (isinstance(model, SimAHostModel) or sima_configs(model)):
         raise ValueError(_why_not_undone(model))
     return model
+
+
+def _undo_swap(model: nn.Module) -> None:
+    turn_back(model, vars(model)[MEMORY])
 
 
 def _why_not_undone(model: nn.Module) -> str:
@@ -224,7 +227,7 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     finally:
         memory = vars(model).get(MEMORY)
         if memory is not None and memory is not before:
-            turn_back(model, memory)
+            _undo_swap(model)
         for config, values in settings:
             for name in _SETTINGS:
                 vars(config).pop(name, None)

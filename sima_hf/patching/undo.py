@@ -142,7 +142,7 @@ def _remembered(was: Before, configs: "_Configs", classes: "_Classes", path: str
     """A module that was there when the model was swapped; what others made of it since stays."""
     cls, (old, new) = type(was.module), was.classes
     if old is not new:
-        cls = classes.exchanged(cls, new, old, path)
+        cls = old if cls is new else classes.without_sima(cls, path)
     attributes, dropped = dict(was.earlier), [MEMORY, WHOLE]
     for name, value in configs_of(was.module).items():
         before, swapped = was.configs.get(name, (None, None))
@@ -164,11 +164,9 @@ def _since(module: nn.Module, configs: "_Configs", classes: "_Classes", path: st
             f"{path!r} in this model came into it after the swap and was made or loaded as SimA ({strange[0].model_type!r}), so "
             "there is nothing to turn it back to. Take it out, or put one with softmax in its place, and call unpatch_model again."
         )
-    swapped = _swapped_class(type(module))
-    if swapped is None or not all(configs.turns(config) for config in held.values() if _is_sima(config)):
-        cls = type(module)
-    else:
-        cls = classes.exchanged(type(module), swapped, _original(swapped), path)
+    cls = type(module)
+    if all(configs.turns(config) for config in held.values() if _is_sima(config)):
+        cls = classes.without_sima(cls, path)
     turned = {name: configs.turned(value) for name, value in held.items() if configs.turns(value)}
     own = turned.pop("sima_config", None)
     return _Step(module, cls, turned, (MEMORY, WHOLE) if own is None else (MEMORY, WHOLE, "sima_config"))
@@ -179,15 +177,16 @@ def _is_sima(config: PreTrainedConfig) -> bool:
 
 
 def _original(cls: type) -> type | None:
-    """The host's class that a SimA<Host> class or a mixed one was made from; None for any other."""
+    """The class that a SimA<Host> class or a mixed one was made from; None for any other."""
     made = SimAHostModel in cls.__bases__ or (
         cls.__module__ == attentions.__name__ and issubclass(cls, nn.Module) and len(cls.__bases__) == 2
     )
-    return cls.__bases__[1] if made else None
-
-
-def _swapped_class(cls: type) -> type | None:
-    return next((one for one in cls.__mro__ if _original(one) is not None), None)
+    if not made:
+        return None
+    first, last = (
+        cls.__bases__
+    )  # a user's subclass of an attention comes before SimA's class of it, else the host's class last
+    return last if _original(last) is None else first
 
 
 class _Classes:
@@ -195,6 +194,11 @@ class _Classes:
 
     def __init__(self):
         self.made: dict[type, type] = {}
+
+    def without_sima(self, cls: type, path: str) -> type:
+        """A class as it would be had there been no swap; the class itself where it is none of SimA's."""
+        swapped = next((one for one in cls.__mro__ if _original(one) is not None), None)
+        return cls if swapped is None else self.exchanged(cls, swapped, _original(swapped), path)
 
     def exchanged(self, cls: type, old: type, new: type, path: str) -> type:
         """`cls` with `new` in place of `old` among its bases; the class itself where it is none of `old`'s."""
