@@ -2,6 +2,7 @@
 
 import errno
 import opcode
+import os
 import sys
 
 from .errors import SimAError
@@ -44,7 +45,7 @@ def sentence_of(error: BaseException, script: str | None = None) -> str | None:
         return "The memory was not enough: lower the batch size or the number of images, or take a smaller model."
     if name == "SafetensorError":
         return f"The weights cannot be read, perhaps half-written: {error}. Get or write them again."
-    if name.startswith("StrictDataclass"):  # a config's field of another type, in several lines
+    if name.startswith("StrictDataclass"):  # a config's field of another type
         return " ".join(str(error).split())
     if isinstance(error, SimAError):
         return str(error)
@@ -52,7 +53,13 @@ def sentence_of(error: BaseException, script: str | None = None) -> str | None:
     if isinstance(error, (ValueError, OSError, ImportError)) and _within(place, ("sima_hf", *filter(None, [script]))):
         return str(error)
     told = _TOLD.get(next((kind for kind in _TOLD if isinstance(error, kind)), None))
-    return told(error, place) if told else None
+    sentence = told(error, place) if told else None
+    return sentence and " ".join(sentence.split())
+
+
+def traceback_wanted() -> bool:
+    """Whether a user's mistakes are to come with their traceback, too: SIMA_HF_DEBUG=1 in the environment."""
+    return os.environ.get("SIMA_HF_DEBUG", "") not in ("", "0")
 
 
 def with_hint(error: BaseException) -> None:

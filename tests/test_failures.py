@@ -90,12 +90,16 @@ def test_a_scripts_own_checks_count_where_it_says_so():
     assert sentence_of(error, "somebodys_script") == "Give a name."
 
 
-def test_a_script_tells_mistakes_and_lets_faults_through(capsys):
+def test_a_script_tells_mistakes_and_lets_faults_through(capsys, monkeypatch):
     for error in (DataError("No images."), MissingDependencyError("pip install it")):
         with pytest.raises(SystemExit) as ended, failures_as_sentences("train"):
             raise error
         assert ended.value.code == 1
         assert capsys.readouterr().err == f"train: {error}\n"
+    with monkeypatch.context() as debugging:
+        debugging.setenv("SIMA_HF_DEBUG", "1")
+        with pytest.raises(DataError), failures_as_sentences("train"):
+            raise DataError("No images.")
     with pytest.raises(ValueError, match="not enough values") as fault, failures_as_sentences("train"):
         unpack()
     said = capsys.readouterr().err + "".join(getattr(fault.value, "__notes__", ()))

@@ -1,13 +1,12 @@
 """The command `sima-hf` itself: its sub-commands, what every one of them has in common, and how they end."""
 
 import io
-import os
 import sys
 from typing import Annotated
 
 import typer
 
-from ..failures import sentence_of, with_hint
+from ..failures import sentence_of, traceback_wanted, with_hint
 from ..version import __version__
 from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
 from .commands import DEBUG, Command, Commands
@@ -79,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: always, with the exit code.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    debug = DEBUG in given or os.environ.get("SIMA_HF_DEBUG", "") not in ("", "0")
+    debug = DEBUG in given or traceback_wanted()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper

@@ -224,8 +224,10 @@ def stratified_split(data: "Dataset", held_out: float, source: str) -> "DatasetD
     """Split into `train` and `test` by a fixed seed, every class in proportion.
 
     Raises:
-        DataError: a class has fewer than two images, or the share leaves none of some classes.
+        DataError: no share, a class of fewer than two images, or the share leaves none of some classes.
     """
+    if not 0 < held_out < 1:
+        raise DataError(f"The share held out must be above 0 and below 1, but {held_out} came.")
     names, count_of = data.features["label"].names, Counter(data["label"][:])
     few = [name for index, name in enumerate(names) if count_of[index] < 2]
     if few:

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
 from ..errors import MissingDependencyError
-from ..failures import sentence_of, with_hint
+from ..failures import sentence_of, traceback_wanted, with_hint
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
 from .augmentation import normalize
 from .checkpoints import belongs_to, check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
@@ -98,6 +98,7 @@ def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterato
         sentence = sentence_of(error)
         if sentence is None:
             with_hint(error)
+        if sentence is None or traceback_wanted():
             raise
         print(f"{script}: {sentence}", file=sys.stderr)
         sys.exit(1)

@@ -320,6 +320,12 @@ def test_quickstart_s_bad_data(tmp_path):
         load_images(held_out=0.001)
 
 
+@pytest.mark.parametrize("share", [2, -0.1, 1.0, float("nan")])
+def test_a_share_held_out_that_is_none(share):
+    with pytest.raises(DataError, match=f"held out must be above 0 and below 1, but {share} came"):
+        load_image_data(held_out=share)
+
+
 def test_a_split_is_stratified():
     names = ClassLabel(names=["a", "b"])
     data = Dataset.from_dict({"label": [0] * 30 + [1] * 10}, features=Features({"label": names}))
