@@ -234,7 +234,11 @@ class RecipeArguments:
 
 @dataclass
 class SimATrainingArguments(RecipeArguments, TrainingArguments):
-    """`transformers.TrainingArguments` with SimA's recipe: its defaults, and what it has besides."""
+    """`transformers.TrainingArguments` with SimA's recipe: its defaults, and what it has besides.
+
+    Raises:
+        ValueError: what no run can be made of; the text has the argument and what came.
+    """
 
     lr_scheduler_type: str = field(
         default="cosine",
