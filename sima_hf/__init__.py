@@ -54,6 +54,7 @@ register_lazily()
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from .hub import prepare_for_hub
     from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
     from .models.sima.convert_sima import convert_original_checkpoint, convert_original_state_dict
     from .models.sima.image_processing_sima import SimAImageProcessor

@@ -11,7 +11,8 @@ def lazy_names(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: its `__name__`.
-        names: public name -> module that defines it, as `importlib.import_module` takes it beside `package`.
+        names: public name -> module that defines it, as `importlib.import_module` takes it beside `package`. Editors and type
+            checkers read none of this: for them the package has the imports under `TYPE_CHECKING`, and `__all__` name by name.
     """
     space = vars(sys.modules[package])
 

@@ -56,6 +56,28 @@ def test_public_names():
     assert set(namespace) >= PUBLIC - {"__version__"}
 
 
+def seen_by_type_checkers(path):
+    """Public name -> module, of the imports under `if TYPE_CHECKING`; public is what `__all__` spells out."""
+    found, public = {}, []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                found |= {alias.asname or alias.name: f"{'.' * line.level}{line.module}" for alias in line.names}
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            public = ast.literal_eval(node.value)
+    return {name: module for name, module in found.items() if name in public}
+
+
+LAZY = [path for path in FILES if path.name == "__init__.py" and "lazy_names(" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda path: path.parent.name)
+def test_editors_see_what_is_lazy(path):
+    """They complete and check what stands in the file, and run none of it."""
+    package = importlib.import_module(".".join(path.relative_to(ROOT).parts[:-1]))
+    assert seen_by_type_checkers(path) == package._NAMES
+
+
 def test_unknown_names():
     with pytest.raises(AttributeError, match=r"no attribute 'patch_everything'; it has .*sima_attention"):
         sima_hf.patch_everything  # noqa: B018

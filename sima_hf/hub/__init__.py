@@ -1,5 +1,7 @@
 """Publishing: model folders checked, given a card and the code a reader needs, and pushed to the Hub."""
 
+from typing import TYPE_CHECKING
+
 from ..lazy import lazy_names
 
 
@@ -19,6 +21,28 @@ _NAMES = {
     "write_provenance": ".provenance",
 }
 
-__all__ = sorted(_NAMES)
+__all__ = [
+    "CardFacts",
+    "CheckedFolder",
+    "auto_map",
+    "check_folder",
+    "find_facts",
+    "model_card",
+    "plan_push",
+    "prepare_for_hub",
+    "push",
+    "read_provenance",
+    "remote_code",
+    "write_provenance",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
+
+if TYPE_CHECKING:
+    from .cards.card import model_card
+    from .cards.facts import CardFacts, find_facts
+    from .folder import CheckedFolder, check_folder
+    from .prepare import prepare_for_hub
+    from .provenance import read_provenance, write_provenance
+    from .published_code import auto_map, remote_code
+    from .pushing import plan_push, push
