@@ -165,6 +165,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         replaced={
             (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
             f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]',
+            (f"{patching}.attentions", "swapped_class"): _OWN_CLASS,
             (f"{package}.attention", "attention_function_names"): _OWN_NAME,
             (f"{package}.attention", "register_attention_functions"): _OWN_FUNCTION,
             (f"{patching}.configs", "sima_implementation"): _OWN_IMPLEMENTATION,
@@ -228,6 +229,10 @@ _OWN_FUNCTION = '''def register_attention_functions() -> None:
     for name in attention_function_names():
         AttentionInterface.register(name, sima_attention_forward)
         AttentionMaskInterface.register(name, sima_mask)'''
+# A model that is being loaded has Transformers' own classes; subclasses come with live models.
+_OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
+    """SimA's class for a module of the host's."""
+    return mixed_class(original, place)'''
 _OWN_IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str) -> str:
     """The attention function of the file beside this one, whichever of SimA's names comes, or none.
 

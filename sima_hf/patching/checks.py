@@ -8,7 +8,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
-from .classes import SimAHostModel, check_attentions, host_of, swapped_host_of
+from .attentions import replaced_base, replaced_classes
+from .classes import SimAHostModel, check_attentions, host_of, own_modules, swapped_host_of
+from .code_paths import changes_forward
 from .description import describe
 from .hosts import HOSTS, Host, find_host
 
@@ -83,6 +85,7 @@ def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
     for module in model.modules():
         host = host_of(module)
         if host is not None and not host.towers:
+            _check_overrides(module, host)
             check_attentions(module, module.config, host)
     _check_forwards(model, hosts)
     if own_type in HOSTS:
@@ -96,6 +99,19 @@ def _remedy(model: PreTrainedModel) -> str:
     if type(model).__module__.startswith("torch."):
         return "Patch the model first, then have torch change its class (fully_shard, parametrizations)."
     return "Patch the Transformers model inside it."
+
+
+def _check_overrides(part: nn.Module, host: Host) -> None:
+    """A subclass with a forward of its own, over the one that SimA's takes the place of, is a stranger's attention."""
+    for path, module in own_modules(part, part.config, host.within):
+        cls = type(module)
+        original = replaced_base(cls, host)
+        if replaced_classes(host).get(original) and changes_forward(cls, original):
+            raise UnsupportedModelError(
+                f"{path!r} in this {type(part).__name__} is a {cls.__name__} ({cls.__module__}), which overrides the forward of "
+                f"{original.__name__} that SimA takes the place of. Put a plain {original.__name__} with its weights there first, or "
+                "have the override call `super().forward` for all attention."
+            )
 
 
 def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:

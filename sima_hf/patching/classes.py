@@ -17,7 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from ..attention import attention_function_names
 from ..errors import UnsupportedModelError
 from .attentions import forward_class, replaced_base, replaced_classes, swapped_class
-from .code_paths import changes_forward, is_attention, reaches_interface
+from .code_paths import is_attention, reaches_interface
 from .configs import (
     PREFIX,
     SimAHostConfig,
@@ -169,7 +169,7 @@ def adopt_parts(model: PreTrainedModel) -> None:
 
 def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> None:
     held = config.of_part() if isinstance(config, SimAPartConfig) else config
-    for _, module in _own_modules(part, config, host.within):
+    for _, module in own_modules(part, config, host.within):
         original = replaced_base(type(module), host)
         place = replaced_classes(host).get(original)
         if original is not None and place is None:
@@ -183,7 +183,7 @@ def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> Non
 
 
 def check_attentions(part: nn.Module, config: PreTrainedConfig, host: Host) -> None:
-    """Check that no attention of a host would stay softmax. Classes are read, nothing runs and nothing is changed.
+    """Check that every attention of a host has a place in its row or goes through Transformers' interface; nothing runs.
 
     Args:
         part: a model of the host, swapped or not yet; with `within`, what is outside does not matter.
@@ -191,34 +191,30 @@ def check_attentions(part: nn.Module, config: PreTrainedConfig, host: Host) -> N
         host: its row.
 
     Raises:
-        UnsupportedModelError: there is one that the row does not name and that does not go through Transformers' interface, or
-            one that overrides the forward that SimA's would take the place of; with its path and what to do.
+        UnsupportedModelError: one does neither, so that softmax would stay in it; with its path and what to do.
     """
-    for path, module in _own_modules(part, config, host.within):
-        cls = type(module)
-        what = f"{path!r} in this {type(part).__name__} is a {cls.__name__} ({cls.__module__})"
-        original = replaced_base(cls, host)
-        place = replaced_classes(host).get(original)
-        if place is not None and not isinstance(module, forward_class(place)) and changes_forward(cls, original):
-            raise UnsupportedModelError(
-                f"{what}, which overrides the forward of {original.__name__} that SimA takes the place of. Put a plain "
-                f"{original.__name__} with its weights there first, or have the override call `super().forward` for all attention."
-            )
+    for path, module in own_modules(part, config, host.within):
+        bases = type(module).__mro__
+        place = replaced_classes(host).get(replaced_base(type(module), host))
         known = place is not None and getattr(forward_class(place), "attends", True)
-        known = known or any(base.__name__ in host.left for base in cls.__mro__)
-        if known or not is_attention(module, path) or reaches_interface(module):
+        if known or any(base.__name__ in host.left for base in bases) or not is_attention(module, path):
             continue
-        remedy = (
-            "Put Transformers' own class there, or have the forward take its function from `ALL_ATTENTION_FUNCTIONS`."
-        )
-        if cls.__module__.startswith("transformers."):
-            remedy = "Please report the versions that `sima-hf env` prints."
-        raise UnsupportedModelError(
-            f"{what}, whose forward does not use Transformers' attention interface, so its attention would not be SimA. {remedy}"
-        )
+        if not reaches_interface(module):
+            raise UnsupportedModelError(
+                f"{path!r} in this {type(part).__name__} is a {bases[0].__name__} ({bases[0].__module__}), whose forward does not "
+                f"use Transformers' attention interface, so its attention would not be SimA. {_remedy(module)}"
+            )
 
 
-def _own_modules(part: nn.Module, config: PreTrainedConfig, within: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _remedy(module: nn.Module) -> str:
+    if "forward" in vars(module):
+        return "That forward is set on the module itself: `del module.forward`."
+    if type(module).__module__.startswith("transformers."):
+        return "Please report the versions that `sima-hf env` prints."
+    return "Put Transformers' own class there, or have the forward take its function from `ALL_ATTENTION_FUNCTIONS`."
+
+
+def own_modules(part: nn.Module, config: PreTrainedConfig, within: str = "") -> Iterator[tuple[str, nn.Module]]:
     """`part` and modules below it with their paths, those of other kinds of model inside it and those not `within` left out."""
     stack = [("", part)]
     while stack:

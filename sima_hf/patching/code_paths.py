@@ -1,9 +1,11 @@
 """Which code an attention module runs, read from its classes: nothing is run, and no source file is needed."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -47,15 +49,15 @@ def reaches_interface(module: nn.Module) -> bool:
     cls, held = type(module), vars(module)
     # accelerate hangs a forward onto the module that calls `_old_forward`.
     forward = held.get("_old_forward") or held.get("forward") or cls.forward
-    return _reaches(cls, getattr(forward, "__func__", forward))
+    return _reaches(cls, _function(forward))
 
 
 @functools.cache
 def _reaches(cls: type[nn.Module], forward: Callable) -> bool:
     queue, seen = [forward], set()
     while queue:
-        function = inspect.unwrap(queue.pop())
-        if function in seen or not isinstance(function, FunctionType):
+        function = _function(queue.pop())
+        if not isinstance(function, FunctionType) or function in seen:
             continue
         seen.add(function)
         names = _names_in(function)
@@ -68,9 +70,26 @@ def _reaches(cls: type[nn.Module], forward: Callable) -> bool:
             if getattr(value := function.__globals__.get(name), "__module__", None) == function.__module__
             and isinstance(value, FunctionType)
         ]
+        # What a wrapper calls: the variables of the function around it.
+        queue += _closure(function)
         if "super" in names:
             queue += [base.forward for base in cls.__mro__ if "forward" in vars(base)]
     return False
+
+
+def _function(value: Any) -> Any:
+    """The plain function inside decorators, bound methods and `functools.partial`; other values as they are."""
+    if callable(value):
+        value = inspect.unwrap(value)
+    if isinstance(value, MethodType):
+        return _function(value.__func__)
+    return _function(value.func) if isinstance(value, functools.partial) else value
+
+
+def _closure(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            yield cell.cell_contents
 
 
 def changes_forward(cls: type[nn.Module], original: type[nn.Module]) -> bool:

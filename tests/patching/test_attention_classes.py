@@ -1,6 +1,7 @@
 """Attention modules whose class is not the one that Transformers built: torch's, FSDP's, a user's, a later release's."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -210,7 +211,7 @@ def hang_on_a_forward(layer):
             vit_with(lambda layer: setattr(layer, "attention", nn.MultiheadAttention(32, 4))),
             r"is a MultiheadAttention \(torch.*does not use",
         ),
-        (vit_with(hang_on_a_forward), "layers.1.attention.*does not use"),
+        (vit_with(hang_on_a_forward), "layers.1.attention.*does not use.*`del module.forward`"),
     ],
     ids=["subclass", "namesake", "subclass-on-interface", "stranger", "torchs", "instance"],
 )
@@ -228,6 +229,23 @@ def test_a_users_subclass_that_calls_the_interface_is_sima_by_it():
     model.vit.layers[1].attention.__class__ = GatedViT
     sima_hf.patch_model(model, verify=given("vit", ""))
     assert sima_hf.patching.describe(model).swapped[0].attentions == 2
+
+
+@pytest.mark.parametrize("wraps", [True, False], ids=["with-wraps", "by-closure"])
+def test_a_timed_forward_on_the_module_is_no_obstacle(wraps):
+    """A wrapper that calls the module's own forward keeps the attention where it was."""
+    model, calls = vit(), []
+    attention = model.vit.layers[1].attention
+    forward = attention.forward
+
+    def timed(*args, **kwargs):
+        calls.append(args)
+        return forward(*args, **kwargs)
+
+    attention.forward = functools.wraps(forward)(timed) if wraps else timed
+    sima_hf.patch_model(model, verify=given("vit", ""))
+    assert len(calls) == 1
+    torch.testing.assert_close(logits(model), logits(sima_hf.patch_model(vit())))
 
 
 def test_a_later_release_that_leaves_the_interface_is_refused(monkeypatch, tmp_path):
