@@ -57,7 +57,7 @@ from sima_hf.training.start import StartWatch
 
 
 HISTORY = "history.json"
-HOURS_TO_WAIT = 6  # for the process that downloads the data
+MINUTES_TO_WAIT = 30  # for a process in a step; what takes longer, the others do not wait for in a collective
 
 
 def make_accelerator(args: LoopArguments) -> Accelerator:
@@ -70,7 +70,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
         project_dir=args.output_dir,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(hours=HOURS_TO_WAIT)),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=MINUTES_TO_WAIT)),
         ],
     )
     if trackers and not accelerator.log_with:
@@ -307,7 +307,7 @@ class Loop:
 
     def position(self) -> dict:
         """Where the run is, as a checkpoint says it."""
-        return position_of(self.args, self.step, self.steps_per_epoch, self.global_batch_size)
+        return position_of(self.args, self.step, self.steps_per_epoch, self.global_batch_size, self.task.train)
 
     def load(self, checkpoint: Path) -> None:
         """Take up a run where a checkpoint left it."""

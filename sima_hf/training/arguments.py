@@ -312,7 +312,3 @@ class LoopArguments(RecipeArguments):
     def should_save(self) -> bool:
         """Whether this process writes what is written once."""
         return PartialState().is_main_process
-
-    def main_process_first(self, desc: str = ""):
-        """A context that the main process passes before the others."""
-        return PartialState().main_process_first()

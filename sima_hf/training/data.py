@@ -64,6 +64,7 @@ def load_image_data(
     label_column: str | None = None,
     labels: list[str] | None = None,
     num_images: int | None = None,
+    read: tuple[list[str], int | None] | None = None,
     **options,
 ) -> ImageData:
     """Data for training, from one source; no image is opened before it is needed.
@@ -83,6 +84,7 @@ def load_image_data(
         labels: names of the classes by index; by default those that the data has, or the sorted values of the label column,
             for which a stream is read once.
         num_images: in the training stream, where it does not say.
+        read: names of the classes and number of images that an earlier reading of this stream found, where it says neither.
         options: for `datasets.load_dataset`: `token`, `revision`, `cache_dir` and so on.
 
     Raises:
@@ -99,7 +101,7 @@ def load_image_data(
     columns = find_columns(train.features, source, image_column, label_column)
     count = num_images or count
     if labels is None:
-        labels, count = _labels_and_count(train, columns, count)
+        labels, count = _labels_and_count(train, columns, count, read)
     if count == 0:
         raise DataError(f"{source} holds no images.")
     classes = Classes(labels, source)
@@ -164,7 +166,9 @@ def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, st
     return splits, count, source
 
 
-def _labels_and_count(train, columns: tuple[str, str, str | None], count: int | None) -> tuple[list[str], int | None]:
+def _labels_and_count(
+    train, columns: tuple[str, str, str | None], count: int | None, read: tuple[list[str], int | None] | None = None
+) -> tuple[list[str], int | None]:
     """The names of the classes, and the number of images where it is known or was found on the way."""
     from datasets import ClassLabel, Dataset
 
@@ -176,6 +180,8 @@ def _labels_and_count(train, columns: tuple[str, str, str | None], count: int | 
         return feature.names, count
     if isinstance(train, Dataset):
         return names_of(label_values(train, columns)), count
+    if read and (count or read[1]):
+        return read[0], count or read[1]
     logger.warning(
         "The stream does not say which classes there are: it is read once for them. Name them to save the time."
     )

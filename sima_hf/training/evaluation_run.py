@@ -24,6 +24,7 @@ from .evaluation import EvaluationResult, evaluate_model, normalization, process
 from .images import EvalImages, collate
 from .processors import load_processor, side_of
 from .views import EvalView
+from .waiting import main_process_first
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,7 +120,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     processor = load_processor(processor_source(folder), **hub)
     processor = processor_for(processor, options.image_size, options.eval_crop_pct)
     mean, std = normalization(processor)
-    with accelerator.main_process_first() if accelerator else contextlib.nullcontext():
+    with main_process_first() if accelerator else contextlib.nullcontext():
         images, labels, source = _load_data(options)
     classes = match_labels(model.config.id2label, labels, options.labels_by_index)
     device = accelerator.device if accelerator else torch.device(options.device or best_device())

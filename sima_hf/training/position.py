@@ -21,8 +21,11 @@ _SETTINGS = {
 _READERS = ("num_processes", "dataloader_num_workers")
 
 
-def position_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_batch_size: int) -> dict:
-    """What `position.json` holds: optimizer steps and images so far, and the settings that the rest depends on."""
+def position_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_batch_size: int, images) -> dict:
+    """What `position.json` holds: optimizer steps and images so far, and the settings that the rest depends on.
+
+    `images` are those to train on; a stream's number of them is kept, for which it may have been read once.
+    """
     return {
         "step": step,
         "epoch": step / steps_per_epoch,
@@ -33,12 +36,26 @@ def position_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_b
         "repeated_augmentation": args.repeated_augmentation,
         "num_processes": args.world_size,
         "dataloader_num_workers": args.dataloader_num_workers,
+        "num_images": getattr(images, "num_images", None),
     }
 
 
 def write_position(folder: Path, position: dict) -> None:
     """Write it into a checkpoint."""
     (folder / POSITION).write_text(json.dumps(position, indent=1) + "\n", encoding="utf-8")
+
+
+def classes_of(checkpoint: Path) -> tuple[list[str], int | None] | None:
+    """The names of a checkpoint's classes by index and the number of images in a stream's epoch, so that it is not read again.
+
+    None where it names no classes; the number is None where it does not say.
+    """
+    try:
+        names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["id2label"]
+        position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+    except (OSError, KeyError):
+        return None
+    return [names[index] for index in sorted(names, key=int)], position.get("num_images")
 
 
 def read_position(checkpoint: Path, now: dict, streams: bool) -> int:

@@ -21,12 +21,14 @@ from .curves import draw_curves
 from .data import ImageData, load_image_data
 from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
+from .position import classes_of
 from .processors import load_processor, normalization, processor_for
 from .publication import finish_folder
 from .start import SaysBelowStart
 from .streaming import StreamedImages
 from .trainer import SimATrainer
 from .views import EvalView, TrainView
+from .waiting import main_process_first
 
 
 logger = logging.get_logger(__name__)
@@ -117,8 +119,10 @@ def prepare(
     """
     logging.disable_progress_bar()  # of saving and loading weights; training keeps its own
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
-    with args.main_process_first(desc="loading the data"):
-        data = load_data(data_args, model_args.token)
+    with main_process_first() as told:
+        read = told.get("classes") or (classes_of(checkpoint) if checkpoint else None)
+        data = load_data(data_args, model_args.token, read)
+        told["classes"] = data.labels, data.num_train
     set_seed(args.seed)
     built = build_model(model_args, data.labels, args.drop_path)
     source = built.processor and load_processor(
@@ -177,8 +181,10 @@ def make_writable(folder: str) -> None:
     probe.unlink()
 
 
-def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
-    """The splits that the arguments name, cut down to what they allow.
+def load_data(
+    data_args: DataArguments, token: str | None = None, read: tuple[list[str], int | None] | None = None
+) -> ImageData:
+    """The splits that the arguments name, cut down to what they allow; `read` as `load_image_data` takes it.
 
     Raises:
         DataError: as `load_image_data`.
@@ -198,6 +204,7 @@ def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
         label_column=data_args.label_column,
         labels=Path(data_args.labels_file).read_text(encoding="utf-8").splitlines() if data_args.labels_file else None,
         num_images=data_args.num_train_images,
+        read=read,
         **({"token": token} if token else {}),
     )
     if data_args.max_train_images and data_args.streaming:

@@ -319,7 +319,7 @@ class SimATrainer(Trainer):
 
     def _position(self) -> dict:
         step = self.state.global_step
-        return position_of(self.args, step, self._updates_per_epoch, self.global_batch_size)
+        return position_of(self.args, step, self._updates_per_epoch, self.global_batch_size, self.train_dataset)
 
     def _check_finite(self) -> None:
         flag = (all_finite(self.model) & self._tr_loss.isfinite()).reshape(1).int()

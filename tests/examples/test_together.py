@@ -1,7 +1,9 @@
 """Several processes train to the losses of one with the same global batch: DDP and FSDP2, both scripts, on the CPU over gloo."""
 
+import io
 import json
 import signal
+import tarfile
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from safetensors.torch import load_file
 from script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
 
 from sima_hf.training.checkpoints import checkpoints, damage, remove, step_of
+from sima_hf.training.images import decode
+from sima_hf.training.local_data import digits
 
 
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"
@@ -191,3 +195,38 @@ def test_each_process_drops_its_own_also_where_another_number_of_them_goes_on(sc
     assert fresh != resumed
     if after == 2:
         assert seen[1][1, "Dropout"][:256] not in (fresh, resumed)
+
+
+def shards_without_names(folder):
+    """Tar shards whose classes are numbers, and which do not say how many images they hold."""
+    for name, start, count in (("train-0", 0, 96), ("train-1", 96, 96), ("val-0", 192, 32)):
+        with tarfile.open(folder / f"{name}.tar", "w") as tar:
+            for number, row in enumerate(digits().select(range(start, start + count))):
+                stream = io.BytesIO()
+                decode(row["image"]).save(stream, format="png")
+                for kind, content in (("png", stream.getvalue()), ("cls", str(row["label"]).encode())):
+                    entry = tarfile.TarInfo(f"{number:05}.{kind}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    return {"train_files": [folder / "train-*.tar"], "validation_files": [folder / "val-*.tar"], "streaming": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, LOOP])
+def test_one_process_reads_a_stream_for_its_classes_and_none_does_when_the_run_goes_on(script, tmp_path):
+    folder = tmp_path / "run"
+    settings = {**ALIKE, **QUIET[script], "max_train_images": None, **shards_without_names(tmp_path)}
+    settings |= {"per_device_train_batch_size": 16, "num_train_epochs": 2}
+
+    def readers(**more):
+        started = start_together(script, folder, **settings, **more)
+        codes = [one.wait() for one in started]
+        assert codes == [0, 0], "".join(one.text[-3000:] for one in started)
+        return [rank for rank, one in enumerate(started) if "it is read once for them" in one.text]
+
+    assert readers() == [0]
+    forget_all_but_the_first(folder)
+    assert readers(resume_from_checkpoint="last") == []
+    assert list(losses(folder)) == list(range(1, 13))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {str(index): str(index) for index in range(10)}

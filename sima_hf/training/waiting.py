@@ -1,0 +1,46 @@
+"""Processes that wait for the main one, which downloads and reads what the others then find ready."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+from ..errors import DataError
+
+
+HOURS = 24
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[dict]:
+    """The main process passes before the others, which get what it has put into the dictionary.
+
+    The others may wait for hours, in a group of their own: the collectives of the training need not be given such times, in
+    which a process that died would not be missed. One that dies here ends the waiting of the others at once.
+
+    Raises:
+        DataError: in the others, if the main process left with an error.
+    """
+    told: dict = {}
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or not torch.distributed.is_gloo_available():
+        with PartialState().main_process_first():
+            yield told
+        return
+    # The group is left as it is: taken down by the main process, it would end under those who still read from it.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=HOURS))
+    if torch.distributed.get_rank() == 0:
+        box = [None]
+        try:
+            yield told
+            box = [told]
+        finally:
+            torch.distributed.broadcast_object_list(box, src=0, group=group)
+        return
+    box = [None]
+    torch.distributed.broadcast_object_list(box, src=0, group=group)
+    if box[0] is None:
+        raise DataError("The main process could not load the data, and says why.")
+    yield box[0]
