@@ -90,5 +90,5 @@ def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:
 def _why_not_here(backend: Backend) -> str | None:
     """The reason why a backend cannot serve on this machine, or None."""
     cuda = backend.picked_on == ("cuda",) and torch.cuda.is_available()
-    reason = backend.why_not(torch.empty(1, 1, 1, 1, device="cuda" if cuda else "cpu"))
+    reason = backend.why_not(torch.empty(1, 1, 1, 1, dtype=torch.float32, device="cuda" if cuda else "cpu"))
     return f"{NO_CUDA}, and torch finds none here" if reason and reason.startswith(NO_CUDA) else reason

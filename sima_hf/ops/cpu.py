@@ -50,7 +50,8 @@ def _call(name: str, dtype: torch.dtype, shape: list[int], tensors: tuple, saved
     """Lay the integers out as `Forward` and `Backward` have them, and run."""
     built = library()
     numbers = (ctypes.c_int64 * len(shape))(*shape)
-    workspace = torch.empty(getattr(built, f"sima_{name}_workspace")(numbers))
+    floats = getattr(built, f"sima_{name}_workspace")(numbers)
+    workspace = torch.empty(floats, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
     integers = [*shape]
     for x in tensors:
         integers += _seen(x)

@@ -1,0 +1,71 @@
+"""torch's default dtype and device, which scripts set for a whole process, and which are nobody's business here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_fused import NO_CPU, NO_TRITON
+
+from sima_hf.ops import backend_report
+
+
+RUN = """
+import sys
+import torch
+torch.manual_seed(0)
+torch.set_num_threads(1)
+backend, dtype, device = sys.argv[1:]
+torch.set_default_dtype(getattr(torch, dtype))
+torch.set_default_device(device)
+from tensors import DTYPES, formula, relative_error
+from sima_hf import sima_attention
+
+for tokens, rounds in ((17, 20), (577, 20), (1300, 2)):
+    for given in (torch.float32, torch.bfloat16) if backend == "cpu" else (torch.float32,):
+        shape = {"size": (2, 3, tokens, 64), "dtype": torch.float64, "device": "cpu"}
+        leaves = [torch.randn(**shape).to(given).requires_grad_() for _ in range(3)]
+        doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+        expected = formula(*doubles, "tokens")
+        expected = (expected, *torch.autograd.grad(expected.square().sum(), doubles))
+        for _ in range(rounds if backend == "cpu" else 1):
+            out = sima_attention(*leaves, gain="tokens", backend=backend)
+            found = (out, *torch.autograd.grad(out.square().sum(), leaves))
+            for one, two in zip(found, expected, strict=True):
+                assert one.dtype == given, one.dtype
+                assert relative_error(one, two) < DTYPES[given], (tokens, given)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("cpu", marks=pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))),
+        pytest.param("triton", marks=pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))),
+        "eager",
+    ],
+)
+def test_set_default_dtype_and_set_default_device(backend, dtype, device):
+    """In a process of its own: memory written beyond its end kills one, sooner or later."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, backend, dtype, device],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
+
+
+@pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))
+def test_the_report_of_backends_does_not_depend_on_the_default_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert backend_report()["cpu"] == "fused kernels for CPU"
+    finally:
+        torch.set_default_dtype(before)
