@@ -98,6 +98,7 @@ def sima_attention_forward(
     backend: str = "auto",
     output_attentions: bool | None = None,
     is_causal: bool | None = None,
+    mask_queries: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """SimA as an attention function of Transformers.
@@ -112,6 +113,7 @@ def sima_attention_forward(
             while Transformers records maps. With gradients the output is then computed from the map, so that the gradient of
             what follows reaches it.
         is_causal: True is refused.
+        mask_queries: as for `sima_attention`.
         kwargs: what else Transformers passes; `scaling` and `dropout` among it have no meaning in SimA.
 
     Returns:
@@ -137,7 +139,7 @@ def sima_attention_forward(
         bias, attention_mask = attention_mask.bias, attention_mask.mask
     if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
         attention_mask = attention_mask[:, 0, 0].expand(query.shape[0], -1)  # the same keys for every query: padding
-    options = {"gain": gain, "backend": backend, "bias": bias}
+    options = {"gain": gain, "backend": backend, "bias": bias, "mask_queries": mask_queries}
     attentions = None
     if output_attentions or maps_recorded():
         # Attending to the identity returns the map itself, from the very same code. Its entries shrink as N^-2: too small for float16.

@@ -185,13 +185,13 @@ def test_counted_traffic_is_what_the_kernels_load_and_store(mode, tokens, monkey
     monkeypatch.setattr(benchmark_traffic, "HEADS", 2)
     tensors = [torch.randn(1, tokens, 2, 64, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
     forward, backward = (getattr(torch.ops.sima, f"triton_attention{part}") for part in ("", "_backward"))
-    out, *saved = forward(*tensors, None, False, True)
+    out, *saved = forward(*tensors, None, False, False, True)
     count("load")
     count("store")
     if mode == "forward":
-        forward(*tensors, None, False, False)
+        forward(*tensors, None, False, False, False)
     else:
-        backward(out, *tensors, None, *saved)
+        backward(out, *tensors, None, False, *saved)
     expected = benchmark_traffic.traffic(mode, 1, tokens)
     assert (moved["load"], moved["store"]) == (expected.loaded_bytes, expected.stored_bytes)
     assert (expected.pieces > 1) is (tokens > 256)

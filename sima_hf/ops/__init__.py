@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from .backends import backend_names, backend_report, pick_backend
-from .checks import check_bias, check_mask, check_tensors, one_of
+from .checks import check_bias, check_mask, check_mask_queries, check_tensors, one_of
 from .order import GAINS, ORDERS, cheaper_order
 
 
@@ -30,6 +30,7 @@ def sima_attention(
     order: str = "auto",
     backend: str = "auto",
     bias: torch.Tensor | None = None,
+    mask_queries: bool | None = None,
 ) -> torch.Tensor:
     """Softmax-free attention: query and key are L1-normalised over the tokens, then three matrices are multiplied.
 
@@ -44,8 +45,9 @@ def sima_attention(
         mask: who may see whom; True, or 0.0 in a float mask, means "may". One of
 
             - `None`: everyone sees everyone;
-            - key padding, boolean `(B, Nk)`: tokens marked False are out of both norms and of the sum. Where `Nq`
-              equals `Nk` they are out as queries too, and their rows of the result are zero;
+            - key padding, boolean `(B, Nk)`: tokens marked False are out as keys: of the norm of the key and of the
+              sum. With `mask_queries` the queries at the same positions are out as well: of the norm of the query, and their
+              rows of the result are zero;
             - boolean `(B or 1, H or 1, N, N)`: row i attends to the j with `mask[..., i, j]`, and the norms of row i run
               over those j alone. Needs `Nq == Nk`; costs `N x N`;
             - a float mask of either shape whose entries are all 0 or at most -100 (`-inf` too), meaning the same.
@@ -56,29 +58,36 @@ def sima_attention(
         backend: "auto", or a name listed by `sima_hf.ops.backend_report()`.
         bias: position bias, floating point `(B or 1, H or 1, Nq, Nk)`, added to the product of the normalised query and key
             before the mask and the gain: `out = gain * (q^ k^T + bias) v`. Costs `N x N`.
+        mask_queries: whether key padding hides the queries at the same positions as well; by default where there are as many
+            queries as keys. False where queries are tokens of their own that happen to be as many. Without key padding it
+            changes nothing.
 
     Returns:
         `(B, H, Nq, Dv)`, dtype of `query`. Half-precision inputs are accumulated in float32, under autocast too.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the four.
-        ValueError: shapes, dtypes or devices do not fit together, the mask or the bias is none of the above, or an option is
-            unknown. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
+        ValueError: shapes, dtypes or devices do not fit together, the mask or the bias is none of the above, an option is
+            unknown, or `mask_queries` is True with another number of queries than keys. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
     """
     check_tensors(query, key, value)
     check_gain(gain)
     one_of("order", order, ORDERS)
     keep, allow = check_mask(mask, query, key)
     check_bias(bias, query, key)
+    mask_queries = check_mask_queries(mask_queries, keep, query, key)
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)
     with _without_autocast(query.device.type):
-        return attend(query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order)
+        return attend(
+            query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order, mask_queries=mask_queries
+        )
 
 
 def _without_autocast(device_type: str):
     """Autocast would run the products of float32 sums in half precision; backends choose their own dtypes."""
-    if torch.is_autocast_enabled(device_type):
+    # Of a device without autocast, such as meta, torch refuses to say whether it is on.
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()

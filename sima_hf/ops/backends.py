@@ -1,6 +1,6 @@
 """The table of backends: who computes SimA attention, for which inputs, and why one cannot serve.
 
-A backend is a function `(query, key, value, *, keep, allow, gain, order) -> out` on checked inputs. A new one is a row
+A backend is a function `(query, key, value, *, keep, allow, bias, gain, order, mask_queries) -> out` on checked inputs. A new one is a row
 here; with "auto" the first row that may be picked by itself and that has nothing against the inputs serves.
 """
 

@@ -107,6 +107,23 @@ def check_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
         )
 
 
+def check_mask_queries(
+    mask_queries: bool | None, keep: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+) -> bool:
+    """Whether `keep`, boolean `(B,Nk)` or None, hides queries as well, given what the caller says; None: where `Nq` is `Nk`.
+
+    Raises:
+        ValueError: it is to hide queries of which there are not as many as keys.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if mask_queries and queries != keys:
+        raise ValueError(
+            f"`mask_queries` must be False or None where queries and keys are not the same tokens, but True came with {queries} "
+            f"queries and {keys} keys."
+        )
+    return keep is not None and (queries == keys if mask_queries is None else mask_queries)
+
+
 def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype == torch.bool:
         return mask
@@ -123,9 +140,23 @@ def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
     )
     if torch.compiler.is_compiling():
         torch._assert_async(is_mask, sentence)
-    elif not is_mask:
+    elif _has_a_value(is_mask) and not _unwrapped(is_mask).all():
         raise ValueError(sentence)
     return mask == 0
+
+
+def _has_a_value(x: torch.Tensor) -> bool:
+    """Not on the meta device, and not made in torch's FakeTensorMode."""
+    from torch._subclasses import FakeTensor
+
+    return not x.is_meta and not isinstance(_unwrapped(x), FakeTensor)
+
+
+def _unwrapped(x: torch.Tensor) -> torch.Tensor:
+    """Without what transforms of torch.func wrap around it: of all of vmap's inputs, for one."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -59,29 +59,29 @@ def _call(name: str, dtype: torch.dtype, shape: list[int], tensors: tuple, saved
     getattr(built, f"sima_{name}")(TYPES[dtype], (ctypes.c_int64 * len(integers))(*integers))
 
 
-def _shape(query, key, value, keep, tokens_gain: bool) -> list[int]:
+def _shape(query, key, value, keep, mask_queries: bool, tokens_gain: bool) -> list[int]:
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
-    hides_queries = keep is not None and queries == keys
     mask = 0 if keep is None else keep.data_ptr()
     threads = torch.get_num_threads()
-    return [batch, heads, queries, keys, width, value_width, threads, tokens_gain, hides_queries, mask]
+    return [batch, heads, queries, keys, width, value_width, threads, tokens_gain, mask_queries, mask]
 
 
-def _forward(query, key, value, keep, tokens_gain, save):
+def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
     query, key, value = _rows(query), _rows(key), _rows(value)
     keep = None if keep is None else keep.contiguous()
     out, saved = rows_first(query, value.shape[-1]), kept(query, value, save)
-    _call("forward", query.dtype, _shape(query, key, value, keep, tokens_gain), (query, key, value, out), saved)
+    shape = _shape(query, key, value, keep, mask_queries, tokens_gain)
+    _call("forward", query.dtype, shape, (query, key, value, out), saved)
     return out, *saved
 
 
-def _backward(grad, query, key, value, keep, a, b, context, gain):
+def _backward(grad, query, key, value, keep, mask_queries, a, b, context, gain):
     grad, query, key, value = _rows(grad), _rows(query), _rows(key), _rows(value)
     keep = None if keep is None else keep.contiguous()
     saved = a.contiguous(), b.contiguous(), context.contiguous(), gain.contiguous()
     found = rows_first(query, query.shape[-1]), rows_first(key, key.shape[-1]), rows_first(value, value.shape[-1])
-    shape = _shape(query, key, value, keep, False)
+    shape = _shape(query, key, value, keep, mask_queries, False)
     _call("backward", query.dtype, shape, (grad, query, key, value, *found), saved)
     return found
 

@@ -30,6 +30,7 @@ def eager_attention(
     bias: torch.Tensor | None = None,
     gain: str,
     order: str,
+    mask_queries: bool,
 ) -> torch.Tensor:
     """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`, on checked inputs.
 
@@ -47,7 +48,7 @@ def eager_attention(
     if keep is not None:
         hidden = ~keep[:, None, :, None]
         tokens = keep.sum(dim=-1)[:, None, None]
-        if query.shape[-2] == key.shape[-2]:
+        if mask_queries:
             query = query.masked_fill(hidden, 0)
             bias = None if bias is None else torch.where(hidden, 0, bias)
         key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
@@ -59,9 +60,8 @@ def eager_attention(
         weights = _matmul(query * scale.unsqueeze(-2), _repeat_heads(key, groups).transpose(-2, -1))
         output = _matmul(weights, _repeat_heads(value, groups))
     else:
-        multiply = torch.Tensor.mul if torch.is_grad_enabled() else torch.Tensor.mul_
         context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups)
-        output = _apply(query, multiply(context, scale.unsqueeze(-1)))
+        output = _apply(query, context * scale.unsqueeze(-1))
     if bias is not None:
         output = add_bias(
             output, bias, _repeat_heads(value, groups), gain, tokens if keep is None else tokens.unsqueeze(-1)
@@ -114,7 +114,7 @@ def _token_norm(x: torch.Tensor) -> torch.Tensor:
 
 def _absolute_sum(x: torch.Tensor) -> torch.Tensor:
     """`(B,H,D)` from `(B,N,H,D)`. On CPU piece by piece, so that |x| stays in cache and costs no fresh pages of memory."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() <= SCRATCH:
+    if _recorded() or x.device.type != "cpu" or x.numel() <= SCRATCH:
         return x.abs().sum(dim=1)
     batch, _, heads, channels = x.shape
     if batch > 1:
@@ -125,10 +125,8 @@ def _absolute_sum(x: torch.Tensor) -> torch.Tensor:
 
 
 def _floor(norm: torch.Tensor) -> torch.Tensor:
-    """max(norm, eps); with gradients, infinity where the norm is zero: the channel gives 0 and then receives no gradient."""
-    if torch.is_grad_enabled():
-        norm = F.threshold(norm, 0.0, math.inf)
-    return norm.clamp_min(EPS)
+    """max(norm, eps), and infinity where the norm is zero: the channel gives 0 and receives no gradient."""
+    return norm.clamp_min(EPS).masked_fill(norm == 0, math.inf)
 
 
 def _repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -141,7 +139,7 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     Heads and batch of Transformers' layout, `(B,N,H,D)` seen as `(B,H,N,D)`, cannot be merged into one dimension unless
     one of them is 1. One product for each index of the shorter of the two reads the operands where they lie.
     """
-    if torch.compiler.is_compiling() or (_folds(x) and _folds(y)):
+    if _recorded() or (_folds(x) and _folds(y)):
         return x @ y
     dim = 0 if x.shape[0] < x.shape[1] else 1
     products = [a @ b for a, b in zip(x.unbind(dim), y.unbind(dim), strict=True)]
@@ -159,9 +157,9 @@ def _apply(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
     batch, heads, tokens, channels = query.shape
     rows = query.transpose(1, 2)
     convolve = (
-        query.dtype == torch.float32
+        not _recorded()
+        and query.dtype == torch.float32
         and query.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and tokens >= LONG
         and not (torch.is_grad_enabled() and (query.requires_grad or context.requires_grad))
         and rows.is_contiguous()
@@ -174,6 +172,11 @@ def _apply(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
     outputs = [F.conv2d(image, kernel, groups=heads) for image, kernel in zip(images.split(1), kernels, strict=True)]
     output = outputs[0] if batch == 1 else torch.cat(outputs)
     return output.squeeze(2).unflatten(1, (heads, -1)).transpose(-2, -1)
+
+
+def _recorded() -> bool:
+    """Whether a graph is recorded that is to serve other sizes too: a loop over images would hold as many as there are now."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _folds(x: torch.Tensor) -> bool:

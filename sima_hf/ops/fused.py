@@ -26,11 +26,11 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
 
     Args:
         name: of the operators.
-        forward: `(query, key, value, keep, tokens_gain, save) -> out, a, b, context, gain`; query `(B,H,Nq,D)`, key
-            `(B,H,Nk,D)`, value `(B,H,Nk,Dv)` with any strides, keep boolean `(B,Nk)` or None, out `(B,H,Nq,Dv)` as `rows_first`
-            makes it, then in float32 the sums `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`; these four may be empty
+        forward: `(query, key, value, keep, mask_queries, tokens_gain, save) -> out, a, b, context, gain`; query `(B,H,Nq,D)`, key
+            `(B,H,Nk,D)`, value `(B,H,Nk,Dv)` with any strides, keep boolean `(B,Nk)` or None, which hides queries too with
+            `mask_queries` (Nq is Nk then, and keep a tensor), out `(B,H,Nq,Dv)` as `rows_first` makes it, then in float32 the sums `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`; these four may be empty
             unless `save`.
-        backward: `(grad, query, key, value, keep, a, b, context, gain) -> dquery, dkey, dvalue`.
+        backward: `(grad, query, key, value, keep, mask_queries, a, b, context, gain) -> dquery, dkey, dvalue`.
     """
     attention, attention_backward = _define(name, forward, backward)
 
@@ -40,21 +40,20 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(query, key, value, keep, tokens_gain):
-            return attention(query, key, value, keep, tokens_gain, True)
+        def forward(query, key, value, keep, mask_queries, tokens_gain):
+            return attention(query, key, value, keep, mask_queries, tokens_gain, True)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            query, key, value, keep, ctx.tokens_gain = inputs
+            query, key, value, keep, *ctx.flags = inputs
             _, *saved = output
             ctx.mark_non_differentiable(*saved)
             ctx.save_for_backward(query, key, value, keep, *saved)
 
         @staticmethod
         def backward(ctx, grad, *_):
-            if torch.is_grad_enabled():
-                return (*FusedBackward.apply(ctx.tokens_gain, grad, *ctx.saved_tensors), None, None)
-            return (*attention_backward(grad, *ctx.saved_tensors), None, None)
+            backward = FusedBackward.apply if torch.is_grad_enabled() else gradients
+            return (*backward(*ctx.flags, grad, *ctx.saved_tensors), None, None, None)
 
     class FusedBackward(torch.autograd.Function):
         """The gradient as a function that has one itself, through the plain operations: a, b and the rest depend on q and k."""
@@ -62,12 +61,12 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(tokens_gain, *tensors):
-            return attention_backward(*tensors)
+        def forward(mask_queries, tokens_gain, *tensors):
+            return gradients(mask_queries, tokens_gain, *tensors)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            ctx.tokens_gain, *tensors = inputs
+            ctx.mask_queries, ctx.tokens_gain, *tensors = inputs
             ctx.save_for_backward(*tensors[:5])
 
         @staticmethod
@@ -76,13 +75,17 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
             gain = "tokens" if ctx.tokens_gain else "none"
 
             def plain(grad, query, key, value):
-                attend = functools.partial(eager_attention, keep=keep, allow=None, gain=gain, order="linear")
+                options = {"keep": keep, "allow": None, "gain": gain, "order": "linear"}
+                attend = functools.partial(eager_attention, mask_queries=ctx.mask_queries, **options)
                 return torch.func.vjp(attend, query, key, value)[1](grad)
 
             found = torch.func.vjp(plain, grad, query, key, value)[1](cotangents)
-            return (None, *found, *(None,) * 5)
+            return (None, None, *found, *(None,) * 5)
 
-    def attend(query, key, value, *, keep, allow, bias=None, gain, order):
+    def gradients(mask_queries, tokens_gain, grad, query, key, value, keep, *saved):
+        return attention_backward(grad, query, key, value, keep, mask_queries, *saved)
+
+    def attend(query, key, value, *, keep, allow, bias=None, gain, order, mask_queries):
         """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`, on checked inputs.
 
         Full masks, padding together with a position bias, values wider than `WIDEST`, empty inputs, forward-mode derivatives,
@@ -96,14 +99,15 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
             or value.shape[-1] > WIDEST
             or 0 in (*query.shape, *value.shape)
         ):
-            return eager_attention(query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order)
+            options = {"bias": bias, "gain": gain, "order": order, "mask_queries": mask_queries}
+            return eager_attention(query, key, value, keep=keep, allow=allow, **options)
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         if _wants_gradient(query, key, value):
-            out = Fused.apply(query, key, value, keep, gain == "tokens")[0]
+            out = Fused.apply(query, key, value, keep, mask_queries, gain == "tokens")[0]
         else:
-            out = attention(query, key, value, keep, gain == "tokens", False)[0]
+            out = attention(query, key, value, keep, mask_queries, gain == "tokens", False)[0]
         return out if bias is None else add_bias(out, bias, value, gain)
 
     return attend
@@ -124,9 +128,12 @@ def _wants_gradient(*tensors: torch.Tensor) -> bool:
 
 
 def _plain_operations_wanted(*tensors: torch.Tensor) -> bool:
-    """Whether whoever looks on knows torch's own operations only: an exporter, torch.jit.trace, forward mode, a wrapper."""
+    """Whether whoever looks on knows torch's own operations only: an exporter, torch.jit.trace, forward mode, a wrapper.
+
+    In a compiled graph a transform of torch.func does not meet the gradient of `Fused`, and would find none.
+    """
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return torch.compiler.is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None
     forward_mode = forward_ad._current_level >= 0  # by torch.func.jvp too
     return torch.jit.is_tracing() or forward_mode or any(is_traceable_wrapper_subclass(x) for x in tensors)
 
@@ -134,7 +141,7 @@ def _plain_operations_wanted(*tensors: torch.Tensor) -> bool:
 def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable, Callable]:
     """The operators, with what torch needs to trace and to vectorise them. Gradients are `Fused`'s alone."""
     full, full_backward = f"sima::{name}", f"sima::{name}_backward"
-    tensors = "Tensor query, Tensor key, Tensor value, Tensor? keep"
+    tensors = "Tensor query, Tensor key, Tensor value, Tensor? keep, bool mask_queries"
     torch.library.define(full, f"({tensors}, bool tokens_gain, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
     torch.library.define(
         full_backward,
@@ -145,22 +152,22 @@ def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable,
     operator, backward_operator = getattr(torch.ops.sima, name), getattr(torch.ops.sima, f"{name}_backward")
 
     @torch.library.register_fake(full)
-    def _(query, key, value, keep, tokens_gain, save):
+    def _(query, key, value, keep, mask_queries, tokens_gain, save):
         return rows_first(query, value.shape[-1]), *kept(query, value, save)
 
     @torch.library.register_fake(full_backward)
-    def _(grad, query, key, value, keep, a, b, context, gain):
+    def _(grad, query, key, value, keep, mask_queries, a, b, context, gain):
         return tuple(rows_first(x, x.shape[-1]) for x in (query, key, value))
 
     @torch.library.register_vmap(full)
-    def _(info, in_dims, query, key, value, keep, tokens_gain, save):
-        tensors = (_joined(info, x, dim) for x, dim in zip((query, key, value, keep), in_dims[:4], strict=True))
-        return _parted(info, operator(*tensors, tokens_gain, save))
+    def _(info, in_dims, *given):
+        return _parted(info, operator(*(_joined(info, x, dim) for x, dim in zip(given, in_dims, strict=True))))
 
     @torch.library.register_vmap(full_backward)
-    def _(info, in_dims, *tensors):
-        tensors = (_joined(info, x, dim) for x, dim in zip(tensors, in_dims, strict=True))
-        return _parted(info, backward_operator(*tensors))
+    def _(info, in_dims, *given):
+        return _parted(
+            info, backward_operator(*(_joined(info, x, dim) for x, dim in zip(given, in_dims, strict=True)))
+        )
 
     return operator.default, backward_operator.default
 
@@ -174,10 +181,10 @@ def kept(query: torch.Tensor, value: torch.Tensor, save: bool) -> tuple[torch.Te
     return tuple(query.new_empty(batch, *shape, dtype=torch.float32) for shape in shapes)
 
 
-def _joined(info, x: torch.Tensor | None, dim: int | None) -> torch.Tensor | None:
-    """A tensor whose vmapped axis has joined the batch."""
-    if x is None:
-        return None
+def _joined(info, x: torch.Tensor | bool | None, dim: int | None) -> torch.Tensor | bool | None:
+    """A tensor whose vmapped axis has joined the batch; anything else as it is."""
+    if not isinstance(x, torch.Tensor):
+        return x
     x = x.movedim(dim, 0) if dim is not None else x.unsqueeze(0).expand(info.batch_size, *x.shape)
     return x.flatten(0, 1)
 

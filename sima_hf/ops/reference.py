@@ -22,6 +22,7 @@ def reference_attention(
     bias: torch.Tensor | None = None,
     gain: str,
     order: str,
+    mask_queries: bool,
 ) -> torch.Tensor:
     """`(B,H,Nq,Dv)` from query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)`; arXiv 2206.08898, equations 2-4."""
     groups = query.shape[1] // key.shape[1]
@@ -32,7 +33,7 @@ def reference_attention(
         hidden = ~keep[:, None, :, None]
         key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)  # what they hold may not be a number
         tokens = keep.sum(dim=-1)[:, None, None, None]
-        if query.shape[-2] == key.shape[-2]:
+        if mask_queries:
             query = query.masked_fill(hidden, 0)
             allow = keep[:, None, :, None] & keep[:, None, None]
             return _attend_rowwise(query, key, value, allow, bias, gain, "quadratic")

@@ -62,14 +62,17 @@ def _strides(*tensors: torch.Tensor) -> list[int]:
 
 def _mask(keep: torch.Tensor | None, like: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
     """A byte mask and its strides; without one, anything that can be pointed at."""
-    return (like, (0, 0)) if keep is None else (keep.to(torch.uint8), keep.stride())
+    if keep is None:
+        return like, (0, 0)
+    mask = keep.to(torch.uint8)  # which lays out anew what was cut from something larger
+    return mask, mask.stride()
 
 
 def _on(device: torch.device):
     return torch.cuda.device(device) if device.type == "cuda" else torch.no_grad()
 
 
-def _forward(query, key, value, keep, tokens_gain, save):
+def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
     from .triton_kernels import apply_kernel, forward_kernel
 
     batch, heads, queries, width = query.shape
@@ -82,8 +85,7 @@ def _forward(query, key, value, keep, tokens_gain, save):
     context = torch.empty(batch * heads, pieces, width if sums else 0, value_width, **small)
     seen = torch.empty(batch * heads, pieces, **small)
     mask, mask_strides = _mask(keep, query)
-    keep_queries = keep is not None and queries == keys
-    flags = {"HAS_KEEP": keep is not None, "KEEP_QUERIES": keep_queries}
+    flags = {"HAS_KEEP": keep is not None, "KEEP_QUERIES": mask_queries}
     with _on(query.device):
         forward_kernel[(batch * heads, pieces)](
             query, key, value, mask, out, a, b, context, seen, heads, queries, keys, width, value_width,
@@ -99,7 +101,7 @@ def _forward(query, key, value, keep, tokens_gain, save):
             matrix = (context * _scale_of(a, b, gain).unsqueeze(-1)).contiguous()
             apply_kernel[(batch * heads, spread)](
                 query, mask, matrix, out, heads, queries, width, value_width, _multiple(queries, spread, blocks["BLOCK_N"]),
-                *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=keep_queries, **blocks,
+                *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=mask_queries, **blocks,
             )  # fmt: skip
     if not save:
         return out, *kept(query, value, save)
@@ -114,26 +116,25 @@ def _multiple(tokens: int, pieces: int, block: int) -> int:
 
 
 def _scale_of(a: torch.Tensor, b: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """`gain / (a b)` as the kernel has it, from a, b `(...,D)` and gain `(...)`."""
-    scale = gain.unsqueeze(-1) / (a.clamp_min(1e-12) * b.clamp_min(1e-12))
+    """`gain / (a b)` one after the other as the kernel divides, from a, b `(...,D)` and gain `(...)`."""
+    scale = gain.unsqueeze(-1) / a.clamp_min(1e-12) / b.clamp_min(1e-12)
     return scale.masked_fill((a == 0) | (b == 0), 0)
 
 
-def _backward(grad, query, key, value, keep, a, b, context, gain):
+def _backward(grad, query, key, value, keep, mask_queries, a, b, context, gain):
     from .triton_kernels import backward_kernel, gather_kernel
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
     pieces, spread, blocks = _launch(query, value, max(queries, keys))
     mask, mask_strides = _mask(keep, query)
-    keep_queries = keep is not None and queries == keys
     partial = torch.empty(batch * heads, pieces, width, value_width, dtype=torch.float32, device=query.device)
     dquery, dkey, dvalue = rows_first(query, width), rows_first(key, width), rows_first(value, value_width)
     with _on(query.device):
         gather_kernel[(batch * heads, pieces)](
             query, grad, mask, partial, heads, queries, width, value_width,
             _multiple(queries, pieces, blocks["BLOCK_N"]), *_strides(query, grad), *mask_strides,
-            KEEP_QUERIES=keep_queries, **blocks,
+            KEEP_QUERIES=mask_queries, **blocks,
         )  # fmt: skip
         scale = _scale_of(a, b, gain)
         dmatrix = partial.sum(1).view_as(context)
@@ -147,7 +148,7 @@ def _backward(grad, query, key, value, keep, a, b, context, gain):
             query, key, value, grad, mask, matrix, dcontext, correction_q, correction_k, dquery, dkey, dvalue,
             heads, queries, keys, width, value_width, _multiple(max(queries, keys), spread, blocks["BLOCK_N"]),
             *_strides(query, key, value, grad), *mask_strides,
-            *_strides(dquery, dkey, dvalue), HAS_KEEP=keep is not None, KEEP_QUERIES=keep_queries, **blocks,
+            *_strides(dquery, dkey, dvalue), HAS_KEEP=keep is not None, KEEP_QUERIES=mask_queries, **blocks,
         )  # fmt: skip
     return dquery, dkey, dvalue
 

@@ -58,9 +58,9 @@ def _gathered(left, right):
 
 @triton.jit
 def _scale(a, b, gain):
-    """`gain / (a b)`, zero for a channel that is zero at every token."""
+    """`gain / (a b)`, zero for a channel that is zero at every token. Divided one after the other: `a b` may overflow."""
     alive = (a > 0) & (b > 0)
-    return tl.where(alive, gain / (tl.maximum(a, EPS) * tl.maximum(b, EPS)), 0.0)
+    return tl.where(alive, gain / tl.maximum(a, EPS) / tl.maximum(b, EPS), 0.0)
 
 
 @triton.jit

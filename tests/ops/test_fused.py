@@ -168,6 +168,42 @@ def test_dead_channels_and_grouped_heads(backend):
         assert relative_error(one, two) < 1e-4
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+@both
+def test_norms_whose_product_is_no_float32(backend, split, monkeypatch):
+    """Each is one, so they are divided by one after the other."""
+    if split:
+        monkeypatch.setattr(triton, "launch", lambda *sizes: (3, 2, 16))
+    query, key, value = leaves((1, 2, 33, 33, 16, 16), torch.float32)
+    tensors = [(scale * x.detach()).requires_grad_() for x, scale in ((query, 1e18), (key, 1e18), (value, 1e-3))]
+    doubles = [x.detach().double().requires_grad_() for x in tensors]
+    assert (doubles[0].abs().sum(2) * doubles[1].abs().sum(2) > torch.finfo(torch.float32).max).any()
+    weights = 1e-3 * torch.randn(1, 2, 33, 16)
+    found, right = sima_attention(*tensors, gain="tokens", backend=backend), formula(*doubles, "tokens")
+    assert relative_error(found, right) < 1e-5
+    wanted = torch.autograd.grad((right * weights).sum(), doubles)
+    for one, two in zip(torch.autograd.grad((found * weights).sum(), tensors), wanted, strict=True):
+        assert relative_error(one * 1e18, two * 1e18) < 1e-5
+
+
+@pytest.mark.parametrize("view", ["every second token", "one for all images", "part of a longer one", "transposed"])
+@both
+def test_masks_of_any_strides(backend, view):
+    """Forward and backward, with gradients that are views of one number."""
+    keep = torch.rand(2, 33) > 0.3
+    seen = {
+        "every second token": lambda: keep.repeat_interleave(2, 1)[:, ::2],
+        "one for all images": lambda: keep[:1].expand(2, -1),
+        "part of a longer one": lambda: torch.cat([~keep, keep], 1)[:, 33:],
+        "transposed": lambda: keep.t().contiguous().t(),
+    }[view]()
+    tensors = leaves((2, 3, 33, 33, 16, 16), torch.float32)
+    found, right = sima_attention(*tensors, seen, backend=backend), definition(*tensors, seen)
+    assert relative_error(found, right) < 1e-5
+    for one, two in zip(*(torch.autograd.grad(x.sum(), tensors) for x in (found, right)), strict=True):
+        assert relative_error(one, two) < 1e-5
+
+
 @both
 def test_what_padded_tokens_hold_does_not_matter(backend):
     query, key, value = inputs(2, 2, 17, channels=16, dtype=torch.float32)
@@ -204,9 +240,9 @@ def test_operators_are_what_torch_expects(backend):
     forward, backward = (getattr(torch.ops.sima, f"{backend}_attention{part}").default for part in ("", "_backward"))
     for keep in (None, padding((2, 2, 9, 9))):
         for save in (True, False):
-            torch.library.opcheck(forward, (query, key, value, keep, True, save), test_utils=checks)
-        out, *saved = forward(query, key, value, keep, True, True)
-        torch.library.opcheck(backward, (out, query, key, value, keep, *saved), test_utils=checks)
+            torch.library.opcheck(forward, (query, key, value, keep, keep is not None, True, save), test_utils=checks)
+        out, *saved = forward(query, key, value, keep, keep is not None, True, True)
+        torch.library.opcheck(backward, (out, query, key, value, keep, keep is not None, *saved), test_utils=checks)
 
 
 @both

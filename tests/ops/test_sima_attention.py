@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, everyone, formula, inputs, oracle, relative_error, strided
+from tensors import DTYPE_IDS, DTYPES, definition, everyone, formula, inputs, oracle, relative_error, strided
 
 from sima_hf import sima_attention
 
@@ -76,6 +76,22 @@ def test_full_masks(backend, order, gain, kind):
     seen = allow.expand(2, 1, 17, 17)[:, 0]
     expected = oracle(query, key, value, seen, seen, gain)
     assert relative_error(sima_attention(query, key, value, allow, gain, order, backend), expected) < 1e-12
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+@in_every_way
+def test_a_channel_that_a_row_sees_at_none_but_itself_hidden(backend, order, gain, gradients):
+    """Its norm is zero and it counts for nothing, in inference as in training: the row's own number is not blown up."""
+    query, key, value = inputs()
+    query[:, :, 1:, 3] = 0
+    allow = torch.rand(2, 1, 17, 17) > 0.4
+    allow[..., 0] = False
+    without = query.clone()
+    without[..., 3] = 0
+    expected = definition(without, key, value, allow, gain=gain)
+    with torch.set_grad_enabled(gradients):
+        found = sima_attention(query.requires_grad_(gradients), key, value, allow, gain, order, backend)
+    assert relative_error(found.detach(), expected) < 1e-12
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

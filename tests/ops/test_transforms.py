@@ -64,6 +64,24 @@ def test_a_bias_is_refused_inside_a_graph_too():
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_compiled_gradient_of_torch_func(backend):
+    """It was zero, without a word, where the fused kernels serve."""
+
+    def loss(query, key, value):
+        return sima_attention(query, key, value, gain="tokens", backend=backend).pow(3).sum()
+
+    tensors = inputs(channels=16, dtype=torch.float32)
+    leaves = [x.double().requires_grad_() for x in tensors]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    for gradient in (
+        torch.func.grad(loss, (0, 1, 2)),
+        lambda *tensors: torch.func.vjp(loss, *tensors)[1](torch.ones(())),
+    ):
+        found = torch.compile(gradient, fullgraph=True, backend="aot_eager")(*tensors)
+        assert all(relative_error(one, two) < 1e-5 for one, two in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_inductor_forward_and_backward(dtype, backend):

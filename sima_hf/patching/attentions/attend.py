@@ -20,12 +20,13 @@ def attend(
     mask: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     maps: bool = False,
+    mask_queries: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """SimA with the gain and the backend that the config of `module` names.
 
     Args:
         module: a swapped module; its `sima_config` is the SimA<Host>Config of its model.
-        query, key, value, mask, bias: as for `sima_attention`.
+        query, key, value, mask, bias, mask_queries: as for `sima_attention`.
         maps: also build the signed maps.
 
     Returns:
@@ -35,6 +36,13 @@ def attend(
     if bias is not None:
         mask = PositionBias(bias, mask)
     output, attentions = ALL_ATTENTION_FUNCTIONS[config._attn_implementation](
-        module, query, key, value, mask, gain=config.attention_gain, output_attentions=bool(maps)
+        module,
+        query,
+        key,
+        value,
+        mask,
+        gain=config.attention_gain,
+        output_attentions=bool(maps),
+        mask_queries=mask_queries,
     )
     return output.flatten(-2), attentions
