@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
+from tensors import formula, relative_error
 
-from sima_hf.ops import cpu_library
+from sima_hf import sima_attention
+from sima_hf.ops import backend_report, cpu_library
 
 
 @pytest.fixture
@@ -60,6 +64,93 @@ def test_processes_at_the_same_time_do_not_meet(cache, compiler):
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
     assert [path.name for path in cache.iterdir()] == [f"kernels-{cpu_library._fingerprint(compiler)}.so"]
+
+
+def counting(tmp_path, compiler):
+    """A compiler that takes its time and counts its calls."""
+    calls = tmp_path / "calls"
+    return script(tmp_path, f'echo called >> {calls}; sleep 1; exec {compiler[0]} "$@"'), calls
+
+
+def test_two_processes_at_once_build_once(cache, compiler, tmp_path, monkeypatch):
+    path, calls = counting(tmp_path, compiler)
+    monkeypatch.setenv("CXX", str(path))
+    code = "from sima_hf.ops.cpu_library import library; import sys; sys.exit(isinstance(library(), str))"
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    assert calls.read_text().split() == ["called"]
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
+
+
+def test_a_compiler_that_hangs_has_one_limit_for_all_it_is_asked(cache, tmp_path, monkeypatch, caplog):
+    """The sentence stands in the report of backends, plain torch serves, and nothing that was started runs on."""
+    started = tmp_path / "started"
+    monkeypatch.setenv("CXX", str(script(tmp_path, f"sleep 300 & echo $! >> {started}; wait")))
+    monkeypatch.setattr(cpu_library, "SECONDS", 3)
+    monkeypatch.setattr(cpu_library, "SLOW", 0.5)
+    query, before = torch.randn(1, 2, 9, 16), time.monotonic()
+    assert backend_report()["cpu"].endswith("could not build the kernels: it took over 3 seconds")
+    assert relative_error(sima_attention(query, query, query), formula(query, query, query)) < 1e-5
+    assert time.monotonic() - before < 30
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert "still building" in said[0]
+    assert said[1].endswith("it took over 3 seconds. Plain torch serves instead.")
+    assert list(cache.iterdir()) == []
+    (child,) = started.read_text().split()
+    for _ in range(100):  # until whoever inherits it has noticed its end
+        if not runs(int(child)):
+            break
+        time.sleep(0.1)
+    assert not runs(int(child))
+
+
+def runs(process):
+    """Whether it does, a zombie aside."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    done = subprocess.run(["ps", "-o", "stat=", str(process)], capture_output=True, text=True, check=False)
+    return "Z" not in done.stdout
+
+
+def test_one_who_waits_for_a_builder_that_hangs_goes_on_without(cache, compiler, monkeypatch):
+    cache.mkdir()
+    monkeypatch.setattr(cpu_library, "SECONDS", 1)
+    name = cache / f"kernels-{cpu_library._fingerprint(compiler)}.so"
+    with cpu_library._one_builder(name, time.monotonic()):
+        assert cpu_library.library().endswith(".lock, took over 1 seconds")
+
+
+def test_a_process_killed_while_it_builds_blocks_nobody(cache, compiler, tmp_path, monkeypatch):
+    """It leaves its lock file and half a library behind; the next process builds, and tidies up what is old."""
+    mended = tmp_path / "mended"
+    body = f'[ -e {mended} ] || exec sleep 5; exec {compiler[0]} "$@"'
+    monkeypatch.setenv("CXX", str(script(tmp_path, body)))
+    process = subprocess.Popen([sys.executable, "-c", "from sima_hf.ops.cpu_library import library; library()"])
+    while not cache.is_dir() or len(list(cache.iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
+    for path in cache.iterdir():
+        os.utime(path, (1, 1))
+    mended.touch()
+    assert not isinstance(cpu_library.library(), str)
+    assert [path.name for path in cache.iterdir()] == [
+        f"kernels-{cpu_library._fingerprint(cpu_library.compiler())}.so"
+    ]
+
+
+def test_building_says_so_in_one_line(cache, compiler, caplog):
+    with caplog.at_level("INFO", logger="sima_hf"):
+        cpu_library.library()
+        cpu_library.library.cache_clear()
+        cpu_library.library()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{compiler[0]} builds the CPU kernels of SimA, once for this machine; they are kept in {cache}."
 
 
 def test_no_compiler(cache, monkeypatch):
