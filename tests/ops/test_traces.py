@@ -8,7 +8,7 @@ from tensors import formula, inputs, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTForImageClassification
 
-from sima_hf import SimAConfig, SimAForImageClassification, patch_model, sima_attention
+from sima_hf import SimAConfig, SimAForImageClassification, certify, patch_model, sima_attention
 
 
 class Logits(torch.nn.Module):
@@ -103,6 +103,10 @@ def test_shapes_on_the_meta_device(make):
     found = make().to("meta")(torch.randn(2, 3, 32, 32, device="meta"), return_dict=False)[0]
     assert found.is_meta
     assert found.shape == expected.shape
+
+
+def test_a_certificate_on_the_meta_device():
+    assert certify(vit().to("meta"), torch.randn(1, 3, 32, 32, device="meta")).softmax_free
 
 
 @pytest.mark.parametrize("make", [vit, swin, native], ids=["vit", "swin", "native"])
