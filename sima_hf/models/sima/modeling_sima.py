@@ -26,7 +26,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def token_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(B,H,D,1)`: L1 norm over the tokens of `(B,H,N,D)`, at least `eps`; infinity for a channel that is all zero."""
     norm = x.transpose(1, 2).abs().sum(dim=1).unsqueeze(-1)
-    return nn.functional.threshold(norm, 0.0, math.inf).clamp_min(eps)
+    return norm.clamp_min(eps).masked_fill(norm == 0, math.inf)
 
 
 def eager_attention_forward(
@@ -53,7 +53,7 @@ def eager_attention_forward(
             query_norm = query_norm / key.shape[-2]
         attentions = None
         if output_attentions:
-            attentions = (query / query_norm.mT / key_norm.mT) @ key.transpose(-2, -1)
+            attentions = (query / query_norm.transpose(-2, -1) / key_norm.transpose(-2, -1)) @ key.transpose(-2, -1)
         if output_attentions and torch.is_grad_enabled():
             output = attentions @ value  # so that the gradient of what follows reaches the map
         else:
@@ -74,7 +74,9 @@ def class_attention_forward(
         query_norm, key_norm = token_norm(query, 1e-6), token_norm(key, 1e-6)
         if gain == "tokens":
             query_norm = query_norm / key.shape[-2]
-        attentions = (query[:, :, :1] / query_norm.mT / key_norm.mT) @ key.transpose(-2, -1)
+        attentions = (query[:, :, :1] / query_norm.transpose(-2, -1) / key_norm.transpose(-2, -1)) @ key.transpose(
+            -2, -1
+        )
         output = attentions @ value
     return output.transpose(1, 2).contiguous().to(dtype), attentions
 

@@ -38,7 +38,8 @@ def pool(
         if keep is not None:
             key, value = (x.masked_fill(~keep[:, None, :, None], 0) for x in (key, value))
         # Infinite where a channel is zero at every token: it adds nothing and gets no gradient.
-        norm = F.threshold(key.abs().sum(dim=2, keepdim=True), 0.0, math.inf).clamp_min(1e-12)
+        norm = key.abs().sum(dim=2, keepdim=True)
+        norm = norm.clamp_min(1e-12).masked_fill(norm == 0, math.inf)
         context = (query * scale / norm) @ key.transpose(-2, -1) @ value
     return context.to(dtype).transpose(1, 2).flatten(-2)
 
