@@ -91,7 +91,9 @@ def build(
         check_model(literal, model, {"pixel_values": _images(1, 224, dtype, device)["pixel_values"]})
         return {"literal": literal, "sima": model}
     model = load(name).to(device=device, dtype=dtype)
-    swapped, without = patch_model(copy.deepcopy(model)), copy.deepcopy(model)
+    swapped = patch_model(copy.deepcopy(model))
+    model.load_state_dict(swapped.state_dict())  # of fresh weights, the swap draws what is zero
+    without = copy.deepcopy(model)
     model.set_attn_implementation(against)
     images = _images(1, 224, dtype, device)
     report = certify(swapped, images)
@@ -113,10 +115,7 @@ def load(name: str) -> torch.nn.Module:
     if name not in MODELS:
         return load_model(name, whole=False)
     torch.manual_seed(0)
-    model = transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name]))
-    # Untrained it is zero, and under SimA it stays zero through all layers: nothing to compare.
-    torch.nn.init.normal_(model.deit.embeddings.cls_token, std=0.02)
-    return model.eval()
+    return transformers.DeiTForImageClassification(transformers.DeiTConfig(**MODELS[name])).eval()
 
 
 def check_model(reference: torch.nn.Module, model: torch.nn.Module, inputs: dict) -> None:

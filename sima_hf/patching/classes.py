@@ -29,6 +29,7 @@ from .configs import (
 )
 from .hosts import HOSTS, Host, host_config_class, modeling_module
 from .saving import check_saved_whole, check_saved_within
+from .zero_tokens import zero_tensors
 
 
 # Transformers' tables by config class of what comes beside a model, by their files in `transformers.models.auto`.
@@ -47,6 +48,19 @@ class SimAHostModel:
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         adopt_parts(self)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: weights are drawn by the host's own code. Of any other, Transformers passes over modules without parameters of their own,
+        and what a host draws through those (CLIP's projections) would have another scale.
+        """
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:  # it comes last
+            for tensor in zero_tensors(self):
+                tensor.draw()
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs) -> None:
         """Save as any Transformers model, under the names that `state_dict()` has.

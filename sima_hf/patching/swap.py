@@ -19,6 +19,7 @@ from .description import describe
 from .hosts import Host
 from .saving import knows_its_parts
 from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
+from .zero_tokens import mend_zero_tokens, put_back_zeros
 
 
 logger = logging.get_logger(__name__)
@@ -116,6 +117,11 @@ def _swap(model: PreTrainedModel) -> None:
                 rebind_forwards(module, cls)
         check_swapped(model, hosts)
         _remember(model, modules, before, copies)
+        try:
+            mend_zero_tokens(model)
+        except BaseException:
+            put_back_zeros(model)
+            raise
 
 
 def _remember(model: PreTrainedModel, modules: list[nn.Module], before: list[tuple], copies: dict) -> None:
@@ -194,6 +200,7 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
 
 def _undo_swap(model: nn.Module) -> None:
     turn_back(model, vars(model)[MEMORY])
+    put_back_zeros(model)
 
 
 def _why_not_undone(model: nn.Module) -> str:

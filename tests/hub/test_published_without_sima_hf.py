@@ -91,6 +91,23 @@ best = int(model.eval()(pixels).logits.argmax())
     assert found["agree"]
 
 
+def test_fresh_weights_train_without_sima_hf(people):
+    """Transformers starts DeiT's tokens and positions at zero, where SimA would keep them."""
+    found = people.apart(f"""{WITHOUT}
+trust = {{"trust_remote_code": True}}
+config = AutoConfig.from_pretrained("org/sima-deit", **trust)
+model = AutoModelForImageClassification.from_config(config, **trust)
+embeddings = model.base_model.embeddings
+model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+{{
+    "place": type(model).__module__.split(".")[0],
+    "drawn": [bool(x.any()) for x in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings)],
+    "finite": all(bool(x.grad.isfinite().all()) for x in model.parameters() if x.grad is not None),
+}}
+""")
+    assert found == {"place": "transformers_modules", "drawn": [True, True, True], "finite": True}
+
+
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_without_trust_it_says_what_to_pass(hub, people, name):
     hub.log.clear()

@@ -44,16 +44,25 @@ def merged(old, new):
     return new
 
 
-def make(case, name, **changes):
-    """A softmax model in eval mode, the same each time; nothing in it that matters to attention is zero."""
+def fresh(case, name, **changes):
+    """A softmax model with weights as Transformers initializes them, the same each time."""
     cls = find(case, name)
     fields = copy.deepcopy(merged(CASES[case][0], changes))  # some configs change the dicts that they get
     torch.manual_seed(0)
-    return wake(cls(cls.config_class(**fields)).eval())
+    return cls(cls.config_class(**fields))
+
+
+def make(case, name, **changes):
+    """A softmax model in eval mode, the same each time, that looks trained: nothing in it that matters to attention is zero."""
+    return wake(fresh(case, name, **changes).eval())
 
 
 def wake(model, scale=0.5):
-    """Random values in position tables, bias tables and tokens that start at zero, so that a test would see them missing."""
+    """Random values in position tables, bias tables and tokens that start at zero, so that a test would see them missing.
+
+    A model is compared with another here. That one trains from the weights as they are initialized is tried in
+    test_zero_tokens.py, without this.
+    """
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
