@@ -98,7 +98,8 @@ trust = {{"trust_remote_code": True}}
 config = AutoConfig.from_pretrained("org/sima-deit", **trust)
 model = AutoModelForImageClassification.from_config(config, **trust)
 embeddings = model.base_model.embeddings
-model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+with torch.enable_grad():
+    model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
 {{
     "place": type(model).__module__.split(".")[0],
     "drawn": [bool(x.any()) for x in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings)],
