@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-oldest bench evidence calibration comparison training-speed quality style build clean
+.PHONY: demo test test-oldest bench evidence calibration comparison deit-digits training-speed quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -44,6 +44,9 @@ calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in
 
 comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in examples/results: half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/compare_digits.py --output_dir $(RESULTS) --readme README.md
+
+deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the training script, with three seeds, in examples/results
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/deit_digits.py --output_dir $(RESULTS)
 
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in examples/results
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/measure_training_speed.py --output_dir $(RESULTS) --readme README.md
