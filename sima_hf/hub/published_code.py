@@ -169,10 +169,12 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
             (f"{package}.attention", "attention_function_names"): _OWN_NAME,
             (f"{package}.attention", "register_attention_functions"): _OWN_FUNCTION,
             (f"{patching}.configs", "sima_implementation"): _OWN_IMPLEMENTATION,
+            (f"{patching}.saving", "check_saved_whole"): _OWN_CHECK,
         },
         # Transformers itself copies the code of a model that came with code.
         omitted={
-            (f"{patching}.configs", name): ("save_pretrained",) for name in ("SimAHostConfig", "SimAParentConfig")
+            **{(f"{patching}.configs", name): ("save_pretrained",) for name in ("SimAHostConfig", "SimAParentConfig")},
+            (f"{patching}.classes", "SimAHostModel"): ("state_dict",),
         },
     )
     wanted = [
@@ -233,6 +235,8 @@ _OWN_FUNCTION = '''def register_attention_functions() -> None:
 _OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
     """SimA's class for a module of the host's."""
     return mixed_class(original, place)'''
+_OWN_CHECK = '''def check_saved_whole(model: PreTrainedModel) -> None:
+    """Parts are not swapped by this file, so config.json says what they run."""'''
 _OWN_IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str) -> str:
     """The attention function of the file beside this one, whichever of SimA's names comes, or none.
 
