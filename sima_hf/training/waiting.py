@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
-from accelerate import PartialState
 
 from ..errors import DataError
 
@@ -26,6 +25,8 @@ def main_process_first() -> Iterator[dict]:
     told: dict = {}
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or not torch.distributed.is_gloo_available():
+        from accelerate import PartialState
+
         with PartialState().main_process_first():
             yield told
         return

@@ -44,8 +44,6 @@ FROZEN = ("vit_mae", ("position_embeddings", "decoder_pos_embed"))
 # Parents whose tower draws while the rest is still to be drawn, so that the rest differs from softmax's of the same seed.
 DRAWN_BETWEEN = ("sam2_vision_model", "upernet/beit", "dpt/dinov2", "dpt/beit", "depth_anything", "zoedepth")
 
-# Pooling heads with one query, whose sign with the gain "tokens" is as large as the tokens are many, at any weights.
-ONE_QUERY = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
 # Batch norms after each layer, on two images: softmax's own gradients go from 1e3 to 1e7.
 BATCH_NORM = ("levit",)
 
@@ -111,20 +109,19 @@ def steps(model, inputs, count):
     return losses, lengths
 
 
-def trains(model, inputs, count=3, long=False, falls=True):
-    """Whether a swapped model learns as its softmax twin does; `long`: from longer gradients, too."""
+def trains(model, inputs, count=3, falls=True):
+    """Whether a swapped model learns as its softmax twin does, from gradients of like length."""
     softmax, softmax_lengths = steps(copy.deepcopy(model), inputs, count)
     sima, lengths = steps(sima_hf.patch_model(model), inputs, count)
     assert torch.tensor([*sima, *lengths]).isfinite().all(), (sima, lengths)
-    bound = 1e4 if long else 100
-    assert lengths[0] < bound * softmax_lengths[0]
-    assert max(lengths) < bound * max(softmax_lengths)
+    assert lengths[0] < 100 * softmax_lengths[0]
+    assert max(lengths) < 100 * max(softmax_lengths)
     assert not falls or min(sima[1:]) < sima[0] or min(softmax[1:]) >= softmax[0]
 
 
 @pytest.mark.parametrize(("case", "name"), ONCE, ids=IDS)
 def test_every_host_trains_from_weights_as_they_are_initialized(case, name):
-    trains(fresh(case, name), given(case, name), long=case in ONE_QUERY, falls=case not in BATCH_NORM)
+    trains(fresh(case, name), given(case, name), falls=case not in BATCH_NORM)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ SimA<name of the host's class> and is an attribute of this module, so that model
 change what an attention gets and leave the attention itself to Transformers' interface.
 """
 
+import copyreg
 import functools
 import importlib
 
@@ -67,25 +68,28 @@ def _remade_class(cls: type[nn.Module], original: type[nn.Module], place: str) -
     return type(cls)(cls.__name__.replace(original.__name__, f"SimA{original.__name__}"), bases, body)
 
 
+class _SubclassType(type):
+    """The type of classes that no module holds by name: pickle makes them anew from what they were made of."""
+
+
 @functools.cache
 def _mixed_subclass(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
     """`SimA<Subclass>`: a user's subclass before `SimA<Original>`, so that a forward that calls `super().forward` calls SimA's."""
-
-    def reduce(self, protocol):
-        return _empty, (cls, original, place), *super(made, self).__reduce_ex__(protocol)[2:]
-
-    made = type(
-        f"SimA{cls.__name__}",
-        (cls, mixed_class(original, place)),
-        {"__module__": __name__, "__doc__": f"{cls.__name__} with SimA attention.", "__reduce_ex__": reduce},
-    )
-    return made
+    kind = _SubclassType if type(cls) is type else type(cls)
+    body = {
+        "__module__": __name__,
+        "__doc__": f"{cls.__name__} with SimA attention.",
+        "made_of": (cls, original, place),
+    }
+    return kind(f"SimA{cls.__name__}", (cls, mixed_class(original, place)), body)
 
 
-def _empty(cls: type[nn.Module], original: type[nn.Module], place: str) -> nn.Module:
-    """What pickle fills: a module of a class that has no name to find it by."""
-    made = _mixed_subclass(cls, original, place)
-    return made.__new__(made)
+def _reduce(made: type[nn.Module]):
+    own = vars(made).get("made_of")  # a class that torch made over such a one has none of its own, and is not pickled
+    return made.__qualname__ if own is None else (_mixed_subclass, own)
+
+
+copyreg.pickle(_SubclassType, _reduce)
 
 
 def __getattr__(name: str):
