@@ -33,8 +33,8 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 	$(BIN)/sima-hf bench model deit-small --output-dir $(RESULTS) --mode train --pixels 512
 	$(BIN)/sima-hf bench model sima_small_12_p16 --output-dir $(RESULTS) --pixels 512
 	$(BIN)/sima-hf bench memory deit-small --output-dir $(RESULTS)
-	$(BIN)/python -m sima_hf.benchmark_traffic --output_dir $(RESULTS)
-	$(BIN)/python -m sima_hf.benchmark_model_report --results $(RESULTS) --readme README.md
+	$(BIN)/python -m sima_hf.bench.traffic --output_dir $(RESULTS)
+	$(BIN)/python -m sima_hf.bench.model_report --results $(RESULTS) --readme README.md
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results

@@ -4,8 +4,8 @@ import json
 import statistics
 from pathlib import Path
 
-from sima_hf.benchmark_report import replace_between
-from sima_hf.figures import pyplot
+from sima_hf.bench.attention_report import replace_between
+from sima_hf.machine.plotting import pyplot
 
 
 TITLES = {

@@ -14,7 +14,7 @@ here; --help lists them.
 from transformers.utils import logging
 
 from sima_hf.training.arguments import DataArguments, ModelArguments, SimATrainingArguments
-from sima_hf.training.distillation import DistillationArguments, SimADistillationTrainer, build_teacher
+from sima_hf.training.distillation.trainer import DistillationArguments, SimADistillationTrainer, build_teacher
 from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate, trainer_arguments
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import transformers
 
 from sima_hf.errors import SimAError
-from sima_hf.training.classifiers import WEIGHTS
-from sima_hf.training.evaluation_report import report_text, write_report
-from sima_hf.training.evaluation_run import DTYPES, EvaluationOptions, run_evaluation
-from sima_hf.whole_folder import try_writing
+from sima_hf.evaluation.classifiers import WEIGHTS
+from sima_hf.evaluation.report import report_text, write_report
+from sima_hf.evaluation.run import DTYPES, EvaluationOptions, run_evaluation
+from sima_hf.folders.atomic_folder import try_writing
 
 
 def parser() -> argparse.ArgumentParser:

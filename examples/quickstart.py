@@ -28,10 +28,10 @@ from transformers.trainer_callback import ProgressCallback
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
-from sima_hf.failures import sentence_of, with_hint
-from sima_hf.training.data import load_images, stratified_split
-from sima_hf.training.images import decode
-from sima_hf.weights_hash import WEIGHTS_HASH, hash_of
+from sima_hf.data.images import decode
+from sima_hf.data.sources import load_images, stratified_split
+from sima_hf.errors.sentences import sentence_of, with_hint
+from sima_hf.folders.weights_hash import WEIGHTS_HASH, hash_of
 
 
 # 64 tokens at 64 px. "tokens" keeps the attention's scale, which small data sets need (see attention_gain).

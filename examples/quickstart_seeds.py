@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quickstart import QuickstartArguments, QuickstartTrainingArguments, run, write_json
 
-from sima_hf.benchmark import device_name, git_revision
+from sima_hf.bench.attention import device_name, git_revision
 
 
 # What differs from one seed to the next, and what is the same for all; the rest of results.json is too long for here.

@@ -8,8 +8,8 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from sima_hf import SimAForImageClassification
-from sima_hf.figures import pyplot
-from sima_hf.training.confusion import count_confusions, draw_confusion
+from sima_hf.evaluation.confusion import count_confusions, draw_confusion
+from sima_hf.machine.plotting import pyplot
 
 
 IMAGES_SHOWN = 10

@@ -22,12 +22,20 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sima_hf.data.images import collate
+from sima_hf.data.loading import (
+    Unreadable,
+    begin_worker,
+    leaving_flag,
+    lost_workers_as_errors,
+    training_loader,
+)
+from sima_hf.data.processors import normalization
 from sima_hf.errors import CheckpointError, MissingDependencyError, TrainingError
-from sima_hf.training import metrics
+from sima_hf.evaluation import metrics
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments
-from sima_hf.training.augmentation import normalize
-from sima_hf.training.batch_norm import synchronize_batch_norm
-from sima_hf.training.checkpoints import (
+from sima_hf.training.callbacks import StartWatch
+from sima_hf.training.checkpoints.folders import (
     belongs_to,
     keep_newest,
     last_good_sentence,
@@ -35,25 +43,24 @@ from sima_hf.training.checkpoints import (
     set_aside_newer,
     writing,
 )
-from sima_hf.training.ema import WeightAverage
-from sima_hf.training.images import collate
-from sima_hf.training.interruption import StopRequest
-from sima_hf.training.loading import (
-    Unreadable,
-    begin_worker,
-    leaving_flag,
-    lost_workers_as_errors,
-    training_loader,
+from sima_hf.training.checkpoints.interruption import StopRequest
+from sima_hf.training.checkpoints.progress import position_of, read_position, write_position
+from sima_hf.training.checkpoints.sharded import (
+    AVERAGE,
+    all_finite,
+    full_state,
+    read_average,
+    shard_like,
+    share_out_layers,
 )
-from sima_hf.training.losses import soft_cross_entropy
-from sima_hf.training.optimization import own_rates, parameter_groups
-from sima_hf.training.position import position_of, read_position, write_position
-from sima_hf.training.processors import normalization
 from sima_hf.training.publication import finish_folder
-from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
+from sima_hf.training.recipe.augmentation import normalize
+from sima_hf.training.recipe.batch_norm import synchronize_batch_norm
+from sima_hf.training.recipe.ema import WeightAverage
+from sima_hf.training.recipe.losses import soft_cross_entropy
+from sima_hf.training.recipe.optimization import own_rates, parameter_groups
+from sima_hf.training.recipe.parts import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
 from sima_hf.training.run import Task, class_name, draw, failures_as_sentences, parse, prepare
-from sima_hf.training.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
-from sima_hf.training.start import StartWatch
 
 
 HISTORY = "history.json"

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sima_hf.training.data import load_image_data
-from sima_hf.training.images import TrainImages, collate
-from sima_hf.training.loading import TrainingLoader, training_loader
-from sima_hf.training.local_data import required
-from sima_hf.training.sampling import Draw
-from sima_hf.training.streaming import StreamedImages
-from sima_hf.training.views import TrainView
+from sima_hf.data.folders import required
+from sima_hf.data.images import TrainImages, collate
+from sima_hf.data.loading import TrainingLoader, training_loader
+from sima_hf.data.sampling import Draw
+from sima_hf.data.sources import load_image_data
+from sima_hf.data.streaming import StreamedImages
+from sima_hf.data.views import TrainView
 
 
 # ImageNet's usual size, and about its mean bytes for an image.

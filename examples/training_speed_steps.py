@@ -9,17 +9,17 @@ import torch
 from training_speed_loading import AHEAD, Contestant, Sample, bytes_batch, repeated
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from sima_hf.data.images import TrainImages
+from sima_hf.data.loading import training_loader
 from sima_hf.training.arguments import ModelArguments, RecipeArguments
-from sima_hf.training.augmentation import BatchAugmentation, normalize, unit_interval
-from sima_hf.training.ema import WeightAverage
-from sima_hf.training.erasing import random_erasing
-from sima_hf.training.images import TrainImages
-from sima_hf.training.loading import training_loader
-from sima_hf.training.losses import soft_cross_entropy
-from sima_hf.training.mixup import draw_mix, mix_images, mix_targets, soft_targets
 from sima_hf.training.models import build_model
-from sima_hf.training.optimization import parameter_groups
-from sima_hf.training.recipe import augmentation_of, rate_of
+from sima_hf.training.recipe.augmentation import BatchAugmentation, normalize, unit_interval
+from sima_hf.training.recipe.ema import WeightAverage
+from sima_hf.training.recipe.erasing import random_erasing
+from sima_hf.training.recipe.losses import soft_cross_entropy
+from sima_hf.training.recipe.mixup import draw_mix, mix_images, mix_targets, soft_targets
+from sima_hf.training.recipe.optimization import parameter_groups
+from sima_hf.training.recipe.parts import augmentation_of, rate_of
 
 
 CONFIGS = Path(__file__).resolve().parent / "configs"

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import lazy_names
-from .registration import register_lazily
-from .requirements import check_versions
+from .importing.lazy_imports import lazy_names
+from .importing.registration import register_lazily
+from .importing.requirements import check_versions
 from .version import __version__
 
 
@@ -16,7 +16,7 @@ _NAMES = {
     "SimAForImageClassification": ".models.sima.modeling_sima",
     "SimAImageProcessor": ".models.sima.image_processing_sima",
     "SimAModel": ".models.sima.modeling_sima",
-    "calibrate": ".patching",
+    "calibrate": ".calibration.calibrate",
     "certify": ".patching",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
@@ -54,10 +54,11 @@ register_lazily()
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from .calibration.calibrate import calibrate
     from .hub import prepare_for_hub
     from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
     from .models.sima.convert_sima import convert_original_checkpoint, convert_original_state_dict
     from .models.sima.image_processing_sima import SimAImageProcessor
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
-    from .patching import calibrate, certify, patch_model, patched, supported_models, unpatch_model
+    from .patching import certify, patch_model, patched, supported_models, unpatch_model

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sima_hf.after_import import after_import
+from sima_hf.importing.import_hooks import after_import
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sima_hf import benchmark, benchmark_floor, benchmark_report, benchmark_traffic
+from sima_hf.bench import attention as benchmark
+from sima_hf.bench import attention_report as benchmark_report
+from sima_hf.bench import floor as benchmark_floor
+from sima_hf.bench import traffic as benchmark_traffic
 
 
 ROOT = Path(__file__).resolve().parents[1]

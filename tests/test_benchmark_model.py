@@ -7,7 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sima_hf import SimAConfig, attention, benchmark_model, benchmark_model_report, benchmark_report, certify, cli
+from sima_hf import SimAConfig, attention, certify, cli
+from sima_hf.bench import attention_report as benchmark_report
+from sima_hf.bench import model as benchmark_model
+from sima_hf.bench import model_report as benchmark_model_report
 from sima_hf.errors import UnsupportedModelError
 
 

@@ -68,7 +68,7 @@ def test_python_it_shows_runs(capsys):
 @pytest.mark.parametrize(
     ("place", "beginning"),
     [
-        ("sima_hf/patching/rows.py", "_row("),
+        ("sima_hf/patching/host_table.py", "_row("),
         ("sima_hf/patching/attentions/projections.py", "class "),
         ("tests/patching/cases_own.py", '"pvt"'),
     ],

@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoConfig, TrainingArguments
 
 import sima_hf
+from sima_hf.data.columns import Classes, is_number
+from sima_hf.data.images import collate
 from sima_hf.errors import DataError, MissingDependencyError
-from sima_hf.failures import HINT, sentence_of
-from sima_hf.training.columns import Classes, is_number
-from sima_hf.training.images import collate
+from sima_hf.errors.sentences import HINT, sentence_of
 from sima_hf.training.run import failures_as_sentences
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sima_hf.places import (
+from sima_hf.folders.local_paths import (
     data_and_split,
     holds_places,
     is_place,

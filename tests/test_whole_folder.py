@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from sima_hf import whole_folder as module
-from sima_hf.whole_folder import check_free, files_of_model, try_writing, whole_folder
+from sima_hf.folders import atomic_folder as module
+from sima_hf.folders.atomic_folder import check_free, files_of_model, try_writing, whole_folder
 
 
 def fill(folder, text):

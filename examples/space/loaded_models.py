@@ -17,10 +17,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 import sima_hf
 from sima_hf.errors import CheckpointError
-from sima_hf.named_models import check_weights
+from sima_hf.loading.by_name import check_weights
+from sima_hf.loading.saved_class import why_not_loaded
 from sima_hf.patching import describe
 from sima_hf.patching.hosts import HOSTS, host_config_class
-from sima_hf.patching.load import why_not_loaded
 
 
 SOFTMAX, SIMA, PLAIN = "softmax", "SimA", "SimA in plain torch operations"

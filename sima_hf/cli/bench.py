@@ -64,8 +64,9 @@ def bench_attention(
 ) -> None:
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
     with stdout_kept_clean():
-        from .. import benchmark, benchmark_report
-        from ..figures import pyplot
+        from ..bench import attention as benchmark
+        from ..bench import attention_report as benchmark_report
+        from ..machine.plotting import pyplot
 
         pyplot()  # better now than after measuring
         sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
@@ -106,8 +107,10 @@ def bench_model(
 ) -> None:
     """A whole model with softmax against the same one with SimA, over image sizes."""
     with stdout_kept_clean():
-        from .. import benchmark_model, benchmark_model_report, benchmark_report
-        from ..figures import pyplot
+        from ..bench import attention_report as benchmark_report
+        from ..bench import model as benchmark_model
+        from ..bench import model_report as benchmark_model_report
+        from ..machine.plotting import pyplot
 
         if output_dir is not None:
             pyplot()  # better now than after measuring
@@ -145,7 +148,8 @@ def bench_memory(
 ) -> None:
     """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
     with stdout_kept_clean():
-        from .. import benchmark_model, benchmark_report
+        from ..bench import attention_report as benchmark_report
+        from ..bench import model as benchmark_model
 
         if model in benchmark_model.SIMA_VARIANTS:
             raise ValueError(
@@ -172,7 +176,7 @@ def _facts(rows: list, files: list[Path]) -> dict:
 
 def _sizes(device: str, batch: int | None, sizes: list[int] | None, option: str, least: int) -> tuple:
     """`(batch, size)` for each size asked for, none for the usual ones; ValueError for what cannot be measured."""
-    from ..devices import check_device
+    from ..machine.devices import check_device
 
     if batch is not None and (batch < 1 or not sizes):
         raise ValueError(

@@ -45,7 +45,7 @@ def calibrate(
 ) -> None:
     """Refit layers of a swapped model, in closed form, so that it follows the softmax model it was made from."""
     with stdout_kept_clean():
-        from ..swapping import calibrate_folder
+        from .patch_folder import calibrate_folder
 
         options = calibration_options(folder, images, batch_size, seed, max_unreadable, classifier, memory_gib, device)
         made = calibrate_folder(model, teacher, output_dir, options, certified=certified, overwrite=overwrite)

@@ -30,8 +30,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model 
 
 def calibration_options(folder, images, batch_size, seed, max_unreadable, classifier, memory_gib, device):
     """The package's `CalibrationOptions` from what the command line gave."""
-    from ..devices import check_device
-    from ..swapping import CalibrationOptions
+    from ..machine.devices import check_device
+    from .patch_folder import CalibrationOptions
 
     check_device(device)
     if not math.isfinite(memory_gib):

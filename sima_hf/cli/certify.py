@@ -22,7 +22,7 @@ def certify(
 ) -> None:
     """Run one forward and count every softmax, exp and fused attention; exit code 1 if any is left, wherever in the model, that is not allowed by name."""
     with stdout_kept_clean():
-        from ..named_models import certify_made_up, load_model
+        from ..loading.by_name import certify_made_up, load_model
 
         if height is None and width is not None:
             raise ValueError("--width came without --height; give both, or --height alone for a square.")

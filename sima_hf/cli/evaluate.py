@@ -63,9 +63,9 @@ def evaluate(
 ) -> None:
     """Top-1, top-5, loss, speed and each class's accuracy, of a native, swapped or softmax classifier, at any resolution."""
     with stdout_kept_clean():
-        from ..devices import check_device
-        from ..training.evaluation_report import report_text, write_report
-        from ..training.evaluation_run import EvaluationOptions, run_evaluation
+        from ..evaluation.report import report_text, write_report
+        from ..evaluation.run import EvaluationOptions, run_evaluation
+        from ..machine.devices import check_device
 
         quiet_transformers()
         check_device(device)

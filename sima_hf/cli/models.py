@@ -60,8 +60,8 @@ def models(
 def _row(name: str) -> dict[str, str]:
     """What the table says of a model type, or of that of the model in a folder, which is then named as `folder`."""
     from ..errors import UnsupportedModelError
+    from ..patching.host_table import COMPOSITES
     from ..patching.hosts import find_host, supported_models
-    from ..patching.rows import COMPOSITES
 
     towers = {
         known: {"model_type": known, "task": "On a tower of these", "reached": "tower", "summary": summary}

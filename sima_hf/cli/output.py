@@ -68,7 +68,7 @@ def check_results_folder(folder: Path) -> None:
         ValueError: it is a file.
         OSError: it cannot be made, or nothing can be written into it.
     """
-    from ..whole_folder import try_writing
+    from ..folders.atomic_folder import try_writing
 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for --output-dir.")

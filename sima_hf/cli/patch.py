@@ -63,7 +63,7 @@ def patch(
     if calibrate_with is None:
         _refuse_idle_options(context)
     with stdout_kept_clean():
-        from ..swapping import make_sima
+        from .patch_folder import make_sima
 
         options = None
         if calibrate_with is not None:

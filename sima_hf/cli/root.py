@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..failures import sentence_of, traceback_wanted, with_hint
+from ..errors.sentences import sentence_of, traceback_wanted, with_hint
 from ..version import __version__
 from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
 from .commands import DEBUG, Command, Commands

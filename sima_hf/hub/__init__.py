@@ -2,23 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_names
+from ..importing.lazy_imports import lazy_names
 
 
 # Public name -> file that defines it, imported at first use.
 _NAMES = {
     "CardFacts": ".cards.facts",
     "CheckedFolder": ".folder",
-    "auto_map": ".published_code",
+    "auto_map": "..patching.remote_code.model_files",
     "check_folder": ".folder",
     "find_facts": ".cards.facts",
     "model_card": ".cards.card",
     "plan_push": ".pushing",
     "prepare_for_hub": ".prepare",
     "push": ".pushing",
-    "read_provenance": ".provenance",
-    "remote_code": ".published_code",
-    "write_provenance": ".provenance",
+    "read_provenance": "..folders.provenance",
+    "remote_code": "..patching.remote_code.model_files",
+    "write_provenance": "..folders.provenance",
 }
 
 __all__ = [
@@ -39,10 +39,10 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from ..folders.provenance import read_provenance, write_provenance
+    from ..patching.remote_code.model_files import auto_map, remote_code
     from .cards.card import model_card
     from .cards.facts import CardFacts, find_facts
     from .folder import CheckedFolder, check_folder
     from .prepare import prepare_for_hub
-    from .provenance import read_provenance, write_provenance
-    from .published_code import auto_map, remote_code
     from .pushing import plan_push, push

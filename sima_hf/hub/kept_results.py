@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import PublishError
-from ..weights_hash import weights_hash
+from ..folders.weights_hash import weights_hash
 from .cards.facts import CardFacts, card_files
 from .cards.figures import figures_in
 from .cards.merge import read_readme

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
-from ..model_records import model_settings
-from ..places import is_place, stays_in, without_places, without_places_in_rows
+from ..folders.file_names import model_settings
+from ..folders.local_paths import is_place, stays_in, without_places, without_places_in_rows
+from ..folders.weights import TRAINING_STATE, WeightFiles, matches, read_json
 from .pictures import PICTURES, shown_pictures
-from .weights_check import TRAINING_STATE, WeightFiles, matches, read_json
 
 
 README = "README.md"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
+from ..folders.weights import WeightFiles, read_json
+from ..patching.remote_code.model_files import auto_map, remote_code
 from ..version import __version__
 from .cards.card import write_card
 from .cards.facts import CardFacts, card_files, find_facts, left_facts
@@ -15,7 +17,6 @@ from .cards.merge import read_readme
 from .cards.versions import readme_to_merge, with_note
 from .folder import CONFIG, CheckedFolder
 from .kept_results import kept_results
-from .published_code import auto_map, remote_code
 from .published_files import (
     README,
     PlannedFile,
@@ -29,7 +30,6 @@ from .published_files import (
 from .push_notes import push_notes
 from .removed_files import IN_WORDS, RepositoryFiles, removed_files
 from .revisions import is_pull_request
-from .weights_check import WeightFiles, read_json
 
 
 @dataclass(frozen=True)

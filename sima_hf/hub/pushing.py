@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import PublishError
+from ..folders.weights import some
 from ..patching.certificate import Certificate
 from ..version import __version__
 from .cards.facts import CardFacts
@@ -20,7 +21,6 @@ from .removed_files import RepositoryFiles
 from .revisions import check_revision, is_pull_request
 from .tokens import checked_token
 from .unchanged import check_unchanged
-from .weights_check import some
 
 
 @dataclass(frozen=True)

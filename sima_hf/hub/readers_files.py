@@ -11,8 +11,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from ..errors import PublishError
+from ..folders.weights import matches, parse_json, read_json, some
 from .published_files import SETTINGS, PlannedFile, others_in, staged
-from .weights_check import matches, parse_json, read_json, some
 
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .published_code import ATTENTION, NATIVE_FILES
+from ..patching.remote_code.model_files import ATTENTION, NATIVE_FILES
 
 
 # Patterns of names -> why a file that the push does not bring is taken out. A file is any model's own, whatever wrote it, if

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import PublishError
-from .weights_check import some
+from ..folders.weights import some
 
 
 def hashes_of(files: Iterable[Path]) -> dict[Path, str]:

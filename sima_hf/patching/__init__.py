@@ -2,26 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_names
+from ..importing.lazy_imports import lazy_names
 
 
 _NAMES = {
-    "calibrate": ".calibration",
     "certify": ".certificate",
     "describe": ".description",
-    "patch_model": ".swap",
-    "patched": ".swap",
+    "patch_model": ".patch",
+    "patched": ".patch",
     "supported_models": ".hosts",
-    "unpatch_model": ".swap",
+    "unpatch_model": ".patch",
 }
 
-__all__ = ["calibrate", "certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
+__all__ = ["certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
-    from .calibration import calibrate
     from .certificate import certify
     from .description import describe
     from .hosts import supported_models
-    from .swap import patch_model, patched, unpatch_model
+    from .patch import patch_model, patched, unpatch_model

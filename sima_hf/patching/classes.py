@@ -283,7 +283,7 @@ def _likely_hosts(name: str) -> list[Host]:
 @functools.cache
 def register_models_of(host: Host) -> None:
     """Enter the SimA<Host> classes in Transformers' tables, the native model's and the attention functions before them."""
-    from ..registration import register_models
+    from ..importing.registration import register_models
 
     register_models()
     enter_classes(host)

@@ -179,7 +179,7 @@ def _save_code(config: PreTrainedConfig, folder: str | os.PathLike) -> None:
     """Write the code that `auto_map` names, made anew: the installed version's, for the class that is being saved."""
     if not getattr(config, "auto_map", None):
         return
-    from ..hub.published_code import auto_map, write_remote_code
+    from .remote_code.model_files import auto_map, write_remote_code
 
     config.auto_map = auto_map(config)
     write_remote_code(config, folder)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .host_table import VIDEO
 from .hosts import HOSTS
-from .rows import VIDEO
 
 
 def example_inputs(model: PreTrainedModel, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:

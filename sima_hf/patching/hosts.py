@@ -13,7 +13,7 @@ from types import ModuleType
 import transformers
 
 from ..errors import UnsupportedModelError
-from .rows import COMPOSITES, REFUSED, ROWS
+from .host_table import COMPOSITES, REFUSED, ROWS
 
 
 @dataclass(frozen=True, eq=False)

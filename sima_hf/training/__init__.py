@@ -2,25 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_names
+from ..importing.lazy_imports import lazy_names
 
 
 # Public name -> file that defines it, imported at first use.
 _NAMES = {
-    "AttentionMatching": ".attention_matching",
-    "BatchAugmentation": ".augmentation",
+    "AttentionMatching": ".distillation.attention_matching",
+    "BatchAugmentation": ".recipe.augmentation",
     "DataArguments": ".arguments",
-    "DistillationArguments": ".distillation",
+    "DistillationArguments": ".distillation.trainer",
     "LoopArguments": ".arguments",
     "ModelArguments": ".arguments",
-    "SimADistillationTrainer": ".distillation",
+    "SimADistillationTrainer": ".distillation.trainer",
     "SimATrainer": ".trainer",
     "SimATrainingArguments": ".arguments",
-    "Teacher": ".teacher",
-    "TopKAccuracy": ".metrics",
-    "WeightAverage": ".ema",
-    "parameter_groups": ".optimization",
-    "synchronize_batch_norm": ".batch_norm",
+    "Teacher": ".distillation.teacher",
+    "TopKAccuracy": "..evaluation.top_k_accuracy",
+    "WeightAverage": ".recipe.ema",
+    "parameter_groups": ".recipe.optimization",
+    "synchronize_batch_norm": ".recipe.batch_norm",
 }
 
 __all__ = [
@@ -43,13 +43,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from ..evaluation.metrics import TopKAccuracy
     from .arguments import DataArguments, LoopArguments, ModelArguments, SimATrainingArguments
-    from .attention_matching import AttentionMatching
-    from .augmentation import BatchAugmentation
-    from .batch_norm import synchronize_batch_norm
-    from .distillation import DistillationArguments, SimADistillationTrainer
-    from .ema import WeightAverage
-    from .metrics import TopKAccuracy
-    from .optimization import parameter_groups
-    from .teacher import Teacher
+    from .distillation.attention_matching import AttentionMatching
+    from .distillation.teacher import Teacher
+    from .distillation.trainer import DistillationArguments, SimADistillationTrainer
+    from .recipe.augmentation import BatchAugmentation
+    from .recipe.batch_norm import synchronize_batch_norm
+    from .recipe.ema import WeightAverage
+    from .recipe.optimization import parameter_groups
     from .trainer import SimATrainer

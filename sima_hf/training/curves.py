@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from ..errors import DataError
-from ..figures import pyplot
+from ..machine.plotting import pyplot
 
 
 BLUE, ORANGE, GREEN, GREY, RED = "#3465a4", "#e07b1a", "#4e9a06", "#8a8a8a", "#c0392b"

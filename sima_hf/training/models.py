@@ -11,12 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ..calibration.calibrate import CalibrationReport, calibrate
 from ..errors import DataError
+from ..evaluation.classifiers import match_labels
 from ..models.sima.configuration_sima import SimAConfig
-from ..patching import calibrate, patch_model
-from ..patching.calibration import CalibrationReport
+from ..patching import patch_model
 from .arguments import ModelArguments
-from .classifiers import match_labels
 from .resolution import resize
 
 

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import PublishError
-from ..places import shown_place
-from ..weights_hash import WEIGHTS_HASH, hash_of
+from ..folders.local_paths import shown_place
+from ..folders.weights_hash import WEIGHTS_HASH, hash_of
 
 
 logger = logging.get_logger(__name__)
@@ -38,7 +38,7 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
         PublishError: the push was asked for and did not work. Without one, what stands in the way of publishing is a warning: the
             run itself is whole.
     """
-    from ..hub.provenance import calibration_facts, training_settings, write_provenance
+    from ..folders.provenance import calibration_facts, training_settings, write_provenance
 
     folder, built, source = Path(args.output_dir), task.built, shown_place(task.data.source, here=True)
     for name in _OF_OTHER_WEIGHTS:
@@ -82,7 +82,7 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
 
 def _name_weights(folder: Path) -> None:
     """Let the results say which weights they are of."""
-    from ..hub.whole_files import write_whole
+    from ..folders.atomic_files import write_whole
 
     path, found = folder / _RESULTS, hash_of(folder)
     if found and path.is_file():

@@ -12,23 +12,23 @@ import torch
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
+from ..data.images import EvalImages, TrainImages
+from ..data.processors import load_processor, normalization, processor_for
+from ..data.sources import ImageData, load_image_data
+from ..data.streaming import StreamedImages
+from ..data.views import EvalView, TrainView
 from ..errors import MissingDependencyError
-from ..failures import sentence_of, traceback_wanted, with_hint
+from ..errors.sentences import sentence_of, traceback_wanted, with_hint
+from ..machine.waiting import main_process_first
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
-from .augmentation import normalize
-from .checkpoints import belongs_to, check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
+from .callbacks import SaysBelowStart
+from .checkpoints.folders import belongs_to, check_output_dir, checkpoint_to_resume, last_good_sentence, remove_run
+from .checkpoints.progress import classes_of
 from .curves import draw_curves
-from .data import ImageData, load_image_data
-from .images import EvalImages, TrainImages
 from .models import BuiltModel, build_model, calibrated
-from .position import classes_of
-from .processors import load_processor, normalization, processor_for
 from .publication import finish_folder
-from .start import SaysBelowStart
-from .streaming import StreamedImages
+from .recipe.augmentation import normalize
 from .trainer import SimATrainer
-from .views import EvalView, TrainView
-from .waiting import main_process_first
 
 
 logger = logging.get_logger(__name__)

@@ -12,11 +12,13 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SchedulerType
 from transformers.utils import logging
 
+from ..data.images import collate
+from ..data.loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
+from ..data.streaming import StreamedImages
 from ..errors import CheckpointError, TrainingError
+from ..evaluation.metrics import compute_metrics, top_classes
 from .arguments import SimATrainingArguments
-from .augmentation import normalize
-from .batch_norm import synchronize_batch_norm
-from .checkpoints import (
+from .checkpoints.folders import (
     PREFIX,
     belongs_to,
     keep_newest,
@@ -25,17 +27,15 @@ from .checkpoints import (
     set_aside_newer,
     writing,
 )
-from .ema import WeightAverage
-from .images import collate
-from .interruption import StopRequest
-from .loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
-from .losses import soft_cross_entropy
-from .metrics import compute_metrics, top_classes
-from .optimization import decaying_names, optimizer_of, own_rates
-from .position import position_of, read_position, write_position
-from .recipe import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
-from .sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
-from .streaming import StreamedImages
+from .checkpoints.interruption import StopRequest
+from .checkpoints.progress import position_of, read_position, write_position
+from .checkpoints.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
+from .recipe.augmentation import normalize
+from .recipe.batch_norm import synchronize_batch_norm
+from .recipe.ema import WeightAverage
+from .recipe.losses import soft_cross_entropy
+from .recipe.optimization import decaying_names, optimizer_of, own_rates
+from .recipe.parts import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
 
 
 logger = logging.get_logger(__name__)

@@ -13,12 +13,13 @@ import torch
 import transformers
 from PIL import Image
 
-from sima_hf import __version__, benchmark_model
-from sima_hf.benchmark import device_name
+from sima_hf import __version__
+from sima_hf.bench import model as benchmark_model
+from sima_hf.bench.attention import device_name
 from sima_hf.cli import env
 from sima_hf.errors import DataError
+from sima_hf.evaluation.run import EvaluationOptions, run_evaluation
 from sima_hf.patching.hosts import HOSTS, markdown_table
-from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
 
 
 def test_models(run):
@@ -277,7 +278,7 @@ def test_bench_for_machines(tmp_path, run, monkeypatch):
 
 def test_bench_asks_for_what_draws_before_it_measures(tmp_path, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("sima_hf.benchmark.measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr("sima_hf.bench.attention.measure", lambda *_: pytest.fail("it measured"))
     monkeypatch.setattr(benchmark_model, "measure_model", lambda *_: pytest.fail("it measured"))
     for kind in ("attention", "model"):
         found = run("bench", kind, "--output-dir", tmp_path)
@@ -306,10 +307,10 @@ def test_a_folder_for_results_is_tried_before_anything_is_measured_and_made_afte
         raise OSError(1, "Operation not permitted", str(dir))
 
     for place in (
-        "sima_hf.training.evaluation_run.run_evaluation",
-        "sima_hf.benchmark.measure",
-        "sima_hf.benchmark_model.measure_model",
-        "sima_hf.benchmark_model.measure_memory",
+        "sima_hf.evaluation.run.run_evaluation",
+        "sima_hf.bench.attention.measure",
+        "sima_hf.bench.model.measure_model",
+        "sima_hf.bench.model.measure_memory",
     ):
         monkeypatch.setattr(place, measure)
     (tmp_path / "file").write_text("")

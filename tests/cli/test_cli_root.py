@@ -15,9 +15,10 @@ import pytest
 import torch
 import typer
 
-from sima_hf import __version__, cli, named_models
+from sima_hf import __version__, cli
 from sima_hf.cli import choices
 from sima_hf.errors import CheckpointError
+from sima_hf.loading import by_name as named_models
 
 
 COMMAND = str(Path(sys.executable).with_name("sima-hf"))
@@ -44,7 +45,7 @@ def test_help_lists_the_commands_in_order_and_what_exit_codes_mean(run):
 
 
 def test_the_help_says_how_long_a_benchmark_takes_at_least(run):
-    from sima_hf.benchmark import take_turns
+    from sima_hf.bench.attention import take_turns
 
     calls = []
     take_turns({"a": lambda: calls.append(1)}, 0, lambda: None)
@@ -146,11 +147,11 @@ def test_completion_in_bash():
 
 def test_the_words_are_those_of_the_package():
     from sima_hf import SIMA_VARIANTS
-    from sima_hf.benchmark_model import MODELS
+    from sima_hf.bench.model import MODELS
+    from sima_hf.evaluation.classifiers import WEIGHTS
+    from sima_hf.evaluation.run import DTYPES
     from sima_hf.ops import backend_names
     from sima_hf.ops.order import GAINS
-    from sima_hf.training.classifiers import WEIGHTS
-    from sima_hf.training.evaluation_run import DTYPES
 
     assert list(choices.VARIANTS) == list(SIMA_VARIANTS)
     assert set(MODELS) == set(choices.RANDOM_MODELS) | {name for name in MODELS if name == "tiny"}

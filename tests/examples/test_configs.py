@@ -114,7 +114,7 @@ def test_the_readme_lists_them(monkeypatch):
 
 def test_commands_of_the_readme_are_ones_that_the_scripts_take(tmp_path, monkeypatch):
     """Every argument of every training command in both READMEs exists; their values are read."""
-    from sima_hf.training.distillation import DistillationArguments
+    from sima_hf.training.distillation.trainer import DistillationArguments
 
     monkeypatch.chdir(CONFIGS.parents[1])
     seen = set()

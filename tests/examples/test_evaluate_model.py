@@ -18,9 +18,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
-from sima_hf.patching.load import load_saved_class
-from sima_hf.training.data import load_image_data
-from sima_hf.training.images import decode
+from sima_hf.data.images import decode
+from sima_hf.data.sources import load_image_data
+from sima_hf.loading.saved_class import load_saved_class
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -91,7 +91,7 @@ def test_the_evaluated_accuracy_comes_back_from_the_folder_alone(digits_run):
     from transformers import pipeline
 
     import sima_hf  # noqa: F401
-    from sima_hf.training.data import load_images
+    from sima_hf.data.sources import load_images
 
     disable_progress_bar()
     folder, _ = digits_run

@@ -18,9 +18,9 @@ from datasets import load_dataset
 from safetensors.torch import load_file
 from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
-from sima_hf.training.checkpoints import checkpoints, remove
-from sima_hf.training.data import digits
-from sima_hf.training.images import decode
+from sima_hf.data.images import decode
+from sima_hf.data.sources import digits
+from sima_hf.training.checkpoints.folders import checkpoints, remove
 
 
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"

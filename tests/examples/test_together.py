@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
 
-from sima_hf.training.checkpoints import checkpoints, damage, remove, step_of
-from sima_hf.training.images import decode
-from sima_hf.training.local_data import digits
+from sima_hf.data.folders import digits
+from sima_hf.data.images import decode
+from sima_hf.training.checkpoints.folders import checkpoints, damage, remove, step_of
 
 
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"

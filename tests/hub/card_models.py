@@ -9,8 +9,8 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassifica
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf.folders.provenance import calibration_facts, write_provenance
 from sima_hf.hub.folder import CheckedFolder
-from sima_hf.hub.provenance import calibration_facts, write_provenance
 from sima_hf.patching import certify, describe
 from sima_hf.patching.example_inputs import example_inputs
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sima_hf.hub.bundle import Cut, Ending, bundle, import_lines, read_source
+from sima_hf.patching.remote_code.source_bundle import Cut, Ending, bundle, import_lines, read_source
 
 
 FILES = {

@@ -7,13 +7,13 @@ import yaml
 from card_models import evaluation, native, write
 from huggingface_hub import ModelCard
 
+from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub import plan_push, prepare_for_hub
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
 from sima_hf.hub.cards.merge import END, START, read_readme
 from sima_hf.hub.cards.model_index import EarlierCard, merged_index
 from sima_hf.hub.cards.versions import readme_to_merge, with_note
-from sima_hf.hub.provenance import write_provenance
 
 
 TASK = {"type": "image-classification"}

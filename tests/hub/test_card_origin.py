@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sima_hf.folders.provenance import training_settings
 from sima_hf.hub.cards.origin import origin_section
-from sima_hf.hub.provenance import training_settings
 from sima_hf.training.arguments import LoopArguments
 
 

@@ -11,11 +11,11 @@ from huggingface_hub import ModelCard
 
 import sima_hf
 from sima_hf.errors import PublishError
+from sima_hf.folders.weights_hash import weights_hash
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
 from sima_hf.hub.cards.results import Measured, check_measured, read_measured
 from sima_hf.hub.cards.speed import speed_table
-from sima_hf.weights_hash import weights_hash
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "examples/results"
@@ -41,8 +41,8 @@ def one(tmp_path_factory):
 
 def test_what_the_evaluation_script_writes_is_read(one, tmp_path):
     """The script itself, on digits: every figure comes through, and the card takes it."""
-    from sima_hf.training.evaluation_report import write_report
-    from sima_hf.training.evaluation_run import EvaluationOptions, run_evaluation
+    from sima_hf.evaluation.report import write_report
+    from sima_hf.evaluation.run import EvaluationOptions, run_evaluation
 
     folder = one.path
     found = run_evaluation(EvaluationOptions(model_name_or_path=str(folder), dataset="digits", labels_by_index=True))

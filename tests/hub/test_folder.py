@@ -21,9 +21,9 @@ import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import PublishError
 from sima_hf.hub import check_folder
+from sima_hf.loading.saved_class import load_saved_class
 from sima_hf.patching.certificate import Certificate, Operation, weights_mark
-from sima_hf.patching.load import load_saved_class
-from sima_hf.training import checkpoints
+from sima_hf.training.checkpoints import folders as checkpoints
 
 
 KEY = "vit.layers.0.attention.o_proj.weight"

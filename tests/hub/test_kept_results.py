@@ -9,6 +9,7 @@ from card_models import evaluation, native, write
 from hub_pushes import change_weights, pushed
 from saved_folder import PROCESSOR
 
+from sima_hf.folders.weights_hash import hash_of, weights_hash
 from sima_hf.hub import plan_push
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
@@ -16,7 +17,6 @@ from sima_hf.hub.cards.figures import figures_in
 from sima_hf.hub.cards.merge import read_readme
 from sima_hf.hub.cards.speed import tables_in
 from sima_hf.hub.kept_results import kept_results
-from sima_hf.weights_hash import hash_of, weights_hash
 
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "examples/results/model_deit-small_forward_cpu_float32.csv"

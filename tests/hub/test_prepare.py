@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 from sima_hf.errors import PublishError
+from sima_hf.folders.atomic_files import write_whole
 from sima_hf.hub import auto_map, find_facts, prepare_for_hub, remote_code
-from sima_hf.hub.whole_files import write_whole
-from sima_hf.training import checkpoints
+from sima_hf.training.checkpoints import folders as checkpoints
 
 
 NATIVE = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")

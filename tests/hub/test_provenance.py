@@ -11,16 +11,16 @@ import torch
 import transformers
 
 import sima_hf
+from sima_hf.calibration.calibrate import CalibrationReport
+from sima_hf.calibration.fit import Fit
 from sima_hf.errors import PublishError
-from sima_hf.hub.provenance import (
+from sima_hf.folders.provenance import (
     PROVENANCE,
     calibration_facts,
     read_provenance,
     training_settings,
     write_provenance,
 )
-from sima_hf.patching.calibration import CalibrationReport
-from sima_hf.patching.calibration_steps import Fit
 
 
 def test_what_is_written_is_read_and_others_keys_stay(tmp_path):

@@ -173,9 +173,9 @@ trainer = Trainer(swapped(), arguments, train_dataset=images, processing_class=p
     "SimATrainer": """
 import datasets, numpy
 from sima_hf.training.arguments import SimATrainingArguments
-from sima_hf.training.images import TrainImages
+from sima_hf.data.images import TrainImages
 from sima_hf.training.trainer import SimATrainer
-from sima_hf.training.views import TrainView
+from sima_hf.data.views import TrainView
 
 pixels = numpy.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=numpy.uint8)
 pictures = {"image": [Image.fromarray(one) for one in pixels], "label": [n % 3 for n in range(8)]}

@@ -13,9 +13,9 @@ from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf.errors import PublishError
+from sima_hf.folders.weights import keys_in
 from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
-from sima_hf.hub.weights_check import keys_in
-from sima_hf.training import checkpoints
+from sima_hf.training.checkpoints import folders as checkpoints
 
 
 CODE = {"modeling_sima_vit.py", "sima_attention.py"}

@@ -14,11 +14,12 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.utils import logging
 
 import sima_hf
-from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor, model_records
+from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
 from sima_hf.errors import PublishError
+from sima_hf.folders import file_names as model_records
+from sima_hf.folders.file_names import model_settings
 from sima_hf.hub import check_folder, plan_push
 from sima_hf.hub.readers_files import check_readers_files, image_processor_file
-from sima_hf.model_records import model_settings
 from sima_hf.patching.hosts import HOSTS
 
 

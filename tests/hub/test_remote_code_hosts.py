@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 
 import sima_hf
 from sima_hf.hub import auto_map
-from sima_hf.hub.published_code import write_remote_code
+from sima_hf.patching.remote_code.model_files import write_remote_code
 
 
 # The first case of every host; variants differ in sizes, not in the code that is published.

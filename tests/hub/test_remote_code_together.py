@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf.hub import auto_map
-from sima_hf.hub.published_code import write_remote_code
+from sima_hf.patching.remote_code.model_files import write_remote_code
 
 
 START = """

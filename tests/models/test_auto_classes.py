@@ -36,7 +36,7 @@ assert type(AutoBackbone.from_config(config)).__name__ == "SimABackbone"
 assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
 answers = pipeline("image-classification", model=folder)(Image.new("RGB", (40, 50)))
 assert {{answer["label"] for answer in answers}} == {{"cat", "dog"}}
-assert not any(type(finder).__module__ == "sima_hf.after_import" for finder in sys.meta_path)
+assert not any(type(finder).__module__ == "sima_hf.importing.import_hooks" for finder in sys.meta_path)
 import sima_hf
 assert sima_hf.SimAModel is type(AutoModel.from_config(config))
 print("all of it")

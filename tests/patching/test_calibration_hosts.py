@@ -9,9 +9,9 @@ from hosts_at_hand import given, make
 from torch import nn
 
 import sima_hf
+from sima_hf.calibration import fit as calibration_steps
+from sima_hf.calibration.blocks import SITES, find_blocks, is_sima
 from sima_hf.errors import CalibrationError, UnsupportedModelError
-from sima_hf.patching import calibration_steps
-from sima_hf.patching.calibration_sites import SITES, find_blocks, is_sima
 
 
 @pytest.mark.parametrize("case", ["dinov2", "swin/padded", "segformer", "videomae"])

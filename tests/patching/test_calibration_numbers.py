@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import sima_hf
-from sima_hf.patching.calibration_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
-from sima_hf.patching.calibration_sites import Route, find_route
-from sima_hf.patching.least_squares import NormalEquations
+from sima_hf.calibration.blocks import Route, find_route
+from sima_hf.calibration.least_squares import NormalEquations
+from sima_hf.calibration.qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
 
 
 def test_a_route_with_many_rows_and_a_tiny_scale():

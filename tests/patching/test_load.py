@@ -11,9 +11,9 @@ from saved_folder import PROCESSOR
 
 import sima_hf
 from sima_hf.errors import CheckpointError
-from sima_hf.named_models import load_model
-from sima_hf.patching.load import load_with_report
-from sima_hf.training.classifiers import load_classifier
+from sima_hf.evaluation.classifiers import load_classifier
+from sima_hf.loading.by_name import load_model
+from sima_hf.loading.saved_class import load_with_report
 
 
 LOADERS = (load_model, load_classifier)
@@ -42,8 +42,8 @@ import time
 time.sleep = lambda seconds: None
 import sima_hf
 from sima_hf.hub import push
-from sima_hf.named_models import find_processor, load_model
-from sima_hf.training.classifiers import load_classifier
+from sima_hf.loading.by_name import find_processor, load_model
+from sima_hf.evaluation.classifiers import load_classifier
 push({str(saved)!r}, "org/model", private=True)
 """
     with Client(hub.environment(place / "home", hub.token), place / "log", before) as process:
@@ -70,7 +70,7 @@ def test_config_and_weights_are_of_one_revision(client, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     code = f"""
 push({str(tmp_path)!r}, "org/model", private=True, revision="tower")
-from sima_hf.patching.load import load_with_report
+from sima_hf.loading.saved_class import load_with_report
 model, report = load_with_report("org/model", revision="tower")
 [type(model).__name__, sorted(report["missing_keys"])]
 """

@@ -182,7 +182,7 @@ def test_wrong_options_leave_the_model_untouched(options, words):
 
 
 def test_a_failure_in_the_middle_leaves_the_model_untouched(monkeypatch):
-    from sima_hf.patching import swap
+    from sima_hf.patching import patch as swap
 
     def fail(model):
         raise RuntimeError("broken")

@@ -6,7 +6,7 @@ import tarfile
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from sima_hf.training.data import digits
+from sima_hf.data.sources import digits
 
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

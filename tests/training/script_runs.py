@@ -20,8 +20,8 @@ EXAMPLES = ROOT / "examples"
 PRELOADED = [
     "sima_hf.training.run",
     "sima_hf.training.trainer",
-    "sima_hf.training.distillation",
-    "sima_hf.patching.swap",
+    "sima_hf.training.distillation.trainer",
+    "sima_hf.patching.patch",
 ]
 
 # A native model of 64 tokens, deep enough to have dropout, drop path and batch norm.
@@ -195,7 +195,7 @@ def run_together(script: str, folder: Path, **arguments) -> dict:
 
 def losses(folder: Path) -> dict[int, float]:
     """Training loss by step, as the newest checkpoint of either script has it."""
-    from sima_hf.training.checkpoints import checkpoints
+    from sima_hf.training.checkpoints.folders import checkpoints
 
     newest = checkpoints(folder)[-1]
     name = "trainer_state.json" if (newest / "trainer_state.json").exists() else "history.json"

@@ -11,8 +11,8 @@ from transformers import SwinConfig, SwinForImageClassification, ViTConfig, ViTF
 
 import sima_hf
 from sima_hf.errors import TrainingError
-from sima_hf.training.attention_matching import AttentionMatching
-from sima_hf.training.distillation_loss import distillation_loss
+from sima_hf.training.distillation.attention_matching import AttentionMatching
+from sima_hf.training.distillation.loss import distillation_loss
 
 
 SIZES = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from sima_hf.data.randomness import combine_each, uniform
 from sima_hf.errors import MissingDependencyError
-from sima_hf.training.augmentation import JITTER, JITTER_ORDER, BatchAugmentation, color_jitter, normalize
-from sima_hf.training.erasing import random_erasing
-from sima_hf.training.mixup import draw_mix, mix_images, mix_targets, soft_targets
-from sima_hf.training.rand_augment import RandAugment
-from sima_hf.training.randomness import combine_each, uniform
+from sima_hf.training.recipe.augmentation import JITTER, JITTER_ORDER, BatchAugmentation, color_jitter, normalize
+from sima_hf.training.recipe.erasing import random_erasing
+from sima_hf.training.recipe.mixup import draw_mix, mix_images, mix_targets, soft_targets
+from sima_hf.training.recipe.rand_augment import RandAugment
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

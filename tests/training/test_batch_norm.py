@@ -13,7 +13,7 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from sima_hf.errors import TrainingError
-from sima_hf.training.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from sima_hf.training.recipe.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
 
 
 # name: (module, shape of the whole batch, dtype, offset of the values)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from sima_hf import SimAImageProcessor
+from sima_hf.data.calibration_images import CalibrationImages, image_files
 from sima_hf.errors import DataError
-from sima_hf.training.calibration_images import CalibrationImages, image_files
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sima_hf.errors import CheckpointError, TrainingError
-from sima_hf.training import checkpoints as module
+from sima_hf.training.checkpoints import folders as module
 
 
 def write(run_dir, step, text="weights"):
@@ -65,7 +65,7 @@ def test_a_limit_on_file_sizes_stands_for_a_full_disk(tmp_path):
     """The real thing: the operating system refuses to write more, in the middle of a file."""
     code = f"""
 import resource, signal
-from sima_hf.training.checkpoints import writing
+from sima_hf.training.checkpoints.folders import writing
 for step, size in ((1, 1000), (2, 100_000)):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -224,7 +224,7 @@ def test_killed_at_any_moment_the_newest_whole_one_is_found(tmp_path):
     """A process that writes and removes without pause, killed ten times: what is called a checkpoint is always whole."""
     code = f"""
 from itertools import count
-from sima_hf.training.checkpoints import checkpoints, keep_newest, step_of, writing
+from sima_hf.training.checkpoints.folders import checkpoints, keep_newest, step_of, writing
 found = checkpoints({str(tmp_path)!r})
 for step in count(step_of(found[-1]) + 1 if found else 1):
     with writing({str(tmp_path)!r}, step) as folder:

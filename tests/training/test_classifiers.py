@@ -11,8 +11,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import CheckpointError, DataError
-from sima_hf.training.checkpoints import seal
-from sima_hf.training.classifiers import load_classifier, match_labels
+from sima_hf.evaluation.classifiers import load_classifier, match_labels
+from sima_hf.training.checkpoints.folders import seal
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 from sima_hf.errors import DataError
-from sima_hf.figures import pyplot
-from sima_hf.training.confusion import (
+from sima_hf.evaluation.confusion import (
     count_confusions,
     draw_confusion,
     draw_confusion_figure,
     most_confused,
     shortened,
 )
+from sima_hf.machine.plotting import pyplot
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sima_hf.errors import DataError, MissingDependencyError
-from sima_hf.figures import pyplot
+from sima_hf.machine.plotting import pyplot
 from sima_hf.training import curves
 from sima_hf.training.curves import draw_curves, read_history, running_mean
 

@@ -13,13 +13,13 @@ from digit_files import WORDS, few_digits, write_digits
 from PIL import Image as PILImage
 
 from sima_hf import SimAImageProcessor, training
+from sima_hf.data import sources as data_module
+from sima_hf.data.images import EvalImages, TrainImages, collate
+from sima_hf.data.sampling import Draw
+from sima_hf.data.sources import image_folder, load_folder, load_image_data, load_images, stratified_split
+from sima_hf.data.streaming import StreamedImages
+from sima_hf.data.views import EvalView, TrainView
 from sima_hf.errors import DataError, MissingDependencyError
-from sima_hf.training import data as data_module
-from sima_hf.training.data import image_folder, load_folder, load_image_data, load_images, stratified_split
-from sima_hf.training.images import EvalImages, TrainImages, collate
-from sima_hf.training.sampling import Draw
-from sima_hf.training.streaming import StreamedImages
-from sima_hf.training.views import EvalView, TrainView
 
 
 @pytest.fixture(autouse=True)

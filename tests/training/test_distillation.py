@@ -10,8 +10,8 @@ from transformers import HfArgumentParser, ViTConfig, ViTForImageClassification,
 import sima_hf
 from sima_hf.errors import DataError, TrainingError
 from sima_hf.training.arguments import ModelArguments, SimATrainingArguments
-from sima_hf.training.distillation import DistillationArguments, SimADistillationTrainer, build_teacher
-from sima_hf.training.teacher import Teacher
+from sima_hf.training.distillation.teacher import Teacher
+from sima_hf.training.distillation.trainer import DistillationArguments, SimADistillationTrainer, build_teacher
 
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-from sima_hf.training.distillation_loss import DistillationLoss, distillation_loss
+from sima_hf.training.distillation.loss import DistillationLoss, distillation_loss
 
 
 SIZES = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sima_hf.errors import CheckpointError
-from sima_hf.training.ema import WeightAverage
+from sima_hf.training.recipe.ema import WeightAverage
 
 
 def network(dtype=torch.float32):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sima_hf.training.erasing import PLACE, draw_boxes, random_erasing
-from sima_hf.training.randomness import combine_each, uniform
+from sima_hf.data.randomness import combine_each, uniform
+from sima_hf.training.recipe.erasing import PLACE, draw_boxes, random_erasing
 
 
 SEEDS = combine_each(torch.arange(20000))

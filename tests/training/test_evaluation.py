@@ -19,10 +19,10 @@ from transformers import (
 )
 
 import sima_hf
+from sima_hf.data.images import collate
 from sima_hf.errors import DataError
-from sima_hf.training.evaluation import evaluate_model
-from sima_hf.training.images import collate
-from sima_hf.training.metrics import TopKAccuracy
+from sima_hf.evaluation.counting import evaluate_model
+from sima_hf.evaluation.metrics import TopKAccuracy
 
 
 CLASSES = 7

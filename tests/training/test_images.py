@@ -10,9 +10,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from sima_hf.errors import DataError
-from sima_hf.training import images as images_module
-from sima_hf.training.images import (
+from sima_hf.data import images as images_module
+from sima_hf.data.folders import image_folder
+from sima_hf.data.images import (
     NO_LABEL,
     EvalImages,
     TrainImages,
@@ -23,8 +23,8 @@ from sima_hf.training.images import (
     read,
     rows_at,
 )
-from sima_hf.training.local_data import image_folder
-from sima_hf.training.sampling import Draw
+from sima_hf.data.sampling import Draw
+from sima_hf.errors import DataError
 
 
 def pixels_of(image, seed=0):
@@ -254,7 +254,7 @@ def saved(pixels, path, format="png"):
 
 def test_images_of_sixteen_bits_are_said_once_with_file_mode_and_range(tmp_path, caplog, monkeypatch):
     """Of a sensor of 12 bits: dark here, white in a pipeline, so that whoever trains on them has to know."""
-    monkeypatch.setattr("sima_hf.training.images._said_sixteen_bits", False)
+    monkeypatch.setattr("sima_hf.data.images._said_sixteen_bits", False)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     levels = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
     found = np.asarray(decode(saved(levels, tmp_path / "sensor.png")))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 
-from sima_hf.training.interruption import StopRequest
+from sima_hf.training.checkpoints.interruption import StopRequest
 
 
 def test_a_request_is_remembered_and_the_handler_restored():

@@ -13,18 +13,18 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-from sima_hf.errors import DataError, TrainingError
-from sima_hf.training.images import TrainImages
-from sima_hf.training.loading import (
+from sima_hf.data.images import TrainImages
+from sima_hf.data.loading import (
     GRACE_SECONDS,
     Unreadable,
     leaving_flag,
     lost_workers_as_errors,
     training_loader,
 )
-from sima_hf.training.sampling import EpochBatches
-from sima_hf.training.streaming import StreamedImages
-from sima_hf.training.views import TrainView
+from sima_hf.data.sampling import EpochBatches
+from sima_hf.data.streaming import StreamedImages
+from sima_hf.data.views import TrainView
+from sima_hf.errors import DataError, TrainingError
 
 
 def dataset(count=48, broken=()):
@@ -158,7 +158,7 @@ def test_unreadable_images_are_named_and_too_many_end_the_run(num_workers, caplo
 
 
 def test_the_log_names_what_is_left_out(monkeypatch):
-    from sima_hf.training import loading
+    from sima_hf.data import loading
 
     said = []
     monkeypatch.setattr(loading.logger, "warning", said.append)
@@ -272,7 +272,7 @@ def test_a_report_in_the_middle_of_the_handling_is_the_one_that_counts():
 
 
 def test_a_break_without_a_report_is_a_lost_worker_too(monkeypatch):
-    monkeypatch.setattr("sima_hf.training.loading.SECONDS_TO_REPORT", 0.01)
+    monkeypatch.setattr("sima_hf.data.loading.SECONDS_TO_REPORT", 0.01)
     with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
         break_off()
     assert "A process that loads images died (EOFError);" in str(caught.value)
@@ -300,6 +300,6 @@ def test_another_failure_in_the_middle_of_the_handling_comes_through(monkeypatch
     def fail(seconds):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("sima_hf.training.loading.time.sleep", fail)
+    monkeypatch.setattr("sima_hf.data.loading.time.sleep", fail)
     with pytest.raises(RuntimeError, match=r"^something else$"), lost_workers_as_errors(lambda: "Go on."):
         break_off()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sima_hf.training.losses import soft_cross_entropy
+from sima_hf.training.recipe.losses import soft_cross_entropy
 
 
 def literal(logits, targets):

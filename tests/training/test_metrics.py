@@ -17,8 +17,8 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from sima_hf.errors import DataError
-from sima_hf.training import metrics
-from sima_hf.training.metrics import TopKAccuracy, compute_metrics, rank_classes, top_classes
+from sima_hf.evaluation import metrics
+from sima_hf.evaluation.metrics import TopKAccuracy, compute_metrics, rank_classes, top_classes
 
 
 def counted_by_hand(logits, labels) -> dict:

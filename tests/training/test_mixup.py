@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sima_hf.training.mixup import Mix, draw_mix, mix_images, mix_targets, soft_targets
+from sima_hf.training.recipe.mixup import Mix, draw_mix, mix_images, mix_targets, soft_targets
 
 
 def draws(count, *arguments, height=20, width=31):

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import sima_hf
-from sima_hf.training.optimization import cosine_schedule, parameter_groups, scaled_learning_rate
+from sima_hf.training.recipe.optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 
 
 PLAIN = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}

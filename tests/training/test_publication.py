@@ -10,12 +10,12 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import sima_hf
+from sima_hf.calibration.calibrate import CalibrationReport
 from sima_hf.errors import PublishError
+from sima_hf.folders.weights_hash import hash_of
 from sima_hf.hub import write_provenance
-from sima_hf.patching.calibration import CalibrationReport
-from sima_hf.training.checkpoints import remove_run
+from sima_hf.training.checkpoints.folders import remove_run
 from sima_hf.training.publication import finish_folder
-from sima_hf.weights_hash import hash_of
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

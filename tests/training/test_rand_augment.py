@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from sima_hf.data.randomness import combine_each, uniform
 from sima_hf.errors import MissingDependencyError
-from sima_hf.training import rand_augment
-from sima_hf.training.rand_augment import OPERATIONS, RandAugment, apply_chosen, levels
-from sima_hf.training.randomness import combine_each, uniform
+from sima_hf.training.recipe import rand_augment
+from sima_hf.training.recipe.rand_augment import OPERATIONS, RandAugment, apply_chosen, levels
 
 
 FILL = (124, 116, 104)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sima_hf.training.randomness import combine, combine_each, normal, uniform
+from sima_hf.data.randomness import combine, combine_each, normal, uniform
 
 
 EXTREMES = [0, 1, -1, 12345, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63)]

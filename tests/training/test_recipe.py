@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from sima_hf.training.arguments import LoopArguments, SimATrainingArguments
-from sima_hf.training.recipe import augmentation_of, average_warms_up, rate_of, schedule_of, warmup_and_cooldown
+from sima_hf.training.recipe.parts import augmentation_of, average_warms_up, rate_of, schedule_of, warmup_and_cooldown
 
 
 def arguments(tmp_path, **changes):

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from sima_hf.data.randomness import combine
+from sima_hf.data.sampling import Draw, EpochBatches
 from sima_hf.errors import DataError
-from sima_hf.training.randomness import combine
-from sima_hf.training.sampling import Draw, EpochBatches
 
 
 def expected(num_images, batch_size, seed, epoch, repeats, process, processes):

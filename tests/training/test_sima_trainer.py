@@ -12,13 +12,13 @@ import torch
 from transformers import EarlyStoppingCallback, ViTConfig, ViTForImageClassification
 
 import sima_hf
+from sima_hf.data.images import EvalImages, TrainImages
+from sima_hf.data.sources import load_image_data
+from sima_hf.data.views import EvalView, TrainView
 from sima_hf.errors import CheckpointError, TrainingError
 from sima_hf.training.arguments import SimATrainingArguments
-from sima_hf.training.checkpoints import checkpoint_to_resume, checkpoints, damage
-from sima_hf.training.data import load_image_data
-from sima_hf.training.images import EvalImages, TrainImages
+from sima_hf.training.checkpoints.folders import checkpoint_to_resume, checkpoints, damage
 from sima_hf.training.trainer import SimATrainer
-from sima_hf.training.views import EvalView, TrainView
 
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]

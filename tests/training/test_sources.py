@@ -8,12 +8,12 @@ import pytest
 from datasets import Dataset, Image, IterableDataset
 from digit_files import WORDS, few_digits, write_digits
 
+from sima_hf.data.images import decode
+from sima_hf.data.loading import training_loader
+from sima_hf.data.sources import load_image_data
+from sima_hf.data.streaming import StreamedImages
+from sima_hf.data.views import TrainView
 from sima_hf.errors import DataError
-from sima_hf.training.data import load_image_data
-from sima_hf.training.images import decode
-from sima_hf.training.loading import training_loader
-from sima_hf.training.streaming import StreamedImages
-from sima_hf.training.views import TrainView
 
 
 @pytest.fixture(autouse=True)

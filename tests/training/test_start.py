@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from sima_hf.training.start import SaysBelowStart, StartWatch
+from sima_hf.training.callbacks import SaysBelowStart, StartWatch
 
 
 def test_it_speaks_when_a_run_falls_below_its_start_and_not_again_until_it_has_come_back():

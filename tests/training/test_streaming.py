@@ -12,11 +12,11 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 from PIL import Image as PILImage
 
+from sima_hf.data.images import NO_LABEL
+from sima_hf.data.loading import training_loader
+from sima_hf.data.randomness import combine
+from sima_hf.data.streaming import StreamedImages, groups_of_readers, interleaved, shuffled
 from sima_hf.errors import DataError
-from sima_hf.training.images import NO_LABEL
-from sima_hf.training.loading import training_loader
-from sima_hf.training.randomness import combine
-from sima_hf.training.streaming import StreamedImages, groups_of_readers, interleaved, shuffled
 
 
 FEATURES = Features({"image": Image(decode=False), "label": ClassLabel(names=["even", "odd"])})

@@ -18,7 +18,7 @@ from transformers import (
 
 from sima_hf import SimAImageProcessor
 from sima_hf.errors import DataError
-from sima_hf.training.teacher import Teacher, class_indices, measured_processor
+from sima_hf.training.distillation.teacher import Teacher, class_indices, measured_processor
 
 
 STUDENT = {"student_mean": [0.485, 0.456, 0.406], "student_std": [0.229, 0.224, 0.225]}

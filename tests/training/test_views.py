@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from sima_hf import SimAImageProcessor
-from sima_hf.training.randomness import uniform
-from sima_hf.training.views import SALT, EvalView, TrainView, crop_box
+from sima_hf.data.randomness import uniform
+from sima_hf.data.views import SALT, EvalView, TrainView, crop_box
 
 
 def picture(width=61, height=47, seed=0):

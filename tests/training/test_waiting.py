@@ -9,8 +9,8 @@ import torch
 import torch.multiprocessing as processes
 
 from sima_hf.errors import DataError
+from sima_hf.machine.waiting import main_process_first
 from sima_hf.training.arguments import SimATrainingArguments
-from sima_hf.training.waiting import main_process_first
 
 
 def work(rank, port, folder, how):

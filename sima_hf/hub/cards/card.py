@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from ...errors import PublishError
-from ..provenance import read_provenance
+from ...folders.provenance import read_provenance
 from .attention import attention_section, softmax_in_sima
 from .facts import CardFacts, card_files, find_facts
 from .figures import METRIC_NAMES

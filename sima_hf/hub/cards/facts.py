@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PublishError
-from ...model_records import is_benchmark
-from ...places import holds_places, stays_in
-from ..provenance import PROVENANCE, read_provenance
+from ...folders.file_names import is_benchmark
+from ...folders.local_paths import holds_places, stays_in
+from ...folders.provenance import PROVENANCE, read_provenance
 from .results import RESULT_FILES, looks_measured
 
 

@@ -11,9 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...errors import PublishError
-from ...places import data_and_split, shown_place
-from ...weights_hash import weights_hash
-from ..provenance import read_provenance
+from ...folders.local_paths import data_and_split, shown_place
+from ...folders.provenance import read_provenance
+from ...folders.weights_hash import weights_hash
 from .facts import CardFacts, training_file
 from .licences import meant_licences
 from .merge import Readme

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ...errors import PublishError
-from ...places import data_and_split, shown_place
-from ...weights_hash import WEIGHTS_HASH
+from ...folders.local_paths import data_and_split, shown_place
+from ...folders.weights_hash import WEIGHTS_HASH
 
 
 EVALUATION, TRAINING, QUICKSTART = "evaluation", "training", "quickstart"

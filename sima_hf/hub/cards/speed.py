@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from ...benchmark_report import read_csv
+from ...bench.attention_report import read_csv
 from ...errors import PublishError
-from ...model_records import is_benchmark
-from ...places import shown_place
+from ...folders.file_names import is_benchmark
+from ...folders.local_paths import shown_place
 from .markdown import cell, code, link
 
 

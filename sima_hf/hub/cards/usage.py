@@ -6,8 +6,8 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedModel
 
+from ...patching.host_table import VIDEO
 from ...patching.hosts import HOSTS
-from ...patching.rows import VIDEO
 from .markdown import code, quoted
 
 

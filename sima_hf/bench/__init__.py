@@ -1,0 +1,1 @@
+"""Time and memory of attention and whole models, side by side."""

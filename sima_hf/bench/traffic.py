@@ -1,0 +1,105 @@
+"""Bytes and multiply-adds of the CUDA kernels, counted from what they load, store and multiply: no GPU, and no time.
+
+    python -m sima_hf.bench.traffic --output_dir examples/results
+
+A test holds the counts against the kernels themselves, run in Triton's interpreter. `floor_bytes` is what any kernel for these sizes
+has to move (benchmark_floor.py); what is loaded beyond it is read a second time, from cache where the head still is there.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..ops.triton import launch
+from ..version import __version__
+from .attention import CHANNELS, HEADS
+from .attention_report import write_csv
+
+
+SIZES = ((256, 197), (1, 4096), (1, 16384), (1, 65536))  # (batch, tokens)
+MULTIPROCESSORS = 132  # of an H100 or H200: it decides on how many programs tokens are split
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One direction at one size, bfloat16; `float32_bytes` among the loaded and stored are sums and D x D matrices."""
+
+    mode: str
+    batch: int
+    tokens: int
+    heads: int
+    channels: int
+    dtype: str
+    pieces: int
+    writing_pieces: int
+    block: int
+    launches: int
+    programs: int
+    loaded_bytes: int
+    stored_bytes: int
+    float32_bytes: int
+    floor_bytes: int
+    multiply_adds: int
+    multiprocessors: int
+    sima_hf: str
+
+
+def traffic(mode: str, batch: int, tokens: int, dtype: torch.dtype = torch.bfloat16, save: bool = False) -> Traffic:
+    """Count one call, "forward" or "backward"; `save` for a forward that keeps what backward needs."""
+    pieces, spread, block = launch(batch * HEADS, tokens, CHANNELS, CHANNELS, MULTIPROCESSORS)
+    heads, blocks = batch * HEADS, math.ceil(tokens / block)
+    writing = math.ceil(blocks / math.ceil(blocks / spread))  # pieces that have tokens; each reads the matrices once
+    one = heads * tokens * CHANNELS * dtype.itemsize  # a tensor
+    sums = 4 * heads * pieces * (2 * CHANNELS + CHANNELS**2 + 1)
+    matrices = 4 * heads * CHANNELS**2
+    if mode == "forward":
+        launches, programs = (1, heads * pieces) if pieces == 1 else (2, heads * (pieces + spread))
+        stored_sums = sums if save or pieces > 1 else 0
+        small = stored_sums + (writing * matrices if pieces > 1 else 0)
+        loaded = 4 * one + (writing * matrices if pieces > 1 else 0)  # k and v once, q twice
+        stored, floor, products = one + stored_sums, 4 * one, 2
+    else:
+        launches, programs = 2, heads * (pieces + spread)
+        vectors = 4 * heads * CHANNELS
+        partial = matrices * pieces
+        small = partial + writing * (2 * matrices + 2 * vectors)
+        loaded = 6 * one + writing * (2 * matrices + 2 * vectors)
+        stored, floor, products = 3 * one + partial, 7 * one, 4
+    return Traffic(
+        mode=mode,
+        batch=batch,
+        tokens=tokens,
+        heads=HEADS,
+        channels=CHANNELS,
+        dtype=str(dtype).removeprefix("torch."),
+        pieces=pieces,
+        writing_pieces=writing,
+        block=block,
+        launches=launches,
+        programs=programs,
+        loaded_bytes=loaded,
+        stored_bytes=stored,
+        float32_bytes=small,
+        floor_bytes=floor,
+        multiply_adds=products * heads * tokens * CHANNELS**2,
+        multiprocessors=MULTIPROCESSORS,
+        sima_hf=__version__,
+    )
+
+
+def main() -> None:
+    """Write `attention_cuda_counted.csv`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output_dir", type=Path, default=Path())
+    folder = parser.parse_args().output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "attention_cuda_counted.csv"
+    write_csv([traffic(mode, *size) for mode in ("forward", "backward") for size in SIZES], path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

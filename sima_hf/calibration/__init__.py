@@ -1,0 +1,1 @@
+"""Closed-form refits that make a swapped model usable before any training."""

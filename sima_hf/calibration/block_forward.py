@@ -1,0 +1,241 @@
+"""Running one model block by block, on stored hidden states or, where those would not fit, each time from its inputs."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .blocks import Block, Route, find_route
+
+
+@dataclass
+class Call:
+    """The arguments of one call of a module, and the index of the batch that led to it."""
+
+    batch: int
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def bytes(self) -> int:
+        """Size of its tensors."""
+        return sum(value.nbytes for value in (*self.args, *self.kwargs.values()) if isinstance(value, torch.Tensor))
+
+
+class _Stopped(Exception):
+    """What was looked for has been seen; the rest of the forward is not needed."""
+
+
+@contextlib.contextmanager
+def _instead(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """`forward` in place of a module's own."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def run(model: nn.Module, inputs: dict[str, Any], batch: int) -> Any:
+    """A forward whose random draws depend on the number of the batch alone, such as the patches that ViTMAE masks."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(batch)
+        return model(**inputs)
+
+
+@contextlib.contextmanager
+def first_seen(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple[torch.Tensor, Any]]]:
+    """First input and output of each of `modules`, in the order of the calls, from what runs within."""
+    seen: dict[nn.Module, tuple[torch.Tensor, Any]] = {}
+
+    def note(module, args, kwargs, output):
+        seen.setdefault(module, (_hidden_in(args, kwargs), output))
+
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+        yield seen
+
+
+def _hidden_in(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def execution_order(model: nn.Module, blocks: list[Block], inputs: dict[str, Any]) -> list[int]:
+    """Which of `blocks` a forward calls, by index, in the order of the calls."""
+    with first_seen(*(block.module for block in blocks)) as seen:
+        run(model, inputs, 0)
+    place = {block.module: index for index, block in enumerate(blocks)}
+    return [place[module] for module in seen]
+
+
+def enter(
+    model: nn.Module, blocks: list[Block], number: int, inputs: dict[str, Any], batch: int, output: Any = None
+) -> Call:
+    """The call of `blocks[number]` in a forward of `model`; with `output`, that of the block before, no earlier block runs."""
+    seen: list[Call] = []
+
+    def stop(*args, **kwargs):
+        seen.append(Call(batch, args, kwargs))
+        raise _Stopped
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_instead(blocks[number].module, stop))
+        stack.enter_context(_resumed(blocks[:number], output))
+        with contextlib.suppress(_Stopped):
+            run(model, inputs, batch)
+    return seen[0]
+
+
+@contextlib.contextmanager
+def _resumed(earlier: list[Block], output: Any) -> Iterator[None]:
+    """The last of `earlier` returns `output`; those before it pass their input on, which nobody reads."""
+    if output is None or not earlier:
+        yield
+        return
+
+    def passes(*args, **kwargs):
+        hidden = _hidden_in(args, kwargs)
+        return (hidden, *(None for _ in output[1:])) if isinstance(output, tuple) else hidden
+
+    with contextlib.ExitStack() as stack:
+        for block in earlier[:-1]:
+            stack.enter_context(_instead(block.module, passes))
+        stack.enter_context(_instead(earlier[-1].module, lambda *args, **kwargs: output))
+        yield
+
+
+@dataclass
+class Seen:
+    """One branch of one block in one forward, as rows: `x` into its last linear layer, `y` out of it, the stream after it."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    stream: torch.Tensor
+    shape: torch.Size
+
+
+def call_block(block: Block, call: Call) -> Any:
+    """What the block returns."""
+    return block.module(*call.args, **call.kwargs)
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """The stream in what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _stream_after(block: Block, call: Call, branch: str) -> torch.Tensor:
+    if branch == "mlp":
+        return hidden_of(call_block(block, call))
+    seen: list[torch.Tensor] = []
+
+    def stop(module, args, kwargs):
+        seen.append(_hidden_in(args, kwargs))
+        raise _Stopped
+
+    hook = block.stream.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with contextlib.suppress(_Stopped):
+            call_block(block, call)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def watch(block: Block, call: Call, branch: str) -> Seen:
+    """Run a block as far as the end of a branch, "attention" or "mlp"."""
+    layer = getattr(block, branch)
+    with first_seen(layer) as seen:
+        stream = _stream_after(block, call, branch)
+    x, y = (tensor.flatten(0, -2) for tensor in seen[layer])
+    return Seen(x, y, stream.flatten(0, -2), stream.shape)
+
+
+def route_of(block: Block, call: Call, branch: str) -> Route | None:
+    """How the last linear layer of a branch enters the stream, found by running the block on zeros and known numbers."""
+    layer, hidden = getattr(block, branch), _hidden_in(call.args, call.kwargs)
+    zero = torch.zeros_like(hidden)
+    if call.args:
+        blank = Call(call.batch, (zero, *call.args[1:]), call.kwargs)
+    else:
+        blank = Call(call.batch, (), {**call.kwargs, "hidden_states": zero})
+    with first_seen(layer) as seen:
+        _stream_after(block, call, branch)
+    shape = seen[layer][1].shape
+
+    def stream_with(values: torch.Tensor) -> torch.Tensor:
+        with contextlib.ExitStack() as stack:
+            if branch == "mlp":
+                nothing = block.attention.out_features
+                stack.enter_context(_instead(block.attention, lambda x: x.new_zeros(*x.shape[:-1], nothing)))
+            stack.enter_context(_instead(layer, lambda x: values.reshape(shape)))
+            return _stream_after(block, blank, branch).flatten(0, -2)
+
+    return find_route(stream_with, shape[:-1].numel(), shape[-1], hidden)
+
+
+class Walk:
+    """Calls of the blocks of a student and its teacher, in step, on the same batches.
+
+    If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
+    often as it is looked at. If not, every look runs the models from their inputs, so that time grows with the square of
+    the number of blocks.
+
+    Args:
+        models, blocks: of the student and its teacher.
+        batches: keyword arguments of the models, as often as asked for.
+        passage: the first passage through them.
+        memory_budget: bytes.
+    """
+
+    def __init__(
+        self,
+        models: list[nn.Module],
+        blocks: list[list[Block]],
+        batches: Iterable,
+        passage: Iterable,
+        memory_budget: int,
+    ):
+        self.models, self.blocks, self.batches = models, blocks, batches
+        self.images = 0
+        self.stored: list[tuple[dict[str, Any], list[Call]]] | None = []
+        used = 0
+        for index, inputs in enumerate(passage):
+            self.images += next(value for value in inputs.values() if isinstance(value, torch.Tensor)).shape[0]
+            if self.stored is None:
+                continue
+            calls = self._enter(0, inputs, index)
+            used += Call(0, (), inputs).bytes() + sum(call.bytes() for call in calls)
+            if used > memory_budget:
+                self.stored = None
+            else:
+                self.stored.append((inputs, calls))
+        self.stored_bytes = used if self.stored is not None else 0
+
+    def _enter(self, number: int, inputs: dict[str, Any], batch: int, outputs: list | None = None) -> list[Call]:
+        outputs = outputs or [None] * len(self.models)
+        together = zip(self.models, self.blocks, outputs, strict=True)
+        return [enter(model, blocks, number, inputs, batch, output) for model, blocks, output in together]
+
+    def calls(self, number: int) -> Iterator[list[Call]]:
+        """For each batch, the call of the `number`-th block in every model."""
+        if self.stored is not None:
+            yield from (calls for _, calls in self.stored)
+            return
+        for batch, inputs in enumerate(self.batches):
+            yield self._enter(number, inputs, batch)
+
+    def advance(self, number: int) -> None:
+        """Go on from the `number`-th block to the next."""
+        if self.stored is None:
+            return
+        for index, (inputs, calls) in enumerate(self.stored):
+            outputs = [call_block(blocks[number], call) for blocks, call in zip(self.blocks, calls, strict=True)]
+            self.stored[index] = (inputs, self._enter(number + 1, inputs, index, outputs))

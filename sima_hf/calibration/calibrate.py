@@ -1,0 +1,230 @@
+"""Calibration: refit a few linear layers of a freshly swapped model, in closed form, so that it follows its original."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..errors import CalibrationError
+from .blocks import find_blocks, is_sima
+from .checks import check_apart, check_plain
+from .fit import Calibration, Fit
+
+
+HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+
+# What a data loader made for training brings along and calibration has no use for.
+NOT_INPUTS = ("labels", "label", "return_loss")
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What `calibrate` did; printed, it is a table with a row for each refitted layer, in the order of the fits.
+
+    Attributes:
+        fits: layer by layer, the share of what it should produce that was unexplained `before` and `after`. All layers
+            above it in the table were refitted already when `before` was measured.
+        settings: the arguments.
+        images: how many there were.
+        stored_bytes: inputs and hidden states kept in memory; 0 where `memory_budget` did not allow it.
+        bases: how many blocks got another basis for queries and keys.
+    """
+
+    fits: tuple[Fit, ...]
+    settings: dict[str, Any]
+    images: int
+    stored_bytes: int
+    bases: int
+
+    def __str__(self) -> str:
+        width = max(len(fit.layer) for fit in self.fits)
+        how = f"{self.stored_bytes / 2**20:.1f} MiB stored" if self.stored_bytes else "recomputed for every layer"
+        lines = [
+            f"Calibrated from {self.images} images, {how}; {self.bases} blocks with another basis of queries and keys.",
+            "Share of what a layer should produce that it does not, before and after its fit (0: all as the softmax model's; 1: no better "
+            "than a constant):",
+            f"{'layer'.ljust(width)}  unexplained before   after",
+            *(f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}" for fit in self.fits),
+        ]
+        return "\n".join(lines)
+
+
+def calibrate(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batches: Iterable[Mapping[str, Any] | torch.Tensor],
+    *,
+    mlp: bool = True,
+    classifier: bool = False,
+    basis: bool = True,
+    class_token_weight: float | None = None,
+    ridge: float = 1e-6,
+    balance: bool = True,
+    memory_budget: int = 2 * 2**30,
+    progress: bool = True,
+) -> CalibrationReport:
+    """Refit layers of a freshly swapped model, in place, so that it follows the softmax model it was made from.
+
+    Block by block, on the swapped model's own inputs so that errors do not pile up: queries and keys get the basis in which
+    SimA's map is nearest to softmax's, the attention's output layer is refitted by least squares so that the residual stream
+    after the attention is the teacher's, then the MLP's last layer so that the stream after the MLP is. No label, no
+    gradient, no new parameter, no cost at inference. Maps of single heads need no fit of their own: the output layer reads
+    the heads side by side, so its refit contains one for each. What is outside the blocks stays as the swap left it, such as
+    the attention that pools in SigLIP. Position biases that are tables of a block are brought to the scale of SimA's product.
+
+    Training on from here begins well with a small learning rate; a large one first loses what calibration won.
+
+    The work is done in float32 (sums and solutions in float64) on copies of both models; each refitted layer is rounded to
+    the model's dtype before the next is looked at. The model itself is changed only at the end, at once: whatever breaks
+    before leaves it as it was, bit for bit. Modes, gradients and random state are not touched.
+
+    Args:
+        model: a model that `patch_model` has swapped.
+        teacher: the same model with softmax, such as a `copy.deepcopy` made before the swap. It is only read.
+        batches: what the model takes: `pixel_values` tensors `(B, C, H, W)`, or dicts of keyword arguments, whose labels are
+            ignored. Iterable more than once, such as a list or a DataLoader. More images than a layer has inputs are worth
+            their while; a few hundred are enough for small models.
+        mlp: refit the MLPs too, not the attention alone.
+        classifier: in the end, also fit the last linear layer to the teacher's logits.
+        basis: choose the basis of queries and keys; blocks where something other than a dot product is between them
+            (rotary positions, norms) keep theirs.
+        class_token_weight: weight of a class token in the fits, a patch having 1. None: as many as there are other tokens, so
+            that it counts as much as all of them. Models without class token have no use for it.
+        ridge: weight of the squared change of a layer, relative to the mean square of each of its inputs.
+        balance: share the scale between value and output layer as the teacher does, by powers of two, which changes no
+            output bit and keeps the weights of half-precision models from growing. For the two layers of an MLP there is no
+            such thing, because its activation is not linear.
+        memory_budget: bytes for inputs and hidden states. Where they do not fit, they are computed anew for every layer,
+            in time that grows with the square of the depth. The copies of both models come on top of it.
+        progress: show a progress bar.
+
+    Returns:
+        A `CalibrationReport`; print it.
+
+    Raises:
+        CalibrationError (a ValueError): model and teacher do not belong together, there are no images, an option has no
+            meaning here, a layer shares its weight with another, or the equations have no finite solution.
+        UnsupportedModelError (a ValueError): calibration does not know the blocks of this model (the text lists those it knows),
+            or weights are quantized, wrapped or computed.
+        TypeError: batches of another kind.
+    """
+    settings = {
+        "mlp": mlp,
+        "classifier": classifier,
+        "basis": basis,
+        "class_token_weight": class_token_weight,
+        "ridge": ridge,
+        "balance": balance,
+        "memory_budget": memory_budget,
+    }
+    _check(model, teacher, batches, settings)
+    own, goal = _working_copy(model), _working_copy(teacher).to(model.device)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        work = Calibration(own, goal, _Inputs(batches, own), dtypes, settings, progress)
+        fits = work.fit(_heads(own) if classifier else [])
+    _write_back(model, own, work.changed)
+    return CalibrationReport(tuple(fits), settings, work.walk.images, work.walk.stored_bytes, work.bases)
+
+
+def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> None:
+    for what, given in (("model", model), ("teacher", teacher)):
+        if not isinstance(given, PreTrainedModel):
+            raise TypeError(
+                f"`{what}` must be a Transformers model (PreTrainedModel), but {type(given).__name__} came."
+            )
+    if not is_sima(model):
+        raise CalibrationError(
+            f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
+        )
+    if is_sima(teacher):
+        raise CalibrationError(
+            "The teacher is a SimA model itself, so it cannot say what softmax would do: make it with copy.deepcopy(model) "
+            "before sima_hf.patch_model(model), or load it anew with from_pretrained."
+        )
+    own, goal = ({name: tuple(value.shape) for name, value in net.named_parameters()} for net in (model, teacher))
+    if own != goal:
+        name = next(key for key in {**own, **goal} if own.get(key) != goal.get(key))
+        raise CalibrationError(
+            f"Model and teacher must have the same parameters, but {name!r} is {own.get(name, 'missing')} in the model and "
+            f"{goal.get(name, 'missing')} in the teacher. The teacher is the model from before the swap."
+        )
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or devices == {torch.device("meta")}:
+        raise CalibrationError(
+            f"The model must be on one device and loaded, but its parameters are on {', '.join(sorted(map(str, devices)))}."
+        )
+    if isinstance(batches, (torch.Tensor, Mapping)) or not isinstance(batches, Iterable) or iter(batches) is batches:
+        raise TypeError(
+            "`batches` must be a collection that can be gone through more than once, such as a list of tensors or a "
+            f"DataLoader, but {type(batches).__name__} came."
+        )
+    for name in ("ridge", "class_token_weight"):
+        value = settings[name]
+        if value is not None and not 0 < value < float("inf"):
+            raise CalibrationError(f"`{name}` must be a positive number, but {value!r} came.")
+    if settings["classifier"] and not _heads(model):
+        raise CalibrationError(
+            f"`classifier=True` needs a linear layer called {' or '.join(HEADS)} at the top of the model, and this "
+            f"{type(model).__name__} has none."
+        )
+    check_plain(model, "model")
+    check_plain(teacher, "teacher")
+    check_apart(model, find_blocks(model), _heads(model) if settings["classifier"] else [])
+
+
+def _heads(model: PreTrainedModel) -> list[str]:
+    return [name for name in HEADS if type(getattr(model, name, None)) is nn.Linear]
+
+
+def _working_copy(model: PreTrainedModel) -> PreTrainedModel:
+    made = copy.deepcopy(model).eval()
+    return made if all(value.dtype == torch.float64 for value in made.parameters()) else made.float()
+
+
+class _Inputs:
+    """Batches as keyword arguments for the working copies, as often as asked for."""
+
+    def __init__(self, batches: Iterable, model: PreTrainedModel):
+        self.batches, self.name, self.like = batches, model.main_input_name, next(model.parameters())
+        self.gave = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        empty = True
+        for batch in self.batches:
+            empty = False
+            if not isinstance(batch, (torch.Tensor, Mapping)):
+                raise TypeError(
+                    f"A batch must be a tensor of {self.name} or a dict of the model's arguments, but {type(batch).__name__} came."
+                )
+            given = {self.name: batch} if isinstance(batch, torch.Tensor) else batch
+            yield {name: self._converted(value) for name, value in given.items() if name not in NOT_INPUTS}
+        if empty and self.gave:
+            raise CalibrationError(
+                "`batches` must give its batches as often as it is gone through, but the second time there were none, as if a "
+                "generator were behind it: give a list or a DataLoader of a data set with an index, or raise `memory_budget`."
+            )
+        self.gave = not empty
+
+    def _converted(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(self.like.device, self.like.dtype if value.is_floating_point() else value.dtype)
+
+
+def _write_back(model: PreTrainedModel, made: PreTrainedModel, names: set[str]) -> None:
+    """Copy parameters by name, all or none."""
+    old, new = dict(model.named_parameters()), dict(made.named_parameters())
+    before = {name: old[name].detach().clone() for name in names}
+    with torch.no_grad():
+        try:
+            for name in sorted(names):
+                old[name].copy_(new[name])
+        except BaseException:
+            for name, value in before.items():
+                old[name].copy_(value)
+            raise

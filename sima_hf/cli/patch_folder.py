@@ -1,0 +1,263 @@
+"""From a softmax model on the Hub to a folder with SimA: load, swap, calibrate, certify, save. The core of `sima-hf patch`."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..calibration.calibrate import CalibrationReport, calibrate
+from ..data.calibration_images import CalibrationImages, image_files
+from ..errors import CalibrationError, UnsupportedModelError
+from ..evaluation.run import best_device
+from ..folders.atomic_folder import check_free, files_of_model, whole_folder
+from ..folders.local_paths import shown_place
+from ..folders.provenance import calibration_facts, write_provenance
+from ..loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
+from ..patching import describe, patch_model
+from ..patching.certificate import Certificate
+from ..patching.description import Description
+from ..patching.example_inputs import example_inputs
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How to calibrate from a folder of images; the fields are those of `CalibrationImages` and of `calibrate`.
+
+    Attributes:
+        folder: images, without labels.
+        images, batch_size, seed, max_unreadable: how many, how many at once, which, and how many may be broken.
+        classifier: also fit the last linear layer.
+        memory_budget: bytes for hidden states.
+        device: "cpu", "cuda", ...; None: the best there is.
+        progress: show bars on stderr.
+    """
+
+    folder: Path
+    images: int = 2048
+    batch_size: int = 32
+    seed: int = 0
+    max_unreadable: int = 20
+    classifier: bool = False
+    memory_budget: int = 4 * 2**30
+    device: str | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class MadeFolder:
+    """A folder that was written: where, the model's class and gain, what was swapped, how it was calibrated, what it runs.
+
+    `removed` names the files of the model that was there before which have no successor in the new one's.
+    """
+
+    folder: Path
+    model: str
+    gain: str
+    description: Description
+    calibration: CalibrationReport | None
+    unreadable: tuple[str, ...]
+    certificate: Certificate | None
+    removed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        calibration = None
+        if self.calibration is not None:
+            fits = [asdict(fit) for fit in self.calibration.fits]
+            calibration = {
+                "images": self.calibration.images,
+                "unreadable": list(self.unreadable),
+                "settings": self.calibration.settings,
+                "fits": fits,
+            }
+        return {
+            "folder": str(self.folder),
+            "model": self.model,
+            "gain": self.gain,
+            "swapped": [asdict(part) for part in self.description.swapped],
+            "left": self.description.left,
+            "calibration": calibration,
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "removed": list(self.removed),
+        }
+
+    def __str__(self) -> str:
+        parts = (self.description, self.calibration, self.certificate)
+        if self.calibration is None:
+            load = "Not calibrated: these weights answer at random until they are trained, or calibrated with --calibrate-with."
+            parts = (*parts, load)
+        if self.removed:
+            parts = (*parts, f"Removed with the model that was there: {', '.join(self.removed)}.")
+        load = f"Saved in {self.folder}. Load it with {_auto_class(self.model)}.from_pretrained({str(self.folder)!r})."
+        return "\n".join([*(str(part) for part in parts if part is not None), load])
+
+
+def make_sima(
+    name: str,
+    output_dir: str | Path,
+    *,
+    gain: str = "tokens",
+    calibration: CalibrationOptions | None = None,
+    certified: bool = False,
+    overwrite: bool = False,
+) -> MadeFolder:
+    """Swap softmax for SimA in a model by its name, and save it with its image processor and provenance.
+
+    The folder appears whole or not at all.
+
+    Args:
+        name: folder or Hub name of a softmax model; it is loaded as the class that its config names.
+        output_dir: folder to make.
+        gain: as for `patch_model`.
+        calibration: calibrate, from these images; None: the weights stay as they are.
+        certified: count what one forward runs; nothing is saved if that is softmax where SimA should be. Softmax in parts
+            that are not swapped, such as a text side, is in the report.
+        overwrite: replace a model that is in `output_dir`.
+
+    Raises:
+        SimAError: the model cannot be swapped or calibrated, the images cannot be used, or softmax is left.
+        ValueError, OSError: it cannot be loaded, or the folder cannot be written.
+    """
+    _check_place(output_dir, overwrite, original=name)
+    if calibration is not None:
+        image_files(calibration.folder)  # better now than after a download
+    model = load_model(name)
+    if is_sima(model):
+        raise UnsupportedModelError(
+            f"{name} is SimA already ({type(model).__name__}); give the softmax model that it is to be made from, or, to calibrate "
+            "it, `sima-hf calibrate`."
+        )
+    processor = find_processor(name, calibration is not None)
+    original = copy.deepcopy(model) if calibration is not None else None
+    patch_model(model, gain=gain)
+    return _finish(model, original, processor, calibration, certified, output_dir, overwrite, name, "sima-hf patch")
+
+
+def calibrate_folder(
+    name: str,
+    teacher: str,
+    output_dir: str | Path,
+    calibration: CalibrationOptions,
+    *,
+    certified: bool = False,
+    overwrite: bool = False,
+) -> MadeFolder:
+    """Calibrate a swapped model by its name, from its softmax original and a folder of images, and save it.
+
+    Args:
+        name: folder or Hub name of the swapped model.
+        teacher: the same of the softmax model that it was made from.
+        output_dir, certified, overwrite: as for `make_sima`; with `overwrite` it may be the swapped model's own folder, never the
+            teacher's.
+        calibration: the images, and how.
+
+    Raises:
+        SimAError, ValueError, OSError: as `make_sima`; CalibrationError where the two do not belong together.
+    """
+    _check_place(output_dir, overwrite, original=teacher, swapped=name)
+    image_files(calibration.folder)
+    model, original = load_model(name), load_model(teacher)
+    if not describe(model).swapped:
+        raise CalibrationError(
+            f"{name} holds a {type(model).__name__}, in which nothing was swapped; `sima-hf patch` swaps and calibrates it."
+        )
+    if is_sima(original):
+        raise CalibrationError(
+            f"The teacher {teacher} is SimA itself ({type(original).__name__}), so it cannot say what softmax would do; name the "
+            "model from before the swap."
+        )
+    processor = find_processor(name if Path(name, "preprocessor_config.json").is_file() else teacher, True)
+    return _finish(
+        model, original, processor, calibration, certified, output_dir, overwrite, teacher, "sima-hf calibrate", name
+    )
+
+
+def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped: str | None = None) -> None:
+    """As `check_free`; nor is it a softmax model that would be gone then, or a folder in a model that is read."""
+    place = Path(output_dir).expanduser().resolve()
+    for name in filter(None, (original, swapped)):
+        read = Path(name).resolve()
+        if not read.is_dir():
+            continue
+        if name == original and place.exists() and place.samefile(read):
+            what = "softmax model itself" if swapped is None else "teacher itself, which would be gone"
+            made = "swapped" if swapped is None else "calibrated"
+            raise FileExistsError(f"{output_dir} is the {what}; name another folder for the {made} one.")
+        if read in place.parents:
+            raise FileExistsError(
+                f"{output_dir} would lie inside the model {name}, which is read; name a folder outside of it."
+            )
+    check_free(output_dir, overwrite)
+
+
+def _finish(
+    model, original, processor, calibration, certified, output_dir, overwrite, base, maker, before=None
+) -> MadeFolder:
+    """Calibrate from `original`, certify and save a swapped model; `before`: where it was until now."""
+    report, images = None, None
+    if calibration is not None:
+        report, images = _calibrate(model, original, processor, calibration)
+    certificate = None
+    if certified:
+        certificate = certify_made_up(model)
+        if certificate.in_swapped:
+            raise UnsupportedModelError(
+                f"Softmax ran where SimA should be, so nothing was saved. This should not happen; please report it:\n{certificate}"
+            )
+    place = Path(output_dir).expanduser()
+    with whole_folder(output_dir, overwrite) as folder:
+        model.save_pretrained(folder)
+        save_processors(processor, model, base, folder)
+        if before is not None and Path(before).is_dir():
+            write_provenance(folder, base_model=before)
+        gain = describe(model).swapped[0].gain
+        facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
+        write_provenance(folder, base_model=base, calibration=facts, gain=gain, made_by=maker)
+        removed = tuple(one for one in files_of_model(place) if not (folder / one).exists())
+    unreadable = () if images is None else tuple(images.unreadable)
+    return MadeFolder(
+        Path(output_dir), type(model).__name__, gain, describe(model), report, unreadable, certificate, removed
+    )
+
+
+def _calibrate(model, original, processor, options: CalibrationOptions) -> tuple[CalibrationReport, CalibrationImages]:
+    images = CalibrationImages(
+        options.folder,
+        processor,
+        options.images,
+        options.batch_size,
+        options.seed,
+        options.max_unreadable,
+        options.progress,
+    )
+    model.to(options.device or best_device())
+    report = calibrate(
+        model,
+        original,
+        _WithText(images, example_inputs(model)),
+        classifier=options.classifier,
+        memory_budget=options.memory_budget,
+        progress=options.progress,
+    )
+    model.cpu()
+    return report, images
+
+
+class _WithText:
+    """The batches, with the few text tokens that a model such as CLIP wants beside its images."""
+
+    def __init__(self, images: CalibrationImages, inputs: dict[str, torch.Tensor]):
+        self.images = images
+        self.text = {name: value for name, value in inputs.items() if "input_ids" in name}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return ({**batch, **self.text} for batch in self.images)
+
+
+def _auto_class(name: str) -> str:
+    """The Auto class that a model class belongs to, by its name."""
+    task = name.partition("For")[2]
+    return f"AutoModelFor{task}" if task in ("ImageClassification", "SemanticSegmentation") else "AutoModel"

@@ -1,0 +1,144 @@
+"""Images of a folder, as a model's own image processor makes them, in batches that `calibrate` takes."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..errors import DataError
+from ..training.recipe.augmentation import normalize
+from .folders import files_of_images
+from .images import UnreadableImage, read
+from .loading import listed
+from .processors import normalization
+from .views import EvalView
+
+
+logger = logging.get_logger(__name__)
+
+
+class CalibrationImages:
+    """Unlabelled images, drawn at random from a folder, decoded once and kept as bytes; iterable as often as wanted.
+
+    Where the image processor does more than to rescale and normalise bytes, what it makes is kept as float32, four times the
+    memory.
+
+    Args:
+        folder: image files, in it or in folders below; what these are called does not matter.
+        processor: the model's image processor.
+        count: images to draw; fewer where there are not so many.
+        batch_size: images in a batch.
+        seed: of the draw.
+        max_unreadable: files that are passed over, with a warning, because they cannot be read.
+        progress: show a bar on stderr.
+
+    Attributes:
+        folder: as given.
+        unreadable: names of the files passed over, each with the reason.
+
+    Raises:
+        DataError: no such folder, no image in it, too many that cannot be read, or images that do not come out in one size.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        processor,
+        count: int = 2048,
+        batch_size: int = 32,
+        seed: int = 0,
+        max_unreadable: int = 20,
+        progress: bool = True,
+    ):
+        if count < 1 or batch_size < 1:
+            raise DataError(
+                f"Images and batch size must be 1 or more, but {count} images in batches of {batch_size} came."
+            )
+        self.folder, self.batch_size, self.unreadable = Path(folder), batch_size, []
+        files = image_files(folder)
+        random.Random(seed).shuffle(files)
+        try:
+            self._mean, self._std = normalization(processor)
+            view = EvalView(processor)
+        except (DataError, ValueError, TypeError, AttributeError):
+            self._mean = self._std = None
+            view = _Processed(processor)
+        self._pixels: list[torch.Tensor] = []
+        with tqdm(total=min(count, len(files)), desc="reading images", unit="image", disable=not progress) as bar:
+            for file in files:
+                if len(self._pixels) == count:
+                    break
+                pixels = self._readable(file, view, max_unreadable)
+                if pixels is not None:
+                    self._pixels.append(pixels)
+                    bar.update()
+        if not self._pixels:
+            raise DataError(f"None of the images in {folder} can be read: {listed(self.unreadable)}.")
+        if len(self._pixels) < count:
+            logger.warning(f"{folder} has {len(self._pixels)} images that can be used, fewer than {count}.")
+
+    def _readable(self, file: Path, view, most: int) -> torch.Tensor | None:
+        try:
+            image, _ = read({"path": str(file), "bytes": None}, 0)
+        except UnreadableImage as error:
+            self.unreadable.append(str(error))
+            if len(self.unreadable) > most:
+                raise DataError(
+                    f"More than {most} images cannot be read: {listed(self.unreadable)}. Mend or remove them, or let more be "
+                    "left out (--max-unreadable)."
+                ) from error
+            logger.warning(f"Left out, cannot be read: {error}.")
+            return None
+        pixels = view(image)
+        if self._pixels and pixels.shape != self._pixels[0].shape:
+            raise DataError(
+                f"The image processor makes {tuple(pixels.shape)} of {file}, but {tuple(self._pixels[0].shape)} of another image; "
+                "calibration needs images of one size, so take a processor that resizes to a fixed height and width, or crops."
+            )
+        return pixels
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return -(-len(self._pixels) // self.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        """How many images were read."""
+        return len(self._pixels)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches `{"pixel_values": float32 (B, C, H, W)}`, normalised, the last one perhaps smaller; the same each time."""
+        for start in range(0, len(self._pixels), self.batch_size):
+            pixels = torch.stack(self._pixels[start : start + self.batch_size])
+            if self._mean is not None:
+                pixels = normalize(pixels, self._mean, self._std)
+            yield {"pixel_values": pixels}
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """Image files in a folder and below it, by their extensions, in order of their paths; hidden ones are not looked at.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder} with images.")
+    found = files_of_images(folder)
+    if not found:
+        raise DataError(f"{folder} holds no images: it needs files such as .jpg or .png, in it or in folders below.")
+    return found
+
+
+class _Processed:
+    """The normalised pixels that a processor makes of an image, float32 (C, H, W)."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, image: PILImage.Image) -> torch.Tensor:
+        return self.processor(image, return_tensors="pt")["pixel_values"][0].float()

@@ -1,0 +1,178 @@
+"""Image processors at another resolution and crop, and the normalisation that belongs to them."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+from ..errors import CheckpointError, DataError
+from ..loading.saved_class import refused_by_hub
+from ..models.sima.configuration_sima import SimAConfig
+from ..models.sima.image_processing_sima import SimAImageProcessor
+from ..training.recipe.augmentation import normalize
+
+
+IMAGE_SIZE, CROP_PCT = 224, 0.875  # as the original evaluates
+
+
+def processor_for(name_or_processor, image_size: int | None = None, crop_pct: float | None = None):
+    """The image processor of a model, for another resolution or another share of the image.
+
+    With `crop_pct`, the shorter side is resized to `image_size / crop_pct` and the central square of `image_size` cut out, as
+    the original evaluates SimA models; mean, standard deviation and resampling stay the host's own. Where the host's class
+    does something else with these settings (ConvNeXT's stretches images from 384 pixels on, LeViT's has a crop of its own),
+    Transformers' `BitImageProcessor` takes its place. With `image_size` alone, the host's own way is kept, in proportion.
+
+    Args:
+        name_or_processor: a model folder or Hub name, an image processor (which is not changed), or None for SimA's.
+        image_size: side of the square that the model gets, in pixels; None: as it is.
+        crop_pct: share of the shorter side that is seen, in (0, 1]; 1.0 is the full crop. None: as it is.
+
+    Returns:
+        An image processor; saved and loaded again it gives the same pixels.
+
+    Raises:
+        DataError: `image_size` below 1, `crop_pct` not in (0, 1], a processor without a size to change, or one whose class can
+            neither be set so nor replaced.
+        CheckpointError: the model comes without an image processor.
+    """
+    if image_size is not None and image_size < 1:
+        raise DataError(f"`image_size` must be 1 pixel or more, but {image_size} came.")
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise DataError(f"`crop_pct` must be in (0, 1], such as 0.875 or 1.0 for the full crop, but {crop_pct} came.")
+    if name_or_processor is None:
+        return SimAImageProcessor.for_image_size(image_size or IMAGE_SIZE, crop_pct or CROP_PCT)
+    if isinstance(name_or_processor, (str, Path)):
+        processor = load_processor(str(name_or_processor))
+    else:
+        processor = copy.deepcopy(name_or_processor)
+    if image_size is None and crop_pct is None:
+        return processor
+    own = side_of(processor)
+    side = image_size or own
+    if crop_pct is None:
+        changed = _changed(processor, size=_in_proportion(processor.size, side, own), crop_size=_square(side))
+        if max(_view(changed).shape[-2:]) != side:
+            raise DataError(
+                f"{type(processor).__name__} does not make images of {side} pixels when asked to; say which crop to evaluate, too."
+            )
+        return changed
+    wanted = {"size": {"shortest_edge": int(side / crop_pct)}, "crop_size": _square(side), "do_resize": True}
+    changed = _changed(processor, **wanted, do_center_crop=True)
+    plain = _plain(processor, **wanted)
+    if _same_view(changed, plain):
+        return changed
+    normalization(processor)  # refuses a class that does more to the values than the plain one would
+    return plain
+
+
+def load_processor(name: str, **hub):
+    """The image processor that a folder or Hub name holds; for a SimA model without one, the original's for its size.
+
+    Args:
+        name: folder or Hub name.
+        hub: revision, token, trust_remote_code, as `from_pretrained`.
+
+    Raises:
+        CheckpointError: there is none, or the Hub or the way to it refuses.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(name, **hub)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        try:
+            config = AutoConfig.from_pretrained(name, **hub)
+        except (OSError, ValueError):
+            config = None
+        if isinstance(config, SimAConfig):
+            return SimAImageProcessor.for_image_size(config.image_size)
+        trouble = None if Path(name).is_dir() else refused_by_hub(name, error, hub.get("revision"))
+        raise CheckpointError(
+            trouble
+            or f"{name} comes without an image processor that can be loaded ({reason}). Save one beside the model: "
+            "`processor.save_pretrained(folder)`."
+        ) from error
+
+
+def side_of(processor) -> int:
+    """Side in pixels of the images that a processor makes; the longer one where they are not square.
+
+    Raises:
+        DataError: it has no fixed size.
+    """
+    crops = getattr(processor, "do_center_crop", False)
+    size = getattr(processor, "crop_size" if crops else "size", None)
+    sides = [size[key] for key in ("height", "width", "shortest_edge") if size and key in size and size[key]]
+    if not sides:
+        raise DataError(
+            f"{type(processor).__name__} has no fixed size that could be changed ({size}); leave out the image size and the crop."
+        )
+    return max(sides)
+
+
+def normalization(processor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel with which `augmentation.normalize` does what the processor does to bytes.
+
+    Settings such as `do_normalize=False` or another `rescale_factor` are in the two numbers.
+
+    Raises:
+        DataError: the processor does something else.
+    """
+    scale = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    mean, std = ([float(part) / scale for part in np.broadcast_to(numbers, 3)] for numbers in (mean, std))
+    made, seen = processor(_probe(), return_tensors="pt")["pixel_values"], _view(processor).to(torch.uint8)
+    if seen.shape != made.shape or not torch.allclose(normalize(seen, mean, std), made, rtol=1e-4, atol=1e-4):
+        raise DataError(
+            f"{type(processor).__name__} does more to an image's bytes than to rescale and normalise them channel by channel, "
+            "which cannot be done on the device."
+        )
+    return mean, std
+
+
+def _square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+def _in_proportion(size, side: int, own: int) -> dict[str, int]:
+    keys = [key for key in ("height", "width", "shortest_edge", "longest_edge") if size.get(key)]
+    return {key: size[key] * side // own for key in keys}
+
+
+def _changed(processor, **settings):
+    """The same with other settings; nothing is cropped that was not, unless the settings say so."""
+    return type(processor).from_dict({**processor.to_dict(), **settings})
+
+
+def _plain(processor, **settings):
+    """A processor that resizes, crops, rescales and normalises, nothing else, with the settings of another."""
+    if getattr(processor, "backend", "pil") == "torchvision":
+        from transformers import BitImageProcessor as kind
+    else:
+        kind = BitImageProcessorPil
+    names = ("resample", "image_mean", "image_std", "do_rescale", "rescale_factor", "do_normalize")
+    kept = {name: getattr(processor, name) for name in names if getattr(processor, name, None) is not None}
+    return kind(**kept, **settings, do_center_crop=True, do_convert_rgb=True)
+
+
+def _probe() -> np.ndarray:
+    """An image that no two ways of resizing and cropping agree on: noise, oblong, of odd sides; uint8 (H, W, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (67, 101, 3), dtype=np.uint8)
+
+
+def _view(processor) -> torch.Tensor:
+    """The bytes that a processor makes of that image, neither rescaled nor normalised: `(1, 3, H, W)`."""
+    return processor(_probe(), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+
+
+def _same_view(one, two) -> bool:
+    """Whether two processors make the same bytes of an image, the order of the channels aside."""
+    try:
+        seen, wanted = _view(one), _view(two)
+    except (ValueError, TypeError, KeyError, AttributeError):  # the class cannot take these settings
+        return False
+    return torch.equal(seen, wanted) or torch.equal(seen, wanted.flip(1))

@@ -1,0 +1,175 @@
+"""A trained image classifier from a folder or the Hub, with the weights asked for, and its classes for the data's labels."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+
+from ..data.class_names import composed, plain_name
+from ..errors import CheckpointError, DataError
+from ..loading.missing_weights import check_weights
+from ..loading.saved_class import check_name, check_no_adapter, why_not_loaded
+from ..training.checkpoints.folders import MANIFEST, checkpoints, damage, last_good, step_of
+
+
+WEIGHTS = ("ema", "raw")
+AVERAGE = "ema"  # folder of the averaged model inside a training checkpoint, as SimATrainer writes it
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def load_classifier(
+    name: str, weights: str | None = None, dtype: torch.dtype = torch.float32, **hub
+) -> tuple[PreTrainedModel, str]:
+    """An image classifier in evaluation mode: native SimA, swapped, or with softmax.
+
+    Args:
+        name: folder or Hub name. A training checkpoint holds the raw weights itself and, if they were averaged, the average
+            in its folder `ema`; the folder that a run leaves in the end holds what it was told to save.
+        weights: "ema" for that average; "raw" or None for what is in the folder itself.
+        dtype: of the parameters.
+        hub: revision, token, trust_remote_code, as `from_pretrained`.
+
+    Returns:
+        The model, and the folder or Hub name that its weights came from.
+
+    Raises:
+        CheckpointError: no such folder, no averaged weights in it, a checkpoint that was not finished or is damaged, weights
+            that do not fit the config, or a model that is no image classifier.
+        ValueError: another word for the weights.
+    """
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"The weights must be 'ema' or 'raw', but {weights!r} came.")
+    folder = Path(name)
+    check_no_adapter(folder)
+    if folder.is_dir():
+        place = str(_checked(folder, weights))
+    else:
+        check_name(name)
+        if weights == "ema":
+            raise CheckpointError(
+                f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
+            )
+        place = name
+    try:
+        config = AutoConfig.from_pretrained(place, **hub)
+        if type(
+            config
+        ) not in AutoModelForImageClassification._model_mapping and "AutoModelForImageClassification" not in (
+            getattr(config, "auto_map", None) or {}
+        ):
+            raise CheckpointError(f"{name} is of type {config.model_type!r}, which has no image classifier.")
+        model, info = AutoModelForImageClassification.from_pretrained(
+            place, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **hub
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(why_not_loaded(place, error, hub.get("revision"))) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise CheckpointError(
+            f"{name} does not hold a whole {type(model).__name__}: it has no weights for {shown}. Evaluate a model that was "
+            "trained for image classification."
+        )
+    check_weights(place, model, info)  # of other shapes
+    return model.eval(), place
+
+
+def _checked(folder: Path, weights: str | None) -> Path:
+    """The folder that holds the weights asked for, all files present.
+
+    Raises:
+        CheckpointError: it is not complete, with what is missing and what could be used instead.
+    """
+    if (folder / MANIFEST).is_file():
+        trouble = damage(folder)
+        if trouble:
+            earlier = last_good(folder.parent, before=step_of(folder))
+            raise CheckpointError(f"{folder} {trouble}.{f' The one before it is good: {earlier}.' if earlier else ''}")
+    place = folder / AVERAGE if weights == "ema" else folder
+    if not place.is_dir():
+        raise CheckpointError(
+            f"{folder} has no folder {AVERAGE} with averaged weights. Training checkpoints have one unless --ema_decay was 0; "
+            "of another folder, evaluate what is in it: leave the weights out."
+        )
+    missing = [] if (place / "config.json").is_file() else ["config.json"]
+    if not any((place / file).is_file() for file in WEIGHT_FILES):
+        missing.append(WEIGHT_FILES[0])
+    if missing:
+        inside = checkpoints(folder)
+        remedy = (
+            f"It holds checkpoints: name one of them, such as {inside[-1]}."
+            if inside
+            else ("If a training run was writing it, it was not finished: take the checkpoint before it.")
+        )
+        raise CheckpointError(f"{place} is not a complete model: it has no {' and no '.join(missing)}. {remedy}")
+    return place
+
+
+def match_labels(
+    model_labels: Mapping[int, str] | Sequence[str], data_labels: Sequence[str], by_index: bool = False
+) -> list[int]:
+    """The model's class of each label of the data.
+
+    They are matched by name, letter case, `_` for a space and how accents are written aside; the data may have some of the model's classes, in any
+    order. A model without names of its own (LABEL_0, LABEL_1, ...) is matched by index if it has as many classes.
+
+    Args:
+        model_labels: `config.id2label`.
+        data_labels: names of the data's classes, in the order of their indices.
+        by_index: go by index, whatever the names are.
+
+    Returns:
+        A list as long as `data_labels`.
+
+    Raises:
+        DataError: the classes do not agree; it says how they differ.
+    """
+    names = [composed(model_labels[index]) for index in range(len(model_labels))]
+    labels = [composed(label) for label in data_labels]
+    unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    if labels == names or ((by_index or unnamed) and len(labels) == len(names)):
+        return list(range(len(labels)))
+    if by_index or unnamed:
+        raise DataError(
+            f"The model has {len(names)} classes{' without names' if unnamed else ''}, but the data has {len(labels)}, so they "
+            "cannot be matched by index."
+        )
+    exact = {name: index for index, name in enumerate(names)}
+    plain = {plain_name(name): index for index, name in enumerate(names)}
+    found = [exact.get(label, plain.get(plain_name(label))) for label in labels]
+    unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
+    remedy = "If they are in the same order, match them by index (--labels-by-index)."
+    if len(unknown) == len(labels):
+        raise DataError(
+            f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "
+            f"{_some(names)}, the data {_some(labels)}. {remedy}"
+        )
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} of the data's {len(labels)} classes are not among the model's {len(names)}: {_some(unknown)}. "
+            "Evaluate on data of the classes that the model was trained for."
+        )
+    several = {name for name, count in Counter(names).items() if count > 1}
+    several |= {label for label, index in zip(labels, found, strict=True) if found.count(index) > 1}
+    unclear = [label for label in labels if label in several]
+    if unclear:
+        raise DataError(
+            f"Several classes have the same name, so it is not clear which is meant by {_some(unclear)}. {remedy}"
+        )
+    return found
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")

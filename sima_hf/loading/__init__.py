@@ -1,0 +1,1 @@
+"""A model by folder or Hub name, with readable errors."""

@@ -1,0 +1,251 @@
+"""Load a model as the class that saved it."""
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,  # httpx's, of whichever version huggingface_hub brings
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ..errors import CheckpointError, causes_of
+from ..models.sima import modeling_sima
+from ..patching import classes
+
+
+ADAPTER = "adapter_config.json"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+# Entry of config.json -> what it has to be, if it is there at all.
+_ENTRIES = {
+    "model_type": (_is_text, "text"),
+    "transformers_weights": (_is_text, "text"),
+    "architectures": (_is_list_of_text, "a list of class names"),
+}
+
+# Arguments of `from_pretrained` that say which of a model's files are read, and how: the config has to be of the same.
+_PLACE = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "trust_remote_code")
+
+
+def load_saved_class(name_or_path: str) -> PreTrainedModel:
+    """The model of a folder or Hub name, in eval mode, as the class that its config names; AutoModel's choice where it names none.
+
+    Raises:
+        OSError, ValueError: as `from_pretrained`, with a sentence.
+        RuntimeError: the weights have other shapes than the config says.
+    """
+    return load_with_report(name_or_path)[0]
+
+
+def load_with_report(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """As `load_saved_class`, and what `from_pretrained` reports: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+
+    Args:
+        name_or_path: folder or Hub name.
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        OSError, ValueError, RuntimeError: as `load_saved_class`.
+    """
+    what = f"The config.json of {name_or_path}"
+    place = {name: kwargs[name] for name in _PLACE if name in kwargs}
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, **place)
+    except TypeError:  # of a model_type that is a list or a mapping
+        check_entries(PreTrainedConfig.get_config_dict(name_or_path, **place)[0], what)
+        raise
+    check_entries({name: getattr(config, name, None) for name in _ENTRIES}, what)
+    cls = saved_class(config, what) or _registered(config) or AutoModel
+    model, report = cls.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    return model.eval(), report
+
+
+def check_name(name: str) -> None:
+    """Refuse what is neither a folder nor a name on the Hub, before anybody is asked for it.
+
+    Raises:
+        CheckpointError: it is a file, an address, or a path to nothing.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return
+    if path.exists():
+        raise CheckpointError(f"{name} is a file; give the folder that a model was saved in, or its name on the Hub.")
+    address = _ADDRESS.match(name)
+    if address:
+        raise CheckpointError(
+            f"{name} is an address; give the model's name on the Hub, {address['name'].removesuffix('.git')}, or a folder."
+        )
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"There is no folder {name} with a model in it.")
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a folder that holds a PEFT adapter in place of a model.
+
+    Raises:
+        CheckpointError: it does; the text says how to merge it.
+    """
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}) and no model of its own. Merge them: load the model that it was made for and "
+            "`peft.PeftModel.from_pretrained(model, folder)`, call `model = model.merge_and_unload()`, and give what "
+            "`model.save_pretrained(another_folder)` writes."
+        )
+
+
+_ADDRESS = re.compile(
+    r"(?:hf://|\w+://[^/]*/|(?:www\.)?(?:huggingface\.co|hf\.co)/)(?:models/)?(?P<name>[^/?#]+(?:/[^/?#]+)?)"
+)
+
+
+def why_not_loaded(name: str, error: Exception, revision: str | None = None) -> str:
+    """The sentence for a model that Transformers could not load by its name: what is not there, and whether the Hub was asked.
+
+    Args:
+        name: folder or Hub name.
+        error: what was raised, with its causes.
+        revision: that was asked for.
+    """
+    reason = " ".join(str(error).split())
+    folder = Path(name)
+    if type(error).__name__ == "SafetensorError":
+        return f"The weights in {name} cannot be read, perhaps half-written: {reason.rstrip('.')}. Get or write them again."
+    if folder.is_dir():
+        if (folder / "config.json").is_file() and not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+            return (
+                f"{name} is not a complete model: it has no model.safetensors. If something was writing it, it was not finished: "
+                "get or write it again."
+            )
+        return f"{name} cannot be loaded: {reason}"
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"There is no folder {name}, and no model of that name in {constants.HF_HUB_CACHE}; the Hub is not asked because "
+            "HF_HUB_OFFLINE is set."
+        )
+    return refused_by_hub(name, error, revision) or f"{name} cannot be loaded from the Hub: {reason}"
+
+
+_LOG_IN = "log in with `hf auth login`, or give a token from https://huggingface.co/settings/tokens as HF_TOKEN"
+
+
+def refused_by_hub(name: str, error: Exception, revision: str | None = None) -> str | None:
+    """The sentence for what the Hub, or the way to it, refused of a model that is no folder here; None for other errors, and offline.
+
+    Args:
+        name, error, revision: as for `why_not_loaded`.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return None
+    causes = list(causes_of(error))
+    answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
+    status = getattr(getattr(answer, "response", None), "status_code", None)
+    if isinstance(answer, RevisionNotFoundError):
+        return (
+            f"{name} has no revision {revision or 'main'} on the Hub; name a branch, a tag or a commit that is there."
+        )
+    if isinstance(answer, GatedRepoError):
+        return f"{name} is gated: ask for access on its page on the Hub, then {_LOG_IN}."
+    if isinstance(answer, RepositoryNotFoundError):
+        return (
+            f"There is no folder {name}, and no model of that name on the Hub, or not for you. Check the name; if the model is private, "
+            f"{_LOG_IN}."
+        )
+    if status == 401:
+        return (
+            f"The Hub does not know the token that it was given, so {name} cannot be had. Take it away, or {_LOG_IN}."
+        )
+    if status == 403:
+        return f"This token may not read {name} on the Hub. Take one that may: {_LOG_IN}."
+    if status == 429:
+        return f"The Hub asks for fewer requests, so {name} cannot be had now. Run the same command again later."
+    if status is not None and status >= 500:
+        return f"The Hub has trouble of its own ({status}), so {name} cannot be had now. Run the same command again later."
+    if status is None and any(
+        isinstance(one, (LocalEntryNotFoundError, HTTPError, ConnectionError)) for one in causes
+    ):
+        last = " ".join(str(causes[-1]).split()).rstrip(".") or type(causes[-1]).__name__
+        return (
+            f"The Hub cannot be reached ({last}), and there is no folder {name} here, nor all of that model in the cache. Check the "
+            "name and the connection."
+        )
+    return None
+
+
+def check_entries(config: Mapping[str, Any], what: str) -> None:
+    """Whether the entries that say what to load are of the right kind; Transformers looks into them before it checks.
+
+    Args:
+        config: what config.json holds.
+        what: the config in words, with which the errors begin.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name, (fits, wanted) in _ENTRIES.items():
+        value = config.get(name)
+        if value is not None and not fits(value):
+            raise ValueError(
+                f"{what} should have {wanted} as {name!r}, but it has {value!r}. It was edited by hand; save the model anew."
+            )
+
+
+def saved_class(config: PreTrainedConfig, what: str) -> type[PreTrainedModel] | None:
+    """The class that saved a model: one of sima_hf or of Transformers.
+
+    Args:
+        config: the model's, whose `architectures` name the class.
+        what: the config in words, with which the errors begin.
+
+    Returns:
+        The class; None if the config names none, or one that is neither sima_hf's nor Transformers'.
+
+    Raises:
+        ValueError: class and model_type are not of one kind, and one of them is SimA.
+    """
+    names = config.architectures
+    found = (getattr(place, names[0], None) for place in _places(config)) if names else ()
+    cls = next((cls for cls in found if isinstance(cls, type) and issubclass(cls, PreTrainedModel)), None)
+    if cls is None:
+        return None
+    typed = type(config).model_type
+    ours = issubclass(cls, (classes.SimAHostModel, modeling_sima.SimAPreTrainedModel))
+    if (ours or typed.startswith("sima")) and cls.config_class.model_type != typed:
+        raise ValueError(
+            f"{what} contradicts itself: its model_type is {typed!r}, but the class under `architectures`, {names[0]}, is one of "
+            f"{cls.config_class.model_type!r}, so it would load as one thing here and as another elsewhere. It was edited by hand; "
+            "save the model anew."
+        )
+    return cls
+
+
+def _places(config: PreTrainedConfig) -> Iterator[object]:
+    """Modules in which the class that a config names may be."""
+    yield from (modeling_sima, classes, transformers)
+    name = type(config).__module__.replace(".configuration_", ".modeling_")
+    if name.startswith("transformers."):
+        yield importlib.import_module(name)
+
+
+def _registered(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that a config names, where somebody else has entered it in Transformers' tables."""
+    known = {cls.__name__: cls for _, found in classes.auto_classes(type(config)) for cls in found}
+    return known.get((config.architectures or [""])[0])

@@ -1,0 +1,1 @@
+"""The code that is published beside a model's weights."""

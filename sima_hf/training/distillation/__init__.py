@@ -1,0 +1,1 @@
+"""Training from a teacher's answers."""

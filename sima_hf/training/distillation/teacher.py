@@ -1,0 +1,265 @@
+"""A frozen teacher that sees what its own image processor would have made of the student's images, and answers in its classes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ...data.class_names import plain_name
+from ...errors import DataError
+from ..resolution import resize
+
+
+# Sides in pixels of the images that an image processor is tried on, and the values it is tried with.
+_SIDES, _VALUES = (48, 80), (0, 64, 128, 191, 255)
+
+# Two normalisations that are this close are the same, and the images are handed on bit for bit.
+_SAME = 1e-6
+
+
+class Teacher:
+    """Any image classifier, frozen, in evaluation mode, without gradients.
+
+    It is not a module: it is no part of a model that it is assigned to, of its checkpoints, or of what DDP, FSDP or an average
+    of weights see.
+
+    Args:
+        model: a classifier whose output has `logits`, such as any of Transformers. It is frozen and set to evaluation in place.
+        mean, std: the teacher's normalisation of pixels from 0 to 1, a number for each channel.
+        image_size: side in pixels, or (height, width), of the images that the teacher takes; None: any.
+        student_mean, student_std: normalisation of the images that come. None: the teacher's own.
+        student_labels: the student's class names in order. None: logits as the teacher has them.
+        match_labels: "name", by the names in the teacher's `config.id2label`; or "order", class i is class i, where the names
+            say the same in other words.
+        dtype: floating type in which the teacher computes, by autocast; float32 switches autocast off; None leaves it as it is
+            around the call. Parameters keep their type.
+        flip_channels: the teacher takes blue first.
+
+    Raises:
+        DataError: the teacher lacks a class of the student, or names do not tell which is which.
+        ValueError: means and deviations that do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | tuple[int, int] | None = None,
+        *,
+        student_mean: Sequence[float] | None = None,
+        student_std: Sequence[float] | None = None,
+        student_labels: Sequence[str] | None = None,
+        match_labels: str = "name",
+        dtype: torch.dtype | None = None,
+        flip_channels: bool = False,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.dtype, self.flip_channels = dtype, flip_channels
+        self.mean, self.std = mean, std
+        self.expect(mean if student_mean is None else student_mean, std if student_std is None else student_std)
+        self.classes = None
+        if student_labels is not None:
+            self.classes = class_indices(list(student_labels), _labels(model.config), match_labels)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        student_processor: Any,
+        student_config: Any,
+        *,
+        image_size: int | None = None,
+        match_labels: str | None = "name",
+        dtype: torch.dtype | None = None,
+        **kwargs,
+    ) -> "Teacher":
+        """A teacher from a folder or the Hub, with its own image processor.
+
+        Args:
+            name: folder or Hub name of a classifier and its image processor.
+            student_processor: the student's image processor, whose normalisation the images will have.
+            student_config: the student's config, of which `id2label` is read.
+            image_size: side in pixels at which the teacher is to work, its position embeddings stretched to it; by default the
+                size that its processor makes. Attention can be matched at the student's only.
+            match_labels: as above; None: logits as the teacher has them, whose classes are then nobody's business.
+            dtype: as above.
+            kwargs: for `from_pretrained` of both, such as `revision`, `token`, `trust_remote_code`.
+
+        Raises:
+            OSError: there is no such model, or it has no image processor.
+            DataError: as above, or a processor that does more than scale and shift colours.
+        """
+        # From its own file: the one at the top wants torchvision in older Transformers.
+        from transformers import AutoModelForImageClassification
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        model = AutoModelForImageClassification.from_pretrained(name, **kwargs)
+        if image_size is not None:
+            model = resize(model, image_size)
+        mean, std, size, flipped = measured_processor(AutoImageProcessor.from_pretrained(name, **kwargs))
+        student_mean, student_std, *_ = measured_processor(student_processor)
+        return cls(
+            model,
+            mean,
+            std,
+            image_size or size,
+            student_mean=student_mean,
+            student_std=student_std,
+            student_labels=_labels(student_config) if match_labels else None,
+            match_labels=match_labels or "name",
+            dtype=dtype,
+            flip_channels=flipped,
+        )
+
+    def expect(self, student_mean: Sequence[float], student_std: Sequence[float]) -> None:
+        """Take images that were normalised by these numbers from now on; `SimADistillationTrainer` says so with its own."""
+        self.scale, self.shift = _change_of_normalisation(self.mean, self.std, student_mean, student_std)
+
+    def to(self, device: torch.device | str) -> "Teacher":
+        """Move it, in place."""
+        self.model.to(device)
+        return self
+
+    def view(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The student's images `(B,C,H,W)` as the teacher takes them, `(B,C,H',W')` float32.
+
+        Normalisation is exact and linear, also for values that no image has (erased by noise). Another size is bicubic with
+        antialiasing; values beyond black and white, by which it overshoots at edges, stay.
+        """
+        pixels = pixel_values.float()
+        if self.scale is not None:
+            scale, shift = (x.to(pixels)[:, None, None] for x in (self.scale, self.shift))
+            pixels = pixels * scale + shift
+        if self.image_size is not None and tuple(pixels.shape[-2:]) != tuple(self.image_size):
+            pixels = F.interpolate(
+                pixels, size=tuple(self.image_size), mode="bicubic", antialias=True, align_corners=False
+            )
+        return pixels.flip(1) if self.flip_channels else pixels
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(B,K)` float32 in the order of the student's classes, for images `(B,C,H,W)` normalised as the student's."""
+        pixels, device = self.view(pixel_values), pixel_values.device.type
+        parameter = next(self.model.parameters(), pixels)
+        enabled = torch.is_autocast_enabled(device) if self.dtype is None else self.dtype != torch.float32
+        with torch.autocast(device, dtype=None if self.dtype == torch.float32 else self.dtype, enabled=enabled):
+            logits = self.model(pixels.to(parameter.dtype)).logits.float()
+        return logits if self.classes is None else logits[:, self.classes.to(logits.device)]
+
+
+def _change_of_normalisation(mean, std, student_mean, student_std) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Scale and shift `(C,)` float64 from the student's normalised values to the teacher's; None twice if they are the same."""
+    given = {"mean": mean, "std": std, "student_mean": student_mean, "student_std": student_std}
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in given.items()}
+    if len({value.shape for value in values.values()}) > 1 or not all(
+        (values[x] > 0).all() for x in given if "std" in x
+    ):
+        raise ValueError(
+            "Means and standard deviations must have one number for each channel, deviations above 0, but "
+            f"{', '.join(f'{name} {list(value)}' for name, value in given.items())} came."
+        )
+    scale = values["student_std"] / values["std"]
+    shift = (values["student_mean"] - values["mean"]) / values["std"]
+    if (scale - 1).abs().max() < _SAME and shift.abs().max() < _SAME:
+        return None, None
+    return scale, shift
+
+
+def measured_processor(processor: Any) -> tuple[list[float], list[float], tuple[int, int] | None, bool]:
+    """What an image processor does to pixels, found by running it on images of one colour.
+
+    So nothing has to be known of its options, of which each processor has its own (offsets, a second normalisation, blue first).
+
+    Returns:
+        mean and std, as if pixels from 0 to 1 were normalised by them; the size (height, width) it gives to square images, or
+        None if it keeps theirs; whether it puts blue first.
+
+    Raises:
+        DataError: it gives no RGB images, or does something else than scale and shift each channel.
+    """
+    sizes = {_run(processor, (0, 0, 0), side)[1] for side in _SIDES}
+    grey = torch.stack([_run(processor, (value,) * 3, _SIDES[0])[0] for value in _VALUES])  # (values, channels)
+    red, _ = _run(processor, (255, 0, 0), _SIDES[0])
+    black, white = grey[0], grey[-1]
+    slope = white - black
+    found = red - black
+    flipped = bool(found[-1].abs() > found[0].abs())
+    expected = torch.zeros(3, dtype=torch.float64)
+    expected[-1 if flipped else 0] = slope[-1 if flipped else 0]
+    line = black + slope * torch.tensor(_VALUES, dtype=torch.float64)[:, None] / 255
+    tolerance = 1e-4 * slope.abs().max()
+    if not (slope > 0).all() or (grey - line).abs().max() > tolerance or (found - expected).abs().max() > tolerance:
+        raise DataError(
+            f"{type(processor).__name__} does more to colours than scaling and shifting each channel, which cannot be undone on "
+            "the student's normalised images. Take a teacher with an ordinary image processor."
+        )
+    mean, std = -black / slope, 1 / slope
+    if flipped:  # of the student's channels, before they are turned
+        mean, std = mean.flip(0), std.flip(0)
+    return mean.tolist(), std.tolist(), sizes.pop() if len(sizes) == 1 else None, flipped
+
+
+def _run(processor: Any, colour: tuple[int, int, int], side: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    """The colour `(3,)` float64 that an image of one colour has at its centre after the processor, and its size."""
+    from PIL import Image
+
+    image = Image.fromarray(np.full((side, side, 3), colour, dtype=np.uint8))
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    if pixels.dim() != 4 or pixels.shape[1] != 3:
+        raise DataError(
+            f"A teacher's image processor must give (1, 3, height, width) for an RGB image, but {type(processor).__name__} gave "
+            f"{tuple(pixels.shape)}."
+        )
+    height, width = pixels.shape[-2:]
+    return pixels[0, :, height // 2, width // 2].double(), (height, width)
+
+
+def class_indices(student: list[str], teacher: list[str], match: str = "name") -> torch.Tensor | None:
+    """For each class of the student, its index among the teacher's, `(K,)` int64; None if they are the same in order.
+
+    Names agree regardless of case, `_` for a space and how accents are written. The teacher may have more classes; its logits are then compared among
+    the student's.
+
+    Raises:
+        DataError: the teacher lacks classes of the student, or a name that it must be found by stands for several.
+        ValueError: an unknown `match`.
+    """
+    if match not in ("name", "order"):
+        raise ValueError(f"Classes are matched by 'name' or 'order', but {match!r} came.")
+    remedy = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
+    if match == "order" or student == teacher:
+        if len(student) == len(teacher):
+            return None
+        raise DataError(
+            f"Classes can be matched by order where there are as many, but the student has {len(student)} and the teacher "
+            f"{len(teacher)}."
+        )
+    exact = set(student) <= set(teacher)
+    own, goal = (names if exact else [plain_name(name) for name in names] for names in (student, teacher))
+    places = {key: index for index, key in enumerate(goal)}
+    missing = [name for name, key in zip(student, own, strict=True) if key not in places]
+    if missing:
+        shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise DataError(
+            f"The teacher does not know {len(missing)} of the student's {len(student)} classes: {shown}. It can teach only "
+            f"classes that are its own. {remedy}"
+        )
+    counts, own_counts = Counter(goal), Counter(own)
+    doubled = next((key for key in own if counts[key] > 1 or own_counts[key] > 1), None)
+    if doubled is not None:
+        raise DataError(
+            f"The class name {doubled!r} stands for several classes, so that it does not tell which of the teacher's is which of "
+            f"the student's. {remedy}"
+        )
+    return torch.tensor([places[key] for key in own])
+
+
+def _labels(config: Any) -> list[str]:
+    names = {int(index): str(name) for index, name in config.id2label.items()}
+    return [names[index] for index in sorted(names)]

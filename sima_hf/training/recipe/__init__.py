@@ -1,0 +1,1 @@
+"""The recipe: augmentation, losses, optimizer groups and schedule, weight averaging."""
