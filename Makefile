@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
-SOURCES := sima_hf examples tests
-RESULTS := examples/results
+SOURCES := sima_hf examples benchmarks tests
+RESULTS := benchmarks/results
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -36,20 +36,20 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 	$(BIN)/python -m sima_hf.bench.traffic --output_dir $(RESULTS)
 	$(BIN)/python -m sima_hf.bench.model_report --results $(RESULTS) --readme README.md
 
-evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in examples/results
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart_seeds.py --output_dir examples/results
+evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchmarks/results
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir benchmarks/results
 
-calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in examples/results: half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/calibrate_digits.py --output_dir examples/results --readme README.md
+calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in benchmarks/results: half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir benchmarks/results --readme README.md
 
-comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in examples/results: half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/compare_digits.py --output_dir $(RESULTS) --readme README.md
+comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in benchmarks/results: half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme README.md
 
-deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the training script, with three seeds, in examples/results
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/deit_digits.py --output_dir $(RESULTS)
+deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the training script, with three seeds, in benchmarks/results
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/deit_digits.py --output_dir $(RESULTS)
 
-training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in examples/results
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/measure_training_speed.py --output_dir $(RESULTS) --readme README.md
+training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme README.md
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

@@ -14,7 +14,7 @@ from sima_hf.bench import traffic as benchmark_traffic
 
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "examples" / "results"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_readme_without_marks_is_left_alone(rows, tmp_path):
 
 def test_readme_holds_the_committed_results(monkeypatch):
     monkeypatch.chdir(ROOT)
-    path = Path("examples/results/attention_cpu_float32.csv")
+    path = Path("benchmarks/results/attention_cpu_float32.csv")
     assert benchmark_report.markdown_table(path) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Time of the attention itself: SimA against the literal formula and softmax, interleaved in one run.
 
-    sima-hf bench attention --output-dir results        # or, for the files in examples/results: make bench
+    sima-hf bench attention --output-dir results        # or, for the files in benchmarks/results: make bench
 
 Results are checked against each other before anything is timed. The contestants take turns, so that a machine that is
 slow for a while is slow for all of them, and ratios are medians over turns.

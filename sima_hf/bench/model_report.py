@@ -1,6 +1,6 @@
 """What the benchmark of models leaves: CSV, table, picture, and the README's table from the CSVs.
 
-python -m sima_hf.bench.model_report --results examples/results --readme README.md
+python -m sima_hf.bench.model_report --results benchmarks/results --readme README.md
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Bytes and multiply-adds of the CUDA kernels, counted from what they load, store and multiply: no GPU, and no time.
 
-    python -m sima_hf.bench.traffic --output_dir examples/results
+    python -m sima_hf.bench.traffic --output_dir benchmarks/results
 
 A test holds the counts against the kernels themselves, run in Triton's interpreter. `floor_bytes` is what any kernel for these sizes
 has to move (benchmark_floor.py); what is loaded beyond it is read a second time, from cache where the head still is there.

@@ -26,7 +26,7 @@ from sima_hf.patching.certificate import Certificate, Operation
 
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARK = ROOT / "examples/results/model_deit-small_forward_cpu_float32.csv"
+BENCHMARK = ROOT / "benchmarks/results/model_deit-small_forward_cpu_float32.csv"
 REPO = "org/sima-model"
 
 

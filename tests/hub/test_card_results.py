@@ -18,7 +18,7 @@ from sima_hf.hub.cards.results import Measured, check_measured, read_measured
 from sima_hf.hub.cards.speed import speed_table
 
 
-RESULTS = Path(__file__).resolve().parents[2] / "examples/results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results"
 # The front matter of examples/model_card.py.
 QUICKSTART_CARD = """---
 model-index:

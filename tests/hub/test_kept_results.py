@@ -19,7 +19,7 @@ from sima_hf.hub.cards.speed import tables_in
 from sima_hf.hub.kept_results import kept_results
 
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "examples/results/model_deit-small_forward_cpu_float32.csv"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks/results/model_deit-small_forward_cpu_float32.csv"
 
 
 @pytest.fixture(scope="module")

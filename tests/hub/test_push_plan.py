@@ -20,7 +20,7 @@ from sima_hf.training.checkpoints import folders as checkpoints
 
 CODE = {"modeling_sima_vit.py", "sima_attention.py"}
 WEIGHTS = "model.safetensors"
-BENCHMARK = Path(__file__).resolve().parents[2] / "examples/results/model_deit-small_forward_cpu_float32.csv"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks/results/model_deit-small_forward_cpu_float32.csv"
 
 
 def test_a_plan_says_what_would_be_published(folder):

@@ -13,12 +13,12 @@ import sima_hf
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path("examples/results/comparison_digits.json")
+RESULTS = Path("benchmarks/results/comparison_digits.json")
 
 
 @pytest.fixture
 def examples(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.chdir(ROOT)
 
 

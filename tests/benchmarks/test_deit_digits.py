@@ -9,12 +9,12 @@ from script_runs import losses, run
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "examples/results/deit_digits.json"
+RESULTS = ROOT / "benchmarks/results/deit_digits.json"
 
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import deit_digits
 
     return deit_digits

@@ -3,7 +3,7 @@
 Fresh `deit` and `sima_deit` of one shape. Nothing was chosen by the 500 test images: `--choose` trains on fewer images with every
 learning rate and measures on held-out training images, where the same rate was the best for both.
 
-python examples/deit_digits.py --output_dir examples/results        # or: make deit-digits
+python benchmarks/deit_digits.py --output_dir benchmarks/results        # or: make deit-digits
 """
 
 import argparse
@@ -96,7 +96,7 @@ def command(attention: str, seed: int, rate: float, images: Path, output: Path) 
         "validation_dir": images / "measured",
         "output_dir": output,
     }
-    script = Path(__file__).with_name("run_image_classification.py")
+    script = Path(__file__).resolve().parents[1] / "examples" / "run_image_classification.py"
     return [
         sys.executable,
         str(script),
@@ -126,7 +126,7 @@ def measure(attention: str, seed: int, rate: float, images: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for the JSON")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for the JSON")
     parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2; to choose by, 10")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     parser.add_argument("--choose", action="store_true", help="all learning rates, on held-out training images")
@@ -143,7 +143,7 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.processes) as pool:
             runs = list(tqdm(pool.map(lambda task: measure(*task, Path(images)), tasks), total=len(tasks), unit="run"))
     summary = {
-        "command": "python examples/deit_digits.py --choose" if arguments.choose else "make deit-digits",
+        "command": "python benchmarks/deit_digits.py --choose" if arguments.choose else "make deit-digits",
         "data": f"scikit-learn digits: {counts['train']} training images, {counts['measured']} measured",
         "measured_on": "held-out training images" if arguments.choose else "test images",
         "device": device_name("cpu"),

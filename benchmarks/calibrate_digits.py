@@ -4,7 +4,7 @@ Four small models are trained with softmax, swapped, calibrated with 32 to 2,048
 30 epochs from there and from the bare swap. Nothing was chosen by the 500 test images: `--choose` trains on fewer images and
 measures on held-out training images, and that is what the settings below come from.
 
-python examples/calibrate_digits.py --output_dir examples/results --readme README.md        # or: make calibration
+python benchmarks/calibrate_digits.py --output_dir benchmarks/results --readme README.md        # or: make calibration
 """
 
 import argparse
@@ -156,7 +156,7 @@ def measure(name: str, seed: int, data: Digits) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for JSON and PNG")
     parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))

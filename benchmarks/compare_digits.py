@@ -4,7 +4,7 @@ A ViT, the same with SimA and either gain, both with a single head, the paper's 
 from the weights that its softmax twin starts from. Nothing was chosen by the 500 test images: `--choose` trains on fewer images
 and measures on held-out training images, where the learning rate of each family below was chosen.
 
-python examples/compare_digits.py --output_dir examples/results --readme README.md        # or: make comparison
+python benchmarks/compare_digits.py --output_dir benchmarks/results --readme README.md        # or: make comparison
 """
 
 import argparse
@@ -175,7 +175,7 @@ def compact_json(content: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for JSON and PNG")
     parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
     parser.add_argument("--text", type=Path, help="text whose table of scales is to be brought up to date as well")
     parser.add_argument(
@@ -215,7 +215,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     runs = run_all(tasks, arguments.processes)
     data = Digits(arguments.choose)
     summary = {
-        "command": "python examples/compare_digits.py --choose" if arguments.choose else "make comparison",
+        "command": "python benchmarks/compare_digits.py --choose" if arguments.choose else "make comparison",
         "data": f"scikit-learn digits: {len(data.train)} training images, {len(data.test)} measured",
         "measured_on": "held-out training images" if arguments.choose else "test images",
         "augmentation": "moved by at most one of 8 pixels each way, then interpolated to the family's size",

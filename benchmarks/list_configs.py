@@ -1,6 +1,6 @@
 """The table of training configurations in the README, made from the files themselves.
 
-python examples/list_configs.py --readme README.md
+python benchmarks/list_configs.py --readme README.md
 """
 
 import argparse
@@ -14,7 +14,7 @@ from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model
 
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "examples" / "configs"
 # Top-1 on ImageNet-1k as far as it is known: quoted in UCDvision/sima#4, and not contradicted by the author. The paper's tables
 # were not at hand for the others.
 KNOWN = {"sima-deit-small": "79.8 (softmax: 79.9)"}

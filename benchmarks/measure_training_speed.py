@@ -1,7 +1,7 @@
 """Is data loading what the training step waits for? Images per second of loading, augmenting and training, in turn.
 
-    python examples/measure_training_speed.py --output_dir examples/results --readme README.md
-    python examples/measure_training_speed.py --device cuda --output_dir examples/results       # bfloat16, compiled
+    python benchmarks/measure_training_speed.py --output_dir benchmarks/results --readme README.md
+    python benchmarks/measure_training_speed.py --device cuda --output_dir benchmarks/results       # bfloat16, compiled
 
 The images are JPEGs of ImageNet's shape, 500 x 375 pixels and about 110 kB, in a folder that is removed in the end. They are
 in the cache of the system when they are read: what is measured is the processor, not the disk. Loading and augmenting are
@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="in one measurement of training on a ready batch")
     parser.add_argument("--fed_steps", type=int, help="in one measurement of training with and without a loader")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each")
-    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for the CSV")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for the CSV")
     parser.add_argument("--readme", type=Path, help="README whose table is to be brought up to date as well")
     parser.add_argument("--from_results", action="store_true", help="measure nothing: the table from the CSV there is")
     given = parser.parse_args(arguments)

@@ -1,13 +1,16 @@
 """The quickstart with several seeds, summed up in one file: the evidence behind the figures in the README.
 
-python examples/quickstart_seeds.py --output_dir examples/results        # or: make evidence
+python benchmarks/quickstart_seeds.py --output_dir benchmarks/results        # or: make evidence
 """
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from quickstart import QuickstartArguments, QuickstartTrainingArguments, run, write_json
 
 from sima_hf.bench.attention import device_name, git_revision
@@ -42,7 +45,7 @@ SHARED = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("examples/results"), help="folder for JSON and PNG")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for JSON and PNG")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
     arguments = parser.parse_args()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from sima_hf.training.recipe.optimization import parameter_groups
 from sima_hf.training.recipe.parts import augmentation_of, rate_of
 
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "examples" / "configs"
 RECIPE = RecipeArguments()
 NUM_LABELS = 1000
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path("examples/results/training_speed_cpu.csv")
+RESULTS = Path("benchmarks/results/training_speed_cpu.csv")
 PARTS = ["RandAugment", "normalising", "random erasing", "mixing"]
 FED, REPEATED, STEP = "training from the loader", "training on a repeated batch", "training step"
 # Two models of toy size, two rounds.
@@ -27,7 +27,7 @@ SHORT += "--model_overrides hidden_size=32,num_hidden_layers=1,num_attention_hea
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.chdir(ROOT)
     import measure_training_speed
 

@@ -10,12 +10,12 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path("examples/results/calibration_digits.json")
+RESULTS = Path("benchmarks/results/calibration_digits.json")
 
 
 @pytest.fixture
 def figure(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.chdir(ROOT)
     import calibration_figure
 
@@ -81,7 +81,7 @@ def test_the_script_runs(tmp_path):
     """One model, one seed, an epoch of each: the command as `make calibration` has it, cut short."""
     code = """
 import sys
-sys.path.insert(0, "examples")
+sys.path.insert(0, "benchmarks")
 import calibrate_digits as script
 script.EPOCHS, script.CALIBRATION_IMAGES, script.ORIGINAL["epochs"] = (1,), (32, 64), 1
 data = script.Digits(choose=True)
