@@ -33,7 +33,7 @@ from transformers import (
 )
 
 import sima_hf
-from sima_hf.bench.attention import device_name, git_revision
+from sima_hf.machine.description import device_name, git_revision
 
 
 CALIBRATION_IMAGES = (32, 128, 512, 2048)

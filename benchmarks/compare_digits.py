@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import CvtConfig, CvtForImageClassification, PreTrainedModel, ViTConfig, ViTForImageClassification
 
 import sima_hf
-from sima_hf.bench.attention import device_name, git_revision
+from sima_hf.machine.description import device_name, git_revision
 
 
 SCALE_IMAGES = 32  # training images that the scales are measured on

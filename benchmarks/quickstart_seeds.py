@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from quickstart import QuickstartArguments, QuickstartTrainingArguments, run, write_json
 
-from sima_hf.bench.attention import device_name, git_revision
+from sima_hf.machine.description import device_name, git_revision
 
 
 # What differs from one seed to the next, and what is the same for all; the rest of results.json is too long for here.

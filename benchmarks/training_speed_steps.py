@@ -11,9 +11,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from sima_hf.data.images import TrainImages
 from sima_hf.data.loading import training_loader
+from sima_hf.data.pixels import normalize, unit_interval
 from sima_hf.training.arguments import ModelArguments, RecipeArguments
 from sima_hf.training.models import build_model
-from sima_hf.training.recipe.augmentation import BatchAugmentation, normalize, unit_interval
+from sima_hf.training.recipe.augmentation import BatchAugmentation
 from sima_hf.training.recipe.ema import WeightAverage
 from sima_hf.training.recipe.erasing import random_erasing
 from sima_hf.training.recipe.losses import soft_cross_entropy

@@ -30,6 +30,7 @@ from sima_hf.data.loading import (
     lost_workers_as_errors,
     training_loader,
 )
+from sima_hf.data.pixels import normalize
 from sima_hf.data.processors import normalization
 from sima_hf.errors import CheckpointError, MissingDependencyError, TrainingError
 from sima_hf.evaluation import metrics
@@ -54,7 +55,6 @@ from sima_hf.training.checkpoints.sharded import (
     share_out_layers,
 )
 from sima_hf.training.publication import finish_folder
-from sima_hf.training.recipe.augmentation import normalize
 from sima_hf.training.recipe.batch_norm import synchronize_batch_norm
 from sima_hf.training.recipe.ema import WeightAverage
 from sima_hf.training.recipe.losses import soft_cross_entropy

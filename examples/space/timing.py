@@ -12,7 +12,7 @@ from loaded_models import channels, image_size
 from transformers import PreTrainedModel
 
 import sima_hf
-from sima_hf.bench.attention import device_name
+from sima_hf.machine.description import device_name
 
 
 FACTORS = (1, 1.5, 2, 3, 4, 6, 8)  # of the model's own image size

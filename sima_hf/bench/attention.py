@@ -7,19 +7,17 @@ slow for a while is slow for all of them, and ratios are medians over turns.
 """
 
 import functools
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..machine.description import device_name, git_revision
 from ..ops import sima_attention
 from ..ops.backends import served_by
 from ..version import __version__
@@ -239,28 +237,3 @@ def conditions(device: str) -> dict:
 def paired_ratio(own: list[float], other: list[float]) -> float:
     """Median over the turns of own time over the other's in the same turn."""
     return round(statistics.median(a / b for a, b in zip(own, other, strict=True)), 4)
-
-
-def device_name(device: str) -> str:
-    """The GPU's or the processor's name, as the machine gives it."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def git_revision() -> str:
-    """Short hash of the checkout, with a plus where the package differs from it; empty outside of one."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        diff = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, check=False)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if diff.returncode else "")

@@ -59,7 +59,7 @@ def environment() -> dict:
     """
     import torch
 
-    from ..bench.attention import git_revision
+    from ..machine.description import git_revision
     from ..ops import backend_report
     from ..ops.cpu_library import cache_folder
 
@@ -107,7 +107,7 @@ def _why_no_cuda(torch) -> str:
 
 
 def _processor() -> str:
-    from ..bench.attention import device_name
+    from ..machine.description import device_name
 
     cores = os.cpu_count()
     return f"{device_name('cpu').rpartition(', ')[0]}, {cores} core{'' if cores == 1 else 's'}"

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import DataError
-from ..training.recipe.augmentation import normalize
 from .folders import files_of_images
 from .images import UnreadableImage, read
 from .loading import listed
+from .pixels import normalize
 from .processors import normalization
 from .views import EvalView
 

@@ -13,7 +13,7 @@ from ..errors import CheckpointError, DataError
 from ..loading.saved_class import refused_by_hub
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
-from ..training.recipe.augmentation import normalize
+from .pixels import normalize
 
 
 IMAGE_SIZE, CROP_PCT = 224, 0.875  # as the original evaluates

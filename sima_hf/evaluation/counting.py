@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..data.pixels import normalize
 from ..data.processors import normalization, processor_for
 from ..errors import DataError
-from ..training.recipe.augmentation import normalize
 from .metrics import IGNORED, NO_ANSWER, hits, rank_classes, warn_of_no_answer
 
 

@@ -1,7 +1,4 @@
-"""Top-1 and top-5 accuracy: ranking of logits, counting, and what Transformers' Trainer and `evaluate` need of them.
-
-`TopKAccuracy` is made when it is first asked for, because it derives from a class of the optional package `evaluate`.
-"""
+"""Top-1 and top-5 accuracy: ranking of logits, counting, and what Transformers' Trainer and `evaluate` need of them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,13 +7,11 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..errors import DataError, MissingDependencyError
+from ..errors import DataError
 
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
-
-    from .top_k_accuracy import TopKAccuracy
 
 
 logger = logging.get_logger(__name__)
@@ -25,7 +20,7 @@ IGNORED = -100  # the label of an image that counts nowhere, as in torch's cross
 NO_ANSWER = -1  # the class of an image whose logits hold a NaN: equal to no label
 TOP = 5
 
-__all__ = ["IGNORED", "NO_ANSWER", "TopKAccuracy", "compute_metrics", "hits", "rank_classes", "top_classes"]
+__all__ = ["IGNORED", "NO_ANSWER", "compute_metrics", "hits", "rank_classes", "top_classes"]
 
 
 def rank_classes(logits: torch.Tensor, k: int = TOP) -> torch.Tensor:
@@ -168,13 +163,3 @@ def warn_of_no_answer(count: int, images: int) -> None:
     """Say how many images had a NaN among their logits, if any had."""
     if count:
         logger.warning(f"{count} of {images} images had logits that are not a number; they count as wrong.")
-
-
-def __getattr__(name: str):
-    if name != "TopKAccuracy":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    try:
-        from .top_k_accuracy import TopKAccuracy
-    except ImportError as error:
-        raise MissingDependencyError("TopKAccuracy needs evaluate: pip install 'sima-hf[train]'") from error
-    return TopKAccuracy

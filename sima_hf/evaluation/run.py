@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from ..bench.attention import device_name, git_revision
 from ..data.images import EvalImages, collate
 from ..data.processors import load_processor, side_of
 from ..data.sources import load_folder, load_image_data
@@ -18,6 +17,7 @@ from ..data.views import EvalView
 from ..errors import DataError, MissingDependencyError
 from ..folders.local_paths import shown_place, without_folders
 from ..folders.weights_hash import hash_of
+from ..machine.description import device_name, git_revision
 from ..machine.devices import check_device
 from ..machine.plotting import pyplot
 from ..machine.waiting import main_process_first

@@ -1,4 +1,4 @@
-"""`TopKAccuracy`, a metric of the package `evaluate` that needs no download; import it from `metrics`."""
+"""`TopKAccuracy`, a metric of the package `evaluate` that needs no download."""
 
 import os
 import shutil
@@ -7,10 +7,17 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 import torch
-from datasets import Features, Sequence, Value
+
+from ..errors import MissingDependencyError
+
+
+try:
+    import evaluate
+    from datasets import Features, Sequence, Value
+except ImportError as error:
+    raise MissingDependencyError("TopKAccuracy needs evaluate: pip install 'sima-hf[train]'") from error
 
 from .metrics import TOP, accuracies, checked
 

@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
 from ..data.images import EvalImages, TrainImages
+from ..data.pixels import normalize
 from ..data.processors import load_processor, normalization, processor_for
 from ..data.sources import ImageData, load_image_data
 from ..data.streaming import StreamedImages
@@ -27,7 +28,6 @@ from .checkpoints.progress import classes_of
 from .curves import draw_curves
 from .models import BuiltModel, build_model, calibrated
 from .publication import finish_folder
-from .recipe.augmentation import normalize
 from .trainer import SimATrainer
 
 

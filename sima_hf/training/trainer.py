@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..data.images import collate
 from ..data.loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
+from ..data.pixels import normalize
 from ..data.streaming import StreamedImages
 from ..errors import CheckpointError, TrainingError
 from ..evaluation.metrics import compute_metrics, top_classes
@@ -30,7 +31,6 @@ from .checkpoints.folders import (
 from .checkpoints.interruption import StopRequest
 from .checkpoints.progress import position_of, read_position, write_position
 from .checkpoints.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
-from .recipe.augmentation import normalize
 from .recipe.batch_norm import synchronize_batch_norm
 from .recipe.ema import WeightAverage
 from .recipe.losses import soft_cross_entropy

@@ -15,10 +15,10 @@ from PIL import Image
 
 from sima_hf import __version__
 from sima_hf.bench import model as benchmark_model
-from sima_hf.bench.attention import device_name
 from sima_hf.cli import env
 from sima_hf.errors import DataError
 from sima_hf.evaluation.run import EvaluationOptions, run_evaluation
+from sima_hf.machine.description import device_name
 from sima_hf.patching.hosts import HOSTS, markdown_table
 
 

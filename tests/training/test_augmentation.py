@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from sima_hf.data.pixels import normalize
 from sima_hf.data.randomness import combine_each, uniform
 from sima_hf.errors import MissingDependencyError
-from sima_hf.training.recipe.augmentation import JITTER, JITTER_ORDER, BatchAugmentation, color_jitter, normalize
+from sima_hf.training.recipe.augmentation import JITTER, JITTER_ORDER, BatchAugmentation, color_jitter
 from sima_hf.training.recipe.erasing import random_erasing
 from sima_hf.training.recipe.mixup import draw_mix, mix_images, mix_targets, soft_targets
 from sima_hf.training.recipe.rand_augment import RandAugment

@@ -17,9 +17,9 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from sima_hf.data.pixels import normalize
 from sima_hf.data.processors import normalization, processor_for, side_of
 from sima_hf.errors import CheckpointError, DataError
-from sima_hf.training.recipe.augmentation import normalize
 
 
 HOSTS = [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...data.pixels import standardize, unit_interval
 from ...data.randomness import uniform
 from .erasing import random_erasing
 from .mixup import draw_mix, mix_images, mix_targets, soft_targets
@@ -14,39 +15,6 @@ from .rand_augment import RandAugment, apply_chosen, brightness, contrast, enhan
 JITTER_ORDER, JITTER = 0x4F524452, 0x4A495454
 
 JITTERS = (brightness, contrast, saturation)
-
-
-def unit_interval(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Bytes 0..255 as float32 in [0, 1].
-
-    Args:
-        pixel_values: uint8, any shape and device.
-
-    Raises:
-        TypeError: another dtype; images that are floats already may be scaled already.
-    """
-    if pixel_values.dtype != torch.uint8:
-        raise TypeError(
-            f"Images must come as bytes (torch.uint8, 0 to 255), neither rescaled nor normalised, but {pixel_values.dtype} came."
-        )
-    return pixel_values.float() / 255
-
-
-def normalize(pixel_values: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Bytes as a model takes them: `(pixel / 255 - mean) / std`, channel by channel, as an image processor does it.
-
-    Args:
-        pixel_values: uint8, (B, C, H, W), on any device.
-        mean, std: one number for each channel, on the scale of [0, 1].
-
-    Returns:
-        float32, of the same shape, on the same device.
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: another number of channels.
-    """
-    return _standardised(unit_interval(pixel_values), mean, std)
 
 
 def color_jitter(images: torch.Tensor, seeds: torch.Tensor, strength: float) -> torch.Tensor:
@@ -153,18 +121,9 @@ class BatchAugmentation:
             images = color_jitter(images, seeds, self.color_jitter)
         if self.rand_augment is not None:
             images = self.rand_augment(images, seeds, fill=images.new_tensor(self.mean))
-        images = _standardised(images, self.mean, self.std)
+        images = standardize(images, self.mean, self.std)
         if self.random_erasing:
             images = random_erasing(images, seeds, self.random_erasing)
         mix = draw_mix(seeds, *images.shape[-2:], self.mixup, self.cutmix, self.mixup_switch_prob)
         targets = soft_targets(labels.to(images.device), self.num_labels, self.label_smoothing)
         return mix_images(images, mix), mix_targets(targets, mix)
-
-
-def _standardised(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    if not len(mean) == len(std) == images.shape[-3]:
-        raise ValueError(
-            f"Mean and standard deviation need one number for each channel, but {len(mean)} and {len(std)} came for images of "
-            f"shape {tuple(images.shape)}."
-        )
-    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
