@@ -33,7 +33,6 @@ from sima_hf.data.loading import (
 from sima_hf.data.pixels import normalize
 from sima_hf.data.processors import normalization
 from sima_hf.errors import CheckpointError, MissingDependencyError, TrainingError
-from sima_hf.evaluation import metrics
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments
 from sima_hf.training.callbacks import StartWatch
 from sima_hf.training.checkpoints.folders import (
@@ -108,7 +107,7 @@ class Loop:
         self.as_input = lambda pixels: pixels.to(self.plain.dtype) if halved else pixels
         self.normalize = lambda pixels: self.as_input(normalize(pixels, mean, std))
         self.unreadable = Unreadable(max_unreadable)
-        self.metric_class = metrics.TopKAccuracy  # here, where a missing package ends in a sentence
+        self.metric_class = training.TopKAccuracy  # here, where a missing package ends in a sentence
         self.loader = training_loader(
             task.train,
             batch_size=args.per_device_train_batch_size,

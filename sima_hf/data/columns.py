@@ -1,10 +1,10 @@
 """Which columns of a data set are the image and its class, and what the classes are called."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
 from ..errors import DataError
-from .class_names import composed
 
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
@@ -218,3 +218,13 @@ def check_labelled(labels: list[int | None], source: str) -> None:
     without = sum(label is None or label < 0 for label in labels)
     if without:
         raise DataError(f"{without} of the {len(labels)} images of {source} have no label; leave them out.")
+
+
+def composed(name: object) -> str:
+    """A name with its accents composed (NFC), as it is compared: macOS hands out "é" as two characters, others as one."""
+    return unicodedata.normalize("NFC", str(name))
+
+
+def plain_name(name: object) -> str:
+    """A name regardless of letter case, of `_` for a space and of spaces around it, too."""
+    return composed(" ".join(composed(name).replace("_", " ").casefold().split()))

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
-from ..data.class_names import composed, plain_name
+from ..data.columns import composed, plain_name
 from ..errors import CheckpointError, DataError
+from ..folders.manifest import MANIFEST, checkpoints, damage, last_good, step_of
 from ..loading.missing_weights import check_weights
 from ..loading.saved_class import check_name, check_no_adapter, why_not_loaded
-from ..training.checkpoints.folders import MANIFEST, checkpoints, damage, last_good, step_of
 
 
 WEIGHTS = ("ema", "raw")

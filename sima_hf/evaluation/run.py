@@ -11,12 +11,13 @@ import torch
 import transformers
 
 from ..data.images import EvalImages, collate
-from ..data.processors import load_processor, side_of
+from ..data.processors import side_of
 from ..data.sources import load_folder, load_image_data
 from ..data.views import EvalView
 from ..errors import DataError, MissingDependencyError
 from ..folders.local_paths import shown_place, without_folders
 from ..folders.weights_hash import hash_of
+from ..loading.processors import load_processor
 from ..machine.description import device_name, git_revision
 from ..machine.devices import check_device
 from ..machine.plotting import pyplot

@@ -10,6 +10,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import PublishError
+from ..folders import manifest as checkpoints
 from ..folders.weights import check_adapter, check_finite, check_loading, check_pickles, read_json, weights_of
 from ..loading.saved_class import check_entries, saved_class
 from ..models.sima import modeling_sima
@@ -17,7 +18,6 @@ from ..patching import certify, describe
 from ..patching.certificate import Certificate, Operation, weights_mark
 from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
-from ..training.checkpoints import folders as checkpoints
 from .published_files import others_in, weights_in
 from .readers_files import check_readers_files
 from .unchanged import hashes_of

@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import PublishError, UnsupportedModelError
+from ..folders import manifest as checkpoints
 from ..folders.atomic_files import write_whole
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
 from ..patching.eligibility import check_came_alone
 from ..patching.remote_code.model_files import auto_map
-from ..training.checkpoints import folders as checkpoints
 from .cards.card import model_card
 from .cards.facts import CardFacts, find_facts
 from .folder import CONFIG, check_folder

@@ -7,12 +7,12 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
-from ..data.processors import load_processor
 from ..errors import CheckpointError
 from ..patching import certify, describe
 from ..patching.certificate import Certificate
 from ..patching.example_inputs import example_inputs
 from .missing_weights import check_weights
+from .processors import load_processor
 from .saved_class import check_name, check_no_adapter, load_with_report, why_not_loaded
 
 

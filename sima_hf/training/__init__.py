@@ -43,7 +43,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
-    from ..evaluation.metrics import TopKAccuracy
+    from ..evaluation.top_k_accuracy import TopKAccuracy
     from .arguments import DataArguments, LoopArguments, ModelArguments, SimATrainingArguments
     from .distillation.attention_matching import AttentionMatching
     from .distillation.teacher import Teacher

@@ -14,12 +14,13 @@ from transformers.utils import logging
 
 from ..data.images import EvalImages, TrainImages
 from ..data.pixels import normalize
-from ..data.processors import load_processor, normalization, processor_for
+from ..data.processors import normalization, processor_for
 from ..data.sources import ImageData, load_image_data
 from ..data.streaming import StreamedImages
 from ..data.views import EvalView, TrainView
 from ..errors import MissingDependencyError
 from ..errors.sentences import sentence_of, traceback_wanted, with_hint
+from ..loading.processors import load_processor
 from ..machine.waiting import main_process_first
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
 from .callbacks import SaysBelowStart

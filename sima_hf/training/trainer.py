@@ -18,9 +18,9 @@ from ..data.pixels import normalize
 from ..data.streaming import StreamedImages
 from ..errors import CheckpointError, TrainingError
 from ..evaluation.metrics import compute_metrics, top_classes
+from ..folders.manifest import PREFIX
 from .arguments import SimATrainingArguments
 from .checkpoints.folders import (
-    PREFIX,
     belongs_to,
     keep_newest,
     last_good_sentence,

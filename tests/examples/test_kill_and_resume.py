@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from script_runs import TINY_ARGUMENTS, Run, command, losses, run
 
-from sima_hf.training.checkpoints.folders import checkpoints, damage, step_of
+from sima_hf.folders.manifest import checkpoints, damage, step_of
 
 
 SCRIPTS = {

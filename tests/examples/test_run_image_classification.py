@@ -20,7 +20,8 @@ from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
-from sima_hf.training.checkpoints.folders import checkpoints, remove
+from sima_hf.folders.manifest import checkpoints
+from sima_hf.training.checkpoints.folders import remove
 
 
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"

@@ -12,7 +12,8 @@ from script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_togeth
 
 from sima_hf.data.folders import digits
 from sima_hf.data.images import decode
-from sima_hf.training.checkpoints.folders import checkpoints, damage, remove, step_of
+from sima_hf.folders.manifest import checkpoints, damage, step_of
+from sima_hf.training.checkpoints.folders import remove
 
 
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"

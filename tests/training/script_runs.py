@@ -195,7 +195,7 @@ def run_together(script: str, folder: Path, **arguments) -> dict:
 
 def losses(folder: Path) -> dict[int, float]:
     """Training loss by step, as the newest checkpoint of either script has it."""
-    from sima_hf.training.checkpoints.folders import checkpoints
+    from sima_hf.folders.manifest import checkpoints
 
     newest = checkpoints(folder)[-1]
     name = "trainer_state.json" if (newest / "trainer_state.json").exists() else "history.json"

@@ -12,7 +12,7 @@ import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import CheckpointError, DataError
 from sima_hf.evaluation.classifiers import load_classifier, match_labels
-from sima_hf.training.checkpoints.folders import seal
+from sima_hf.folders.manifest import seal
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}

@@ -22,7 +22,7 @@ import sima_hf
 from sima_hf.data.images import collate
 from sima_hf.errors import DataError
 from sima_hf.evaluation.counting import evaluate_model
-from sima_hf.evaluation.metrics import TopKAccuracy
+from sima_hf.evaluation.top_k_accuracy import TopKAccuracy
 
 
 CLASSES = 7

@@ -18,7 +18,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from sima_hf.errors import DataError
 from sima_hf.evaluation import metrics
-from sima_hf.evaluation.metrics import TopKAccuracy, compute_metrics, rank_classes, top_classes
+from sima_hf.evaluation.metrics import compute_metrics, rank_classes, top_classes
+from sima_hf.evaluation.top_k_accuracy import TopKAccuracy
 
 
 def counted_by_hand(logits, labels) -> dict:
@@ -224,9 +225,9 @@ def test_without_evaluate_the_module_works_and_the_metric_says_what_to_install(t
     (tmp_path / "evaluate.py").write_text("raise ImportError('hidden by the test')")
     code = (
         "import sys, torch\n"
-        "from sima_hf.training import metrics\n"
+        "from sima_hf.evaluation import metrics\n"
         "assert metrics.top_classes(torch.eye(3), None, 1).tolist() == [[0], [1], [2]]\n"
-        "try:\n    metrics.TopKAccuracy\nexcept ImportError as error:\n    print(type(error).__name__, error)"
+        "try:\n    from sima_hf.training import TopKAccuracy\nexcept ImportError as error:\n    print(type(error).__name__, error)"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
     run = subprocess.run(

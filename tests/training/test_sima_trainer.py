@@ -16,8 +16,9 @@ from sima_hf.data.images import EvalImages, TrainImages
 from sima_hf.data.sources import load_image_data
 from sima_hf.data.views import EvalView, TrainView
 from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.folders.manifest import checkpoints, damage
 from sima_hf.training.arguments import SimATrainingArguments
-from sima_hf.training.checkpoints.folders import checkpoint_to_resume, checkpoints, damage
+from sima_hf.training.checkpoints.folders import checkpoint_to_resume
 from sima_hf.training.trainer import SimATrainer
 
 

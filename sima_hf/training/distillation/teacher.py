@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...data.class_names import plain_name
+from ...data.columns import plain_name
 from ...errors import DataError
 from ..resolution import resize
 
