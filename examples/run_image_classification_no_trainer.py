@@ -22,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sima_hf import training
 from sima_hf.data.images import collate
 from sima_hf.data.loading import (
     Unreadable,

@@ -1,44 +1,48 @@
 """Makes Transformers' Auto classes know SimA, each as late as it can be.
 
-`import sima_hf` must cost next to nothing, and Transformers' parts take seconds to import. So the config class is
-registered when Transformers' own table of configs is imported, and the model classes when the first `SimAConfig` is
-made: no model is looked up before its config exists. Nothing of Transformers is replaced, only added to.
+`import sima_hf` must cost next to nothing, and Transformers' parts take seconds to import. So config classes are registered when
+Transformers' own table of configs is imported, and the native model's classes when the first `SimAConfig` is made: no model is
+looked up before its config exists. Nothing of Transformers is replaced, only added to.
 """
 
 import functools
-import importlib
 
 from .import_hooks import after_import
 
 
 def register_lazily() -> None:
-    """Have `SimAConfig` registered as soon as `AutoConfig` can be used."""
+    """Have SimA's configs registered as soon as `AutoConfig` can be used, and the native one whoever imports it first."""
+    after_import("sima_hf.models.sima.configuration_sima", _register_native_config)
     after_import("transformers.models.auto.configuration_auto", _register_configs)
 
 
 def _register_configs() -> None:
-    importlib.import_module("sima_hf.models.sima")
-    importlib.import_module("sima_hf.patching.configs").register_hosts()
+    from ..models.sima import configuration_sima  # noqa: F401 - registered by its own hook
+    from ..patching.stand_ins import register_stand_ins
+
+    register_stand_ins()
 
 
-def register_config(config_class: type) -> None:
+def _register_native_config() -> None:
     """Register `SimAConfig` with `AutoConfig`, and the model classes when the first instance of it is made."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    initialize = config_class.__init__
+    from ..models.sima.configuration_sima import SimAConfig
+
+    AutoConfig.register(SimAConfig.model_type, SimAConfig, exist_ok=True)
+    initialize = SimAConfig.__init__
 
     @functools.wraps(initialize)
     def initialize_first(self, *args, **kwargs):
-        config_class.__init__ = initialize
-        register_models()
+        SimAConfig.__init__ = initialize
+        register_native_models()
         initialize(self, *args, **kwargs)
 
-    config_class.__init__ = initialize_first
+    SimAConfig.__init__ = initialize_first
 
 
-def register_models() -> None:
-    """Register the SimA models, their image processor and their attention functions with Transformers."""
+def register_native_models() -> None:
+    """Register the native SimA models, their image processor and the attention functions with Transformers."""
     from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification
     from transformers.utils import is_vision_available
 

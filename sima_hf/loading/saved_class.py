@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from ..errors import CheckpointError, causes_of
 from ..models.sima import modeling_sima
 from ..patching import classes
+from ..patching.hosts import auto_classes
 
 
 ADAPTER = "adapter_config.json"
@@ -247,5 +248,5 @@ def _places(config: PreTrainedConfig) -> Iterator[object]:
 
 def _registered(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The class that a config names, where somebody else has entered it in Transformers' tables."""
-    known = {cls.__name__: cls for _, found in classes.auto_classes(type(config)) for cls in found}
+    known = {cls.__name__: cls for _, found in auto_classes(type(config)) for cls in found}
     return known.get((config.architectures or [""])[0])

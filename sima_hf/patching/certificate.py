@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from .code_paths import WORDS
-from .configs import PREFIX
 from .description import describe
-from .hosts import HOSTS
+from .hosts import HOSTS, PREFIX
 
 
 # An operation counts if its name has one of WORDS or is one of these, and is none of ours.

@@ -1,22 +1,20 @@
 """SimA<Host>Config classes: subclasses of the host's config, with a model_type of their own.
 
 The type is what keeps a swapped model SimA through save, push and load, and what makes a machine without sima_hf stop
-instead of running softmax. This file imports no model, because `AutoConfig` needs it as soon as it is imported itself.
+instead of running softmax. No model is imported here.
 """
 
 import copy
 import functools
-import importlib
 import os
 
 from transformers.configuration_utils import PreTrainedConfig
 
 from ..attention import attention_function_names
 from ..ops import check_gain
-from .hosts import HOSTS, Host, host_config_class
+from .hosts import HOME, HOSTS, PREFIX, Host, host_config_class, host_of_config
+from .remote_code.model_files import auto_map, write_remote_code
 
-
-PREFIX = "SimA"
 
 # Written into config.json as `attn_implementation`. Nobody registers this name, so that a host's own class, given the folder by
 # hand, stops with it in the message instead of running softmax with a warning about the type. Our configs read it as None.
@@ -123,7 +121,7 @@ class SimAPartConfig(SimAHostConfig):
     def of_part(self) -> SimAHostConfig:
         """A copy for the swapped modules, whose attention is SimA."""
         part = _shallow(self)
-        part.__class__ = part_class(HOSTS[self.model_type.removeprefix("sima_")])
+        part.__class__ = part_class(host_of_config(self))
         part._attn_implementation_internal = self._sima_implementation
         return part
 
@@ -179,8 +177,6 @@ def _save_code(config: PreTrainedConfig, folder: str | os.PathLike) -> None:
     """Write the code that `auto_map` names, made anew: the installed version's, for the class that is being saved."""
     if not getattr(config, "auto_map", None):
         return
-    from .remote_code.model_files import auto_map, write_remote_code
-
     config.auto_map = auto_map(config)
     write_remote_code(config, folder)
 
@@ -195,7 +191,7 @@ def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
 def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfig]:
     base = host_config_class(host)
     body = {
-        "__module__": __name__,
+        "__module__": HOME,
         "__doc__": f"{base.__name__} of a model whose attention is SimA.",
         "model_type": f"sima_{host.model_type}",
         **more,
@@ -235,49 +231,3 @@ def _tower_host(cls: type[PreTrainedConfig]) -> Host:
 def part_class(host: Host) -> type[PreTrainedConfig]:
     """The class of the config that the swapped modules of a partly swapped host hold."""
     return _class(host, SimAHostConfig, f"{PREFIX}PartOf")
-
-
-def config_class_in_use(host: Host) -> type[PreTrainedConfig]:
-    """The same, entered in Transformers' tables in place of its stand-in, with the models that belong to it."""
-    from transformers.models.auto.configuration_auto import AutoConfig
-
-    made = config_class(host)
-    for tower in getattr(made, "_sima_towers", {}).values():
-        config_class_in_use(HOSTS[tower.model_type.removeprefix("sima_")])
-    AutoConfig.register(made.model_type, made, exist_ok=True)
-    importlib.import_module(".classes", __package__).register_models_of(host)
-    return made
-
-
-def register_hosts() -> None:
-    """Make AutoConfig know every SimA<Host> type by a stand-in, which costs nothing until a config of the type is met."""
-    from transformers.models.auto.configuration_auto import AutoConfig
-
-    for host in HOSTS.values():
-        cls = _stand_in(host)
-        AutoConfig.register(cls.model_type, cls, exist_ok=True)
-
-
-def _stand_in(host: Host) -> type[PreTrainedConfig]:
-    """A class that makes configs of the real one. The real one needs the host's file, which AutoConfig must not load."""
-
-    class StandIn(PreTrainedConfig):
-        model_type = f"sima_{host.model_type}"
-
-        def __new__(cls, *args, **kwargs):
-            return config_class_in_use(host)(*args, **kwargs)
-
-        @classmethod
-        def from_dict(cls, config_dict, **kwargs):
-            return config_class_in_use(host).from_dict(config_dict, **kwargs)
-
-    return StandIn
-
-
-def __getattr__(name: str):
-    """A SimA<Host>Config by its name: what pickle looks up."""
-    for prefix, make in ((f"{PREFIX}PartOf", part_class), (PREFIX, config_class_in_use)):
-        host = next((host for host in HOSTS.values() if name == prefix + host.config), None)
-        if host is not None:
-            return make(host)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .code_paths import is_attention, reaches_interface
 from .configs import SimAHostConfig, SimAPartConfig
-from .hosts import HOSTS
+from .hosts import host_of_config
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def describe(model: PreTrainedModel) -> Description:
             _inside(path, [place]) for place in covered.get(config.model_type, ())
         ):
             continue
-        host = HOSTS[config.model_type.removeprefix("sima_")]
+        host = host_of_config(config)
         held = [one for module in part.modules() if (one := _attention_config(module, config.model_type)) is not None]
         if not held:
             continue

@@ -6,14 +6,22 @@ is adding a row; tests/patching/test_hosts.py then tries it.
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import transformers
 
 from ..errors import UnsupportedModelError
 from .host_table import COMPOSITES, REFUSED, ROWS
+
+
+# What names of swapped classes begin with.
+PREFIX = "SimA"
+
+# The module by which swapped classes are found, by pickle and by people; `classes` there makes them.
+HOME = f"{__package__}.classes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,23 @@ def host_config_class(host: Host) -> type:
 def modeling_module(host: Host) -> ModuleType:
     """Transformers' file of a host's models."""
     return importlib.import_module(host_config_class(host).__module__.replace(".configuration_", ".modeling_"))
+
+
+def host_of_config(config: Any) -> Host | None:
+    """The row of a swapped model's config, by its type; None for any other."""
+    model_type = str(getattr(config, "model_type", ""))
+    return HOSTS.get(model_type.removeprefix("sima_")) if model_type.startswith("sima_") else None
+
+
+def auto_classes(base: type) -> Iterator[tuple[type, tuple[type, ...]]]:
+    """Transformers' Auto classes that know a config class, each with the models that it may make, the usual one first."""
+    from transformers.models.auto import modeling_auto
+
+    for name, auto in vars(modeling_auto).items():
+        mapping = getattr(auto, "_model_mapping", None)
+        if name.startswith("Auto") and mapping is not None and base in mapping:
+            classes = mapping[base]
+            yield auto, classes if isinstance(classes, tuple) else (classes,)
 
 
 def supported_models() -> list[dict[str, str]]:

@@ -12,11 +12,12 @@ from transformers.utils import logging
 from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
-from .classes import SimAHostModel, adopt_parts, host_of, sima_configs
-from .configs import SimAHostConfig, config_class, config_class_in_use
+from .classes import register_host
+from .configs import SimAHostConfig, config_class
 from .description import describe
 from .eligibility import check_came_alone, check_swapped, hosts_in, nested
 from .hosts import Host
+from .models import SimAHostModel, adopt_parts, host_of, sima_configs
 from .saving import knows_its_parts
 from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
 from .zero_tokens import mend_zero_tokens, put_back_zeros
@@ -99,7 +100,7 @@ def _all_sima_configs(model: nn.Module) -> list[SimAHostConfig]:
 def _swap(model: PreTrainedModel) -> None:
     hosts = hosts_in(model)
     for host in hosts.values():
-        config_class_in_use(host)
+        register_host(host)
     modules = list(model.modules())
     with all_or_nothing(modules):
         before = [

@@ -13,9 +13,9 @@ from transformers.utils import logging
 
 from ..attention import attention_function_names
 from . import attentions
-from .classes import SimAHostModel, take_class
 from .configs import SimAHostConfig, SimAParentConfig
 from .eligibility import is_config, is_own_forward, nested
+from .models import SimAHostModel, take_class
 
 
 logger = logging.get_logger(__name__)

@@ -14,9 +14,8 @@ import sima_hf
 from sima_hf import attention
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import describe
-from sima_hf.patching.configs import PREFIX
 from sima_hf.patching.host_table import COMPOSITES
-from sima_hf.patching.hosts import HOSTS
+from sima_hf.patching.hosts import HOSTS, PREFIX
 
 
 every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)

@@ -19,7 +19,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import sima_hf
 from sima_hf.hub import prepare_for_hub
-from sima_hf.patching.configs import config_class_in_use
+from sima_hf.patching.classes import register_host
 from sima_hf.patching.hosts import HOSTS, host_config_class
 
 
@@ -66,7 +66,7 @@ def test_a_swapped_clip_has_clips_processor(tmp_path, kind):
 
 @pytest.mark.parametrize("host", [host for host in HOSTS.values() if host.model_type not in UNKNOWN], ids=str)
 def test_every_swapped_type_has_what_its_host_has(host):
-    made, base = config_class_in_use(host), host_config_class(host)
+    made, base = register_host(host), host_config_class(host)
     for table in TABLES:
         assert (made in table) == (base in table)
         if base in table:

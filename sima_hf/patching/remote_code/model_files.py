@@ -13,13 +13,10 @@ from types import ModuleType
 from transformers import PreTrainedConfig
 
 from ...errors import PublishError
-from ...folders.atomic_files import write_whole
 from ...models.sima import configuration_sima
 from ...models.sima.configuration_sima import SimAConfig
 from ...version import __version__
-from ..classes import auto_classes
-from ..configs import PREFIX, SimAHostConfig, SimAParentConfig
-from ..hosts import HOSTS, Host, host_config_class
+from ..hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config
 from .source_bundle import Cut, Ending, bundle
 
 
@@ -91,12 +88,18 @@ def auto_map(config: PreTrainedConfig) -> dict[str, str]:
 def write_remote_code(config: PreTrainedConfig, folder: str | Path) -> list[Path]:
     """Write the files into `folder`, each whole or not at all; returns their paths."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return [write_whole(Path(folder) / name, text.encode()) for name, text in remote_code(config).items()]
+    return [_write(Path(folder) / name, text) for name, text in remote_code(config).items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(text, encoding="utf-8")
+    return aside.replace(path)
 
 
 def _is_swapped(config: PreTrainedConfig) -> bool:
     """Whether the config is of a SimA class itself; a parent that finds its tower by type keeps its own."""
-    return isinstance(config, (SimAHostConfig, SimAParentConfig))
+    return host_of_config(config) is not None
 
 
 def _check(config: PreTrainedConfig) -> None:
@@ -139,8 +142,8 @@ def _rows(config: PreTrainedConfig) -> Iterator[Host]:
     for value in vars(config).values():
         if isinstance(value, PreTrainedConfig):
             yield from _rows(value)
-    if isinstance(config, (SimAHostConfig, SimAParentConfig)):
-        host = HOSTS[config.model_type.removeprefix("sima_")]
+    if host_of_config(config) is not None:
+        host = host_of_config(config)
         for name in host.towers:
             yield HOSTS[host_config_class(host).sub_configs[name].model_type]
         yield host
@@ -163,6 +166,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
             (f"{patching}.host_table", "ROWS"): lambda name: name in {host.model_type for host in hosts},
         },
         replaced={
+            (f"{patching}.hosts", "HOME"): "HOME = __name__",
             (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
             f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]',
             (f"{patching}.attentions", "swapped_class"): _OWN_CLASS,
@@ -174,20 +178,20 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         # Transformers itself copies the code of a model that came with code.
         omitted={
             **{(f"{patching}.configs", name): ("save_pretrained",) for name in ("SimAHostConfig", "SimAParentConfig")},
-            (f"{patching}.classes", "SimAHostModel"): ("state_dict",),
+            (f"{patching}.models", "SimAHostModel"): ("state_dict",),
         },
     )
     wanted = [
         (f"{patching}.configs", "config_class"),
         (f"{patching}.hosts", "HOSTS"),
         (f"{patching}.hosts", "modeling_module"),
-        (f"{patching}.classes", "model_class"),
+        (f"{patching}.models", "model_class"),
         *([(f"{patching}.classes", "enter_classes")] if inner else []),
         *([(f"{patching}.classes", "enter_table")] if hosts[-1].class_table else []),
         *(
             []
             if _is_swapped(config)
-            else [(f"{patching}.classes", "convert_alike"), (f"{patching}.configs", "build_parts")]
+            else [(f"{patching}.models", "convert_alike"), (f"{patching}.configs", "build_parts")]
         ),
         (f"{package}.attention", "register_attention_functions"),
         *((f"{patching}.attentions.{file}", name) for file, name in places),

@@ -1,0 +1,238 @@
+"""SimA<Host> models: subclasses of the host's own classes, and the conversion of live modules to them."""
+
+import functools
+import types
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+from ..errors import UnsupportedModelError
+from .attentions import forward_class, replaced_base, replaced_classes, swapped_class
+from .code_paths import is_attention, reaches_interface
+from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig, config_class, sima_implementation
+from .hosts import HOME, HOSTS, PREFIX, Host, host_of_config
+from .saving import check_saved_whole, check_saved_within
+from .zero_tokens import zero_tensors
+
+
+class SimAHostModel:
+    """What a swapped model adds to the host's: its parts are SimA as well, and it cannot be turned back by name."""
+
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        adopt_parts(self)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: weights are drawn by the host's own code. Of any other, Transformers passes over modules without parameters of their own,
+        and what a host draws through those (CLIP's projections) would have another scale.
+        """
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:  # it comes last
+            for tensor in zero_tensors(self):
+                tensor.draw()
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs) -> None:
+        """Save as any Transformers model, under the names that `state_dict()` has.
+
+        By default Transformers writes most ViTs under the names of their first releases. It reads both, but its Trainer
+        does not translate them when it resumes, and goes on without the weights (seen with 5.23).
+
+        Raises:
+            ValueError: a part of the model is SimA, or has a gain, of which its config does not know.
+        """
+        check_saved_whole(self)
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """As the host's. A larger model whose config does not know that this part of it is SimA is not saved so.
+
+        Raises:
+            ValueError: such a model is being saved as a folder; for a state dict alone there is a warning.
+        """
+        check_saved_within(self)
+        return super().state_dict(*args, **kwargs)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
+        """Transformers' choice of attention, restricted to SimA's where this model computes attention itself."""
+        if isinstance(self.config, (SimAParentConfig, SimAPartConfig)):
+            return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
+        return sima_implementation(requested_attention, type(self).__name__)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
+        """Choose among SimA's backends; ValueError for any other.
+
+        A model made of several takes a dict by the names of its sub-configs as well, for the parts that are not SimA.
+        """
+        config, owner = self.config, type(self).__name__
+        if isinstance(attn_implementation, dict):
+            for name in getattr(config, "_sima_towers", ()):
+                if name in attn_implementation:
+                    sima_implementation(attn_implementation[name], owner)
+            if not isinstance(config, SimAParentConfig):
+                sima_implementation(attn_implementation.get(""), owner)
+            super().set_attn_implementation(attn_implementation, *args, **kwargs)
+            return
+        name = sima_implementation(attn_implementation, owner)
+        for held in sima_configs(self):
+            held.choose_backend(name)
+
+
+def sima_configs(model: nn.Module) -> list[SimAHostConfig]:
+    """Every SimA<Host>Config that a module of `model` holds, those of swapped modules included."""
+    held = {id(value): value for module in model.modules() for value in vars(module).values()}
+    return [value for value in held.values() if isinstance(value, SimAHostConfig)]
+
+
+@functools.cache
+def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel]:
+    """The SimA<Host> class of one of a host's model classes; its checkpoint keys are converted as the host's are."""
+    made = type(
+        f"{PREFIX}{base.__name__}",
+        (SimAHostModel, base),
+        {
+            "__module__": HOME,
+            "__doc__": f"{base.__name__} with SimA attention; the host's own parameters and methods.",
+            "config_class": config_class(host),
+        },
+    )
+    globals()[made.__name__] = made  # pickle looks it up here
+    for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
+        convert_alike(ours, theirs)
+    return made
+
+
+def convert_alike(ours: str, theirs: str) -> None:
+    """Have checkpoint keys of one class or type converted as those of another.
+
+    Transformers leaves classes that are not its own out of this, and a base model loaded from a classifier's folder would be
+    random where the host renames keys.
+    """
+    mapping = get_checkpoint_conversion_mapping(theirs)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
+
+
+def host_of(module: nn.Module) -> Host | None:
+    """The row of a softmax model that can be swapped; None for any other module, SimA ones included.
+
+    A few towers, such as GroupViT's, are plain modules of Transformers that hold a config.
+    """
+    config = vars(module).get("config")
+    if not isinstance(config, PreTrainedConfig) or not type(module).__module__.startswith("transformers."):
+        return None
+    host = HOSTS.get(type(config).model_type)  # MaskFormer's config of a Swin says "swin" on the instance
+    if host is None or (host.towers and not isinstance(module, PreTrainedModel)):
+        return None
+    return host if not host.within or hasattr(module, host.within) else None
+
+
+def swapped_host_of(module: nn.Module) -> Host | None:
+    """The row of a module that is SimA; None for any other."""
+    config = vars(module).get("config")
+    return host_of_config(config) if isinstance(config, (SimAHostConfig, SimAParentConfig)) else None
+
+
+def adopt_parts(model: PreTrainedModel) -> None:
+    """Bring every part of `model` whose config is a SimA one to SimA: model classes, and attention that is the host's code."""
+    for part in list(model.modules()):
+        config = vars(part).get("config")
+        if not isinstance(config, (SimAHostConfig, SimAParentConfig)):
+            continue
+        host = host_of_config(config)
+        if isinstance(part, PreTrainedModel) and not isinstance(part, SimAHostModel):
+            take_class(part, model_class(type(part), host))
+        if isinstance(config, SimAHostConfig) and (isinstance(part, PreTrainedModel) or not host.within):
+            check_attentions(part, config, host)
+            _adopt_attention(part, config, host)
+
+
+def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> None:
+    held = config.of_part() if isinstance(config, SimAPartConfig) else config
+    for _, module in own_modules(part, config, host.within):
+        original = replaced_base(type(module), host)
+        place = replaced_classes(host).get(original)
+        if original is not None and place is None:
+            module.config = held
+        elif original is not None and not isinstance(module, forward_class(place)):
+            module.__class__ = swapped_class(type(module), original, place)
+            if module.attends:
+                module.sima_config = held
+            if "_old_forward" in vars(module):  # accelerate's hooks call the forward that they found
+                module._old_forward = types.MethodType(type(module).forward, module)
+
+
+def check_attentions(part: nn.Module, config: PreTrainedConfig, host: Host) -> None:
+    """Check that every attention of a host has a place in its row or goes through Transformers' interface; nothing runs.
+
+    Args:
+        part: a model of the host, swapped or not yet; with `within`, what is outside does not matter.
+        config: its config.
+        host: its row.
+
+    Raises:
+        UnsupportedModelError: one does neither, so that softmax would stay in it; with its path and what to do.
+    """
+    for path, module in own_modules(part, config, host.within):
+        bases = type(module).__mro__
+        place = replaced_classes(host).get(replaced_base(type(module), host))
+        known = place is not None and getattr(forward_class(place), "attends", True)
+        if known or any(base.__name__ in host.left for base in bases) or not is_attention(module, path):
+            continue
+        if not reaches_interface(module):
+            raise UnsupportedModelError(
+                f"{path!r} in this {type(part).__name__} is a {bases[0].__name__} ({bases[0].__module__}), whose forward does not "
+                f"use Transformers' attention interface, so its attention would not be SimA. {_remedy(module)}"
+            )
+
+
+def _remedy(module: nn.Module) -> str:
+    if "forward" in vars(module):
+        return "That forward is set on the module itself: `del module.forward`."
+    if type(module).__module__.startswith("transformers."):
+        return "Please report the versions that `sima-hf env` prints."
+    return "Put Transformers' own class there, or have the forward take its function from `ALL_ATTENTION_FUNCTIONS`."
+
+
+def own_modules(part: nn.Module, config: PreTrainedConfig, within: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """`part` and modules below it with their paths, those of other kinds of model inside it and those not `within` left out."""
+    stack = [("", part)]
+    while stack:
+        path, module = stack.pop()
+        if f"{path}.".startswith(f"{within}." if within else ""):
+            yield path, module
+        for name, child in module.named_children():
+            other = isinstance(child, PreTrainedModel) and type(child.config).model_type != type(config).model_type
+            if not other:
+                stack.append((f"{path}.{name}" if path else name, child))
+
+
+def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
+    """Give a live model another class, and tell Transformers' recorder of hidden states and attentions about it."""
+    from transformers.utils import output_capturing
+
+    recordable = model._can_record_outputs
+    model.__class__ = cls
+    registry = output_capturing._CAN_RECORD_REGISTRY
+    key = model if type(registry) is not dict else str(cls)  # older Transformers keep a plain dict by name
+    registry[key] = recordable
+
+
+def build_for_exchange(cls: type[nn.Module], config: PreTrainedConfig, *args, **kwargs) -> nn.Module:
+    """An attention of the host's class, which `adopt_parts` exchanges as soon as the model around it is built.
+
+    Raises:
+        UnsupportedModelError: the config is not a SimA one, so that the attention would stay softmax.
+    """
+    if not isinstance(config, SimAHostConfig):
+        raise UnsupportedModelError(
+            f"`attn_implementation={config._attn_implementation!r}` does not reach {cls.__name__}, which computes attention "
+            "itself. Load the model without it, then call sima_hf.patch_model(model)."
+        )
+    return cls(config, *args, **kwargs)
