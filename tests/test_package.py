@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -85,190 +86,97 @@ def test_unknown_names():
         from sima_hf import nothing_of_the_kind  # noqa: F401
 
 
-def imports(path):
-    """Modules a file imports, anywhere in it: absolute names, and relative ones resolved."""
-    package = ["sima_hf", *path.relative_to(PACKAGE).parts[:-1]]
+# From the ground up: a room imports from rooms before it, and from its own.
+ROOMS = (
+    "version",
+    "errors",
+    "importing.lazy_imports",
+    "importing.requirements",
+    "importing.import_hooks",
+    "machine",
+    "ops",
+    "attention",
+    "models",
+    "patching",
+    "calibration",
+    "folders",
+    "loading",
+    "data",
+    "evaluation",
+    "bench",
+    "hub",
+    "training",
+    "patch_folder",
+    "cli",
+    "importing.registration",
+    "importing",
+)
+# What else the rooms of the mathematics may import; all other rooms may import any package that setup.cfg names.
+OUTSIDE = {
+    "version": set(),
+    "errors": set(),
+    "importing": {"transformers"},
+    "ops": {"torch", "triton"},
+    "attention": {"torch", "transformers"},
+    "models": {"torch", "transformers", "huggingface_hub"},
+    "patching": {"torch", "tqdm", "transformers"},
+    "calibration": {"torch", "tqdm", "transformers"},
+}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
+
+
+def imports(module):
+    """Modules that a module imports, anywhere in it, by `importlib.import_module("...")` and the tables of lazy names too."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ([stem] if node.module else (f"{stem}.{alias.name}" for alias in node.names))
+            stem = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                yield f"{stem}.{alias.name}" if f"{stem}.{alias.name}" in MODULES else stem
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            if isinstance(node.args[0], ast.Constant):
+                yield importlib.util.resolve_name(node.args[0].value, package)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_NAMES":
+            yield from (importlib.util.resolve_name(value.value, package) for value in node.value.values)
 
 
-# Folder or file -> what it may import besides the standard library; every file of the package is under one of them.
-ALLOWED = {
-    "errors.py": set(),
-    "failures.py": {"sima_hf.errors"},
-    "version.py": set(),
-    "after_import.py": set(),
-    "lazy.py": set(),
-    "requirements.py": {"sima_hf.errors"},
-    "registration.py": {"transformers", "sima_hf.importing.import_hooks", "sima_hf.attention", "sima_hf.models"},
-    # Which class saved a folder may be one of the native models'.
-    # The one look upwards: a config that was prepared for the Hub saves its code beside itself.
-    "patching/load.py": {"huggingface_hub", "transformers", "sima_hf.patching", "sima_hf.errors", "sima_hf.models"},
-    "patching/configs.py": {"transformers", "sima_hf.patching", "sima_hf.attention", "sima_hf.ops", "sima_hf.hub"},
-    "patching": {
-        "torch",
-        "tqdm",
-        "transformers",
-        "sima_hf.patching",
-        "sima_hf.attention",
-        "sima_hf.ops",
-        "sima_hf.errors",
-        "sima_hf.importing.lazy_imports",
-        "sima_hf.importing.registration",
-    },
-    "ops": {"torch", "triton", "sima_hf.ops", "sima_hf.errors"},
-    "attention.py": {"torch", "transformers", "sima_hf.ops"},
-    "models/sima/configuration_sima.py": {"transformers", "huggingface_hub"},
-    "models/sima/embeddings_sima.py": {"torch", "transformers", "sima_hf.models.sima.configuration_sima"},
-    "models/sima/modeling_sima.py": {"torch", "transformers", "sima_hf.models.sima"},
-    "models/sima/image_processing_sima.py": {"transformers"},
-    "models/sima/convert_sima.py": {"torch", "transformers", "sima_hf.models.sima", "sima_hf.errors"},
-    "models": {"sima_hf.importing.registration", "sima_hf.models"},
-    "benchmark.py": {"torch", "tqdm", "sima_hf.bench.floor", "sima_hf.ops", "sima_hf.version"},
-    "benchmark_floor.py": {"torch"},
-    "benchmark_traffic.py": {
-        "torch",
-        "sima_hf.bench.attention",
-        "sima_hf.bench.attention_report",
-        "sima_hf.ops",
-        "sima_hf.version",
-    },
-    # What a finished run leaves for the Hub; `hub` itself knows of training only what a checkpoint looks like.
-    "training/publication.py": {
-        "transformers",
-        "sima_hf.errors",
-        "sima_hf.hub",
-        "sima_hf.folders.file_names",
-        "sima_hf.folders.local_paths",
-        "sima_hf.folders.weights_hash",
-    },
-    "hub/bundle.py": set(),
-    "hub": {
-        "huggingface_hub",
-        "safetensors",
-        "torch",
-        "transformers",
-        "yaml",
-        "sima_hf.bench.model",
-        "sima_hf.bench.model_report",
-        "sima_hf.bench.attention_report",
-        "sima_hf.hub",
-        "sima_hf.models",
-        "sima_hf.patching",
-        "sima_hf.training",
-        "sima_hf.errors",
-        "sima_hf.importing.lazy_imports",
-        "sima_hf.version",
-        "sima_hf.folders.file_names",
-        "sima_hf.folders.local_paths",
-        "sima_hf.folders.weights_hash",
-        "sima_hf.folders.atomic_folder",
-    },
-    "training/classifiers.py": {
-        "torch",
-        "transformers",
-        "sima_hf.errors",
-        "sima_hf.loading.missing_weights",
-        "sima_hf.models",
-        "sima_hf.patching",
-        "sima_hf.training",
-    },
-    # What the command line's `patch`, `calibrate` and `evaluate` do.
-    "training/evaluation_run.py": {
-        "accelerate",
-        "torch",
-        "transformers",
-        "sima_hf.bench.attention",
-        "sima_hf.machine.devices",
-        "sima_hf.errors",
-        "sima_hf.machine.plotting",
-        "sima_hf.folders.local_paths",
-        "sima_hf.training",
-        "sima_hf.version",
-        "sima_hf.folders.weights_hash",
-    },
-    "named_models.py": {
-        "transformers",
-        "sima_hf.errors",
-        "sima_hf.loading.missing_weights",
-        "sima_hf.patching",
-        "sima_hf.training",
-    },
-    "swapping.py": {
-        "torch",
-        "sima_hf.errors",
-        "sima_hf.hub",
-        "sima_hf.loading.by_name",
-        "sima_hf.patching",
-        "sima_hf.folders.local_paths",
-        "sima_hf.training",
-        "sima_hf.folders.atomic_folder",
-    },
-    "whole_folder.py": {"sima_hf.folders.file_names"},
-    "places.py": set(),
-    "devices.py": {"torch"},
-    "loaded_weights.py": {"torch", "transformers", "sima_hf.errors", "sima_hf.hub", "sima_hf.patching"},
-    "weights_hash.py": {"safetensors", "torch", "transformers", "sima_hf.errors", "sima_hf.hub"},
-    "model_records.py": set(),
-    "training": {
-        "accelerate",
-        "datasets",
-        "evaluate",
-        "kornia",
-        "numpy",
-        "PIL",
-        "pyarrow",
-        "safetensors",
-        "sklearn",
-        "torch",
-        "tqdm",
-        "transformers",
-        "sima_hf.training",
-        "sima_hf.patching",
-        "sima_hf.models",
-        "sima_hf.machine.plotting",
-        "sima_hf.errors",
-        "sima_hf.errors.sentences",
-        "sima_hf.importing.lazy_imports",
-        "sima_hf.folders.file_names",
-        "sima_hf.folders.local_paths",
-        "sima_hf.version",
-    },
-    "figures.py": {"matplotlib", "sima_hf.errors"},
-    "benchmark_report.py": {"sima_hf.machine.plotting"},
-    "benchmark_model_report.py": {"sima_hf.bench.model", "sima_hf.bench.attention_report", "sima_hf.machine.plotting"},
-    "benchmark_model.py": {
-        "torch",
-        "tqdm",
-        "transformers",
-        "sima_hf.bench.attention",
-        "sima_hf.models",
-        "sima_hf.loading.by_name",
-        "sima_hf.patching",
-        "sima_hf.errors",
-        "sima_hf.version",
-    },
-    "cli": {"click", "huggingface_hub", "rich", "torch", "tqdm", "transformers", "typer", "sima_hf"},
-    "__init__.py": {"sima_hf"},
-}
+def room_of(module):
+    """Number of the room that a module is in; the package itself is above all."""
+    inner = module.removeprefix("sima_hf").removeprefix(".")
+    found = [number for number, room in enumerate(ROOMS) if inner == room or inner.startswith(f"{room}.")]
+    return min(found) if inner else len(ROOMS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_import_direction(path):
-    name = path.relative_to(PACKAGE).as_posix()
-    allowed = next(allowed for place, allowed in ALLOWED.items() if name == place or name.startswith(f"{place}/"))
-    for module in imports(path):
-        known = module.split(".")[0] in STANDARD or any(
-            module == one or module.startswith(f"{one}.") for one in allowed
-        )
-        assert known, f"{name} imports {module}"
-        inside = name.startswith("cli/")
-        assert inside or not module.startswith("sima_hf.cli"), "nobody imports the command line"
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    room = ROOMS[room_of(module)].partition(".")[0] if module != "sima_hf" else ""
+    for other in imports(module):
+        if other.partition(".")[0] == "sima_hf":
+            assert other in MODULES, f"{module} imports {other}, which is not there"
+            assert room_of(other) <= room_of(module), f"{module} imports {other}, which is above it"
+        elif other.partition(".")[0] not in STANDARD and room in OUTSIDE:
+            assert other.partition(".")[0] in OUTSIDE[room], f"{module} imports {other}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    edges = {module: {other for other in imports(module) if other in MODULES} - {module} for module in MODULES}
+    # A package's names are looked up when they are used, not when it is imported.
+    edges = {module: others for module, others in edges.items() if MODULES[module].name != "__init__.py"}
+    while free := [module for module, others in edges.items() if not others & edges.keys()]:
+        for module in free:
+            del edges[module]
+    assert not edges, f"in circles: {sorted(edges)}"
+
+
+def test_folders_and_files_are_few_enough_to_find_ones_way():
+    assert len(list(PACKAGE.glob("*.py"))) <= 5
+    for folder in {path.parent for path in FILES}:
+        assert len(list(folder.glob("*.py"))) <= (18 if folder.name == "cards" else 15), folder
 
 
 @pytest.mark.parametrize("name", ["configuration_sima", "embeddings_sima", "modeling_sima", "image_processing_sima"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .calibration_options import (
+from .calibrate import (
     BatchSize,
     Certified,
     Classifier,
@@ -63,7 +63,7 @@ def patch(
     if calibrate_with is None:
         _refuse_idle_options(context)
     with stdout_kept_clean():
-        from .patch_folder import make_sima
+        from ..patch_folder import make_sima
 
         options = None
         if calibrate_with is not None:

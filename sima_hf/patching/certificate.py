@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from .code_paths import WORDS
+from .attentions.code_paths import WORDS
 from .description import describe
 from .hosts import HOSTS, PREFIX
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .code_paths import is_attention, reaches_interface
+from .attentions.code_paths import is_attention, reaches_interface
 from .configs import SimAHostConfig, SimAPartConfig
 from .hosts import host_of_config
 

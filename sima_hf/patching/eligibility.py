@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from .attentions import replaced_base, replaced_classes
-from .code_paths import changes_forward
+from .attentions.code_paths import changes_forward
 from .description import describe
 from .hosts import HOSTS, Host, find_host
 from .models import SimAHostModel, check_attentions, host_of, own_modules, swapped_host_of

@@ -11,7 +11,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from ..errors import UnsupportedModelError
 from .attentions import forward_class, replaced_base, replaced_classes, swapped_class
-from .code_paths import is_attention, reaches_interface
+from .attentions.code_paths import is_attention, reaches_interface
 from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig, config_class, sima_implementation
 from .hosts import HOME, HOSTS, PREFIX, Host, host_of_config
 from .saving import check_saved_whole, check_saved_within

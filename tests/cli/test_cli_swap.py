@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from sima_hf import SimAImageProcessor
-from sima_hf.cli import patch_folder as swapping
+from sima_hf import patch_folder as swapping
 from sima_hf.hub import read_provenance
 from sima_hf.patching.certificate import Certificate, Operation
 

@@ -50,7 +50,7 @@ BARE = "import torch; torch.set_num_threads(1); import transformers, PIL.Image"
 WITH_SIMA = f"""
 {BARE}
 import runpy, shlex, sys
-import sima_hf, sima_hf.hub.pushing, sima_hf.cli.patch_folder, sima_hf.training.run, sima_hf.training.trainer
+import sima_hf, sima_hf.hub.pushing, sima_hf.patch_folder, sima_hf.training.run, sima_hf.training.trainer
 from sima_hf.cli import main
 
 def command(line):

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from ..calibration.calibrate import CalibrationReport, calibrate
-from ..data.calibration_images import CalibrationImages, image_files
-from ..errors import CalibrationError, UnsupportedModelError
-from ..evaluation.run import best_device
-from ..folders.atomic_folder import check_free, files_of_model, whole_folder
-from ..folders.local_paths import shown_place
-from ..folders.provenance import calibration_facts, write_provenance
-from ..loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
-from ..patching import describe, patch_model
-from ..patching.certificate import Certificate
-from ..patching.description import Description
-from ..patching.example_inputs import example_inputs
+from .calibration.calibrate import CalibrationReport, calibrate
+from .data.calibration_images import CalibrationImages, image_files
+from .errors import CalibrationError, UnsupportedModelError
+from .evaluation.run import best_device
+from .folders.atomic_folder import check_free, files_of_model, whole_folder
+from .folders.local_paths import shown_place
+from .folders.provenance import calibration_facts, write_provenance
+from .loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
+from .patching import describe, patch_model
+from .patching.certificate import Certificate
+from .patching.description import Description
+from .patching.example_inputs import example_inputs
 
 
 @dataclass(frozen=True)
