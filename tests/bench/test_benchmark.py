@@ -13,7 +13,7 @@ from sima_hf.bench import floor as benchmark_floor
 from sima_hf.bench import traffic as benchmark_traffic
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 

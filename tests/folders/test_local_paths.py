@@ -129,8 +129,8 @@ def test_links_in_the_hubs_cache(tmp_path):
     snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     for name in ("blobs", "other"):
-        (snapshot.parents[1] / name).mkdir()
-        (snapshot.parents[1] / name / "1").write_text(name)
+        (snapshot.parents[2] / name).mkdir()
+        (snapshot.parents[2] / name / "1").write_text(name)
         (snapshot / name).symlink_to(f"../../{name}/1")
     (snapshot / "here").symlink_to("blobs")
     assert stays_in(snapshot / "blobs", snapshot)

@@ -171,7 +171,7 @@ def test_at_the_command_line(tmp_path, monkeypatch):
 
 
 def test_readme_holds_the_committed_results(monkeypatch):
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     found = benchmark_model_report.markdown_table(Path("benchmarks/results"))
     assert found in (root / "README.md").read_text(encoding="utf-8")
@@ -194,7 +194,7 @@ GOALS = {
 @pytest.mark.parametrize("key", GOALS, ids=str)
 def test_committed_results_reach_the_goals(key):
     kind, pixels, batch = key
-    results = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
     with (results / benchmark_model_report.SHOWN[kind]).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["contestant"] == "sima"]
     (row,) = (row for row in rows if (int(row["pixels"]), int(row["batch"])) == (pixels, batch))
@@ -202,7 +202,7 @@ def test_committed_results_reach_the_goals(key):
 
 
 def test_committed_memory_reaches_the_goal():
-    results = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
     with (results / benchmark_model_report.MEMORY).open(newline="") as file:
         peaks = {row["contestant"]: row for row in csv.DictReader(file)}
     assert int(peaks["sima"]["pixels"]) == 2048
