@@ -86,7 +86,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if getattr(given, name) is None:
             setattr(given, name, value)
     if given.rounds < 2:
-        parser.error(f"--rounds must be 2 or more, for there to be quartiles, but {given.rounds} came.")
+        parser.error(f"--rounds must be 2 or more, for there to be quartiles, got {given.rounds}.")
     if given.device == "cuda" and not given.from_results and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that torch can use, and there is none here; leave it out.")
     return given

@@ -252,7 +252,7 @@ def make_config(arguments: QuickstartArguments, names: list[str]) -> SimAConfig:
         name, equals, text = item.partition("=")
         if not equals or name.strip() not in known:
             raise ValueError(
-                f"--config_overrides takes field=value pairs, but {item!r} came. The fields are {', '.join(sorted(known))}."
+                f"--config_overrides takes field=value pairs, got {item!r}. The fields are {', '.join(sorted(known))}."
             )
         try:
             overrides[name.strip()] = ast.literal_eval(text.strip())

@@ -171,7 +171,7 @@ def measure(
         RuntimeError: the results do not agree.
     """
     if mode not in MODES:
-        raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
+        raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     ceiling = multiply_add_ceiling(dtype, device)
     about = {"mode": mode, "ceiling_gflops": round(ceiling / 1e9, 1), **conditions(device)}

@@ -193,7 +193,7 @@ def measure_model(
         ValueError: unknown mode. What `build` raises: no such model, or one that gives wrong numbers.
     """
     if mode not in MODES:
-        raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, but {mode!r} came.")
+        raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
     contestants = build(name, against, dtype, device)
     for model in contestants.values():
         model.train(mode == "train")
@@ -300,7 +300,7 @@ def measure_memory(name: str = "deit-small", against: str = "sdpa", pixels: int 
         ValueError, RuntimeError: as `peak_memory`.
     """
     if pixels < 1:
-        raise ValueError(f"An image must have 1 pixel a side or more, but {pixels} came.")
+        raise ValueError(f"An image must have 1 pixel a side or more, got {pixels}.")
     about = {"transformers": transformers.__version__, **conditions("cpu")}
     contestants = tqdm(("softmax", "sima"), desc=f"memory of {name}, {pixels} px")
     return [

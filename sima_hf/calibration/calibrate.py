@@ -134,9 +134,7 @@ def calibrate(
 def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> None:
     for what, given in (("model", model), ("teacher", teacher)):
         if not isinstance(given, PreTrainedModel):
-            raise TypeError(
-                f"`{what}` must be a Transformers model (PreTrainedModel), but {type(given).__name__} came."
-            )
+            raise TypeError(f"`{what}` must be a Transformers model (PreTrainedModel), got {type(given).__name__}.")
     if not is_sima(model):
         raise CalibrationError(
             f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
@@ -161,12 +159,12 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
     if isinstance(batches, (torch.Tensor, Mapping)) or not isinstance(batches, Iterable) or iter(batches) is batches:
         raise TypeError(
             "`batches` must be a collection that can be gone through more than once, such as a list of tensors or a "
-            f"DataLoader, but {type(batches).__name__} came."
+            f"DataLoader, got {type(batches).__name__}."
         )
     for name in ("ridge", "class_token_weight"):
         value = settings[name]
         if value is not None and not 0 < value < float("inf"):
-            raise CalibrationError(f"`{name}` must be a positive number, but {value!r} came.")
+            raise CalibrationError(f"`{name}` must be a positive number, got {value!r}.")
     if settings["classifier"] and not _heads(model):
         raise CalibrationError(
             f"`classifier=True` needs a linear layer called {' or '.join(HEADS)} at the top of the model, and this "
@@ -199,7 +197,7 @@ class _Inputs:
             empty = False
             if not isinstance(batch, (torch.Tensor, Mapping)):
                 raise TypeError(
-                    f"A batch must be a tensor of {self.name} or a dict of the model's arguments, but {type(batch).__name__} came."
+                    f"A batch must be a tensor of {self.name} or a dict of the model's arguments, got {type(batch).__name__}."
                 )
             given = {self.name: batch} if isinstance(batch, torch.Tensor) else batch
             yield {name: self._converted(value) for name, value in given.items() if name not in NOT_INPUTS}

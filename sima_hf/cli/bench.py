@@ -183,7 +183,7 @@ def _sizes(device: str, batch: int | None, sizes: list[int] | None, option: str,
             f"--batch must be 1 or more and come with {option}: the usual sizes have batches of their own."
         )
     if sizes and min(sizes) < least:
-        raise ValueError(f"{option} must be {least} or more, but {min(sizes)} came.")
+        raise ValueError(f"{option} must be {least} or more, got {min(sizes)}.")
     check_device(device)
     return tuple((batch or 1, size) for size in sizes or ())
 
@@ -192,5 +192,5 @@ def _dtype(name: str):
     import torch
 
     if name not in [one.value for one in DType]:
-        raise ValueError(f"--dtype must be float32, bfloat16 or float16, but {name!r} came.")
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {name!r}.")
     return getattr(torch, name)

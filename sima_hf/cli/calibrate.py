@@ -38,7 +38,7 @@ def calibration_options(folder, images, batch_size, seed, max_unreadable, classi
 
     check_device(device)
     if not math.isfinite(memory_gib):
-        raise ValueError(f"--memory-gib takes a finite number of GiB, but {memory_gib} came.")
+        raise ValueError(f"--memory-gib takes a finite number of GiB, got {memory_gib}.")
     return CalibrationOptions(
         folder, images, batch_size, seed, max_unreadable, classifier, int(memory_gib * 2**30), device
     )

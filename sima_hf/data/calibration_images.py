@@ -55,9 +55,7 @@ class CalibrationImages:
         progress: bool = True,
     ):
         if count < 1 or batch_size < 1:
-            raise DataError(
-                f"Images and batch size must be 1 or more, but {count} images in batches of {batch_size} came."
-            )
+            raise DataError(f"Images and batch size must be 1 or more, got {count} images in batches of {batch_size}.")
         self.folder, self.batch_size, self.unreadable = Path(folder), batch_size, []
         files = image_files(folder)
         random.Random(seed).shuffle(files)

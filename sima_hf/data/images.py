@@ -244,7 +244,7 @@ def collate(samples: list[dict]) -> dict:
     sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
     if len(sizes) > 1:
         raise DataError(
-            f"The images of a batch must have one size, but {', '.join(map(str, sorted(sizes)))} came: use an image processor "
+            f"The images of a batch must have one size, got {', '.join(map(str, sorted(sizes)))}: use an image processor "
             "that resizes to a fixed height and width, or crops."
         )
     batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples])}

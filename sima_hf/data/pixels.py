@@ -16,7 +16,7 @@ def unit_interval(pixel_values: torch.Tensor) -> torch.Tensor:
     """
     if pixel_values.dtype != torch.uint8:
         raise TypeError(
-            f"Images must come as bytes (torch.uint8, 0 to 255), neither rescaled nor normalised, but {pixel_values.dtype} came."
+            f"Images must come as bytes (torch.uint8, 0 to 255), neither rescaled nor normalised, got {pixel_values.dtype}."
         )
     return pixel_values.float() / 255
 
@@ -50,7 +50,7 @@ def standardize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
     """
     if not len(mean) == len(std) == images.shape[-3]:
         raise ValueError(
-            f"Mean and standard deviation need one number for each channel, but {len(mean)} and {len(std)} came for images of "
+            f"Mean and standard deviation need one number for each channel, got {len(mean)} and {len(std)} for images of "
             f"shape {tuple(images.shape)}."
         )
     return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]

@@ -38,9 +38,9 @@ def processor_for(name_or_processor, image_size: int | None = None, crop_pct: fl
         CheckpointError: the model comes without an image processor.
     """
     if image_size is not None and image_size < 1:
-        raise DataError(f"`image_size` must be 1 pixel or more, but {image_size} came.")
+        raise DataError(f"`image_size` must be 1 pixel or more, got {image_size}.")
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise DataError(f"`crop_pct` must be in (0, 1], such as 0.875 or 1.0 for the full crop, but {crop_pct} came.")
+        raise DataError(f"`crop_pct` must be in (0, 1], such as 0.875 or 1.0 for the full crop, got {crop_pct}.")
     if name_or_processor is None:
         return SimAImageProcessor.for_image_size(image_size or IMAGE_SIZE, crop_pct or CROP_PCT)
     if isinstance(name_or_processor, (str, Path)):

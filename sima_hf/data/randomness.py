@@ -76,7 +76,7 @@ def uniform(seeds: torch.Tensor, *salt: int, count: int) -> torch.Tensor:
     """
     _check(seeds)
     if seeds.ndim != 1:
-        raise ValueError(f"Seeds must have shape (B,), one for each image, but {tuple(seeds.shape)} came.")
+        raise ValueError(f"Seeds must have shape (B,), one for each image, got {tuple(seeds.shape)}.")
     bits = combine_each(seeds.cpu()[:, None], *salt, torch.arange(count))
     return (bits >> 10).double() * 2.0**-53
 
@@ -99,7 +99,7 @@ def normal(seeds: torch.Tensor, *salt: int, count: int) -> torch.Tensor:
 def _check(seeds: torch.Tensor) -> None:
     if not isinstance(seeds, torch.Tensor) or seeds.dtype != torch.int64:
         came = seeds.dtype if isinstance(seeds, torch.Tensor) else type(seeds).__name__
-        raise TypeError(f"Seeds must be a tensor of torch.int64, but {came} came: make it with torch.tensor(seeds).")
+        raise TypeError(f"Seeds must be a tensor of torch.int64, got {came}: make it with torch.tensor(seeds).")
 
 
 def _signed(number: int) -> int:

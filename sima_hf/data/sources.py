@@ -233,7 +233,7 @@ def stratified_split(data: "Dataset", held_out: float, source: str) -> "DatasetD
         DataError: no share, a class of fewer than two images, or the share leaves none of some classes.
     """
     if not 0 < held_out < 1:
-        raise DataError(f"The share held out must be above 0 and below 1, but {held_out} came.")
+        raise DataError(f"The share held out must be above 0 and below 1, got {held_out}.")
     names, count_of = data.features["label"].names, Counter(data["label"][:])
     few = [name for index, name in enumerate(names) if count_of[index] < 2]
     if few:

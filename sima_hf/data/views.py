@@ -53,15 +53,13 @@ class TrainView:
         flip_channels: bool = False,
     ):
         if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}, but {interpolation!r} came."
-            )
+            raise ValueError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}.")
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"`scale` must be two shares with 0 < least <= greatest <= 1, but {scale} came.")
+            raise ValueError(f"`scale` must be two shares with 0 < least <= greatest <= 1, got {scale}.")
         if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"`ratio` must be two numbers with 0 < least <= greatest, but {ratio} came.")
+            raise ValueError(f"`ratio` must be two numbers with 0 < least <= greatest, got {ratio}.")
         if not 0 <= flip <= 1 or not 0 <= shift < 1:
-            raise ValueError(f"`flip` must be in [0, 1] and `shift` in [0, 1), but {flip} and {shift} came.")
+            raise ValueError(f"`flip` must be in [0, 1] and `shift` in [0, 1), got {flip} and {shift}.")
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.interpolation, self.scale, self.ratio, self.flip, self.shift = interpolation, scale, ratio, flip, shift
         self.flip_channels = flip_channels
@@ -141,7 +139,7 @@ class EvalView:
         """
         made = self.processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
         if made.ndim != 3 or made.shape[0] != 3:
-            raise ValueError(f"The image processor must give tensors (3, H, W), but {tuple(made.shape)} came.")
+            raise ValueError(f"The image processor must give tensors (3, H, W), got {tuple(made.shape)}.")
         pixels = made.to(torch.uint8)
         if not torch.equal(pixels.to(made.dtype), made):
             raise ValueError(

@@ -46,7 +46,7 @@ def load_classifier(
         ValueError: another word for the weights.
     """
     if weights not in (None, *WEIGHTS):
-        raise ValueError(f"The weights must be 'ema' or 'raw', but {weights!r} came.")
+        raise ValueError(f"The weights must be 'ema' or 'raw', got {weights!r}.")
     folder = Path(name)
     check_no_adapter(folder)
     if folder.is_dir():

@@ -63,7 +63,7 @@ def draw_confusion(axis, confusion: np.ndarray, names: Sequence[str], title: str
     """
     count = len(confusion)
     if len(names) != count:
-        raise DataError(f"A confusion matrix of {count} classes needs as many names, but {len(names)} came.")
+        raise DataError(f"A confusion matrix of {count} classes needs as many names, got {len(names)}.")
     mistakes = np.where(np.eye(count, dtype=bool), 0, confusion)
     together = -(-count // SQUARES)  # classes in one row of the picture
     starts = np.arange(0, count, together)

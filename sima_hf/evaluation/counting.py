@@ -231,7 +231,7 @@ def _as_classes(labels: torch.Tensor, to_class: torch.Tensor | None, num_classes
     most = num_classes if to_class is None else len(to_class)
     if ((labels < 0) | (labels >= most))[counted].any():
         raise DataError(
-            f"Labels must be from 0 to {most - 1}, or {IGNORED} to be left out, but {labels[counted].min()} to "
-            f"{labels[counted].max()} came."
+            f"Labels must be from 0 to {most - 1}, or {IGNORED} to be left out, got {labels[counted].min()} to "
+            f"{labels[counted].max()}."
         )
     return labels if to_class is None else torch.where(counted, to_class[labels.clamp(min=0)], labels)

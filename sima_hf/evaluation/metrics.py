@@ -38,7 +38,7 @@ def rank_classes(logits: torch.Tensor, k: int = TOP) -> torch.Tensor:
     """
     if logits.ndim != 2 or not logits.is_floating_point():
         raise DataError(
-            f"Logits must be floating point numbers (images, classes), but {logits.dtype} {tuple(logits.shape)} came."
+            f"Logits must be floating point numbers (images, classes), got {logits.dtype} {tuple(logits.shape)}."
         )
     # A stable sort, because `topk` and `argmax` may pick any of several equal logits.
     ranked = logits.sort(dim=-1, descending=True, stable=True).indices[:, :k]
@@ -113,17 +113,17 @@ def checked(predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tens
     if predictions.ndim != 2 or predictions.shape[1] == 0 or labels.ndim != 1 or len(predictions) != len(labels):
         raise DataError(
             "Predictions must be logits (images, classes) or classes by rank (images, k), and references one label for each "
-            f"image, but {tuple(predictions.shape)} and {tuple(labels.shape)} came."
+            f"image, got {tuple(predictions.shape)} and {tuple(labels.shape)}."
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(f"References must be class indices, but {labels.dtype} came.")
+        raise DataError(f"References must be class indices, got {labels.dtype}.")
     counted = labels != IGNORED
     predictions, labels = predictions[counted], labels[counted].long()
     most = predictions.shape[1] if predictions.is_floating_point() else None
     outside = (labels < 0) | (labels >= most) if most is not None else labels < 0
     if outside.any():
         classes = "not negative" if most is None else f"from 0 to {most - 1}"
-        raise DataError(f"Labels must be {classes}, or {IGNORED} to be left out, but {labels[outside][0]} came.")
+        raise DataError(f"Labels must be {classes}, or {IGNORED} to be left out, got {labels[outside][0]}.")
     if predictions.is_floating_point():
         return rank_classes(predictions), labels
     return predictions[:, :TOP].long(), labels

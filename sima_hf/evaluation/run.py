@@ -106,7 +106,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         OSError: files that cannot be read.
     """
     if options.batch_size < 1:
-        raise ValueError(f"--batch-size must be 1 or more, but {options.batch_size} came.")
+        raise ValueError(f"--batch-size must be 1 or more, got {options.batch_size}.")
     check_device(options.device)
     if options.output_dir:
         pyplot()  # better now than after the evaluation
@@ -221,7 +221,7 @@ def _load_data(options: EvaluationOptions) -> tuple:
     if len(given) > 1 or (options.train_dir and given not in ([], ["validation_dir"])):
         given = [*(["train_dir"] if options.train_dir else []), *given]
         raise DataError(
-            f"Give one source of images, but {' and '.join('--' + name.replace('_', '-') for name in given)} came."
+            f"Give one source of images, got {' and '.join('--' + name.replace('_', '-') for name in given)}."
         )
     if options.data_files:
         data = load_image_data(data_files=options.data_files, **columns, held_out=0)

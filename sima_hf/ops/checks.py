@@ -12,7 +12,7 @@ HIDDEN = -100.0
 def one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of the `accepted` strings."""
     if value not in accepted:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, but {value!r} came.")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.")
 
 
 def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -20,11 +20,11 @@ def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
     tensors = {"query": query, "key": key, "value": value}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"`{name}` must be a tensor, but {type(tensor).__name__} came.")
+            raise TypeError(f"`{name}` must be a tensor, got {type(tensor).__name__}.")
         if tensor.dtype not in DTYPES:
-            raise TypeError(f"`{name}` must be float64, float32, float16 or bfloat16, but {tensor.dtype} came.")
+            raise TypeError(f"`{name}` must be float64, float32, float16 or bfloat16, got {tensor.dtype}.")
         if tensor.dim() != 4:
-            raise ValueError(f"`{name}` must be (batch, heads, tokens, channels), but shape {_shape(tensor)} came.")
+            raise ValueError(f"`{name}` must be (batch, heads, tokens, channels), got shape {_shape(tensor)}.")
     (batch, heads, _, channels), (key_batch, key_heads, keys, key_channels) = query.shape, key.shape
     if query.dtype != key.dtype or query.dtype != value.dtype:
         problem, found = "one dtype for all three", {name: tensor.dtype for name, tensor in tensors.items()}
@@ -44,7 +44,7 @@ def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
         return
     found = found or {name: _shape(tensor) for name, tensor in tensors.items()}
     came = ", ".join(f"{name} {what}" for name, what in found.items())
-    raise ValueError(f"sima_attention needs {problem}, but these came: {came}.")
+    raise ValueError(f"sima_attention needs {problem}, got {came}.")
 
 
 def check_mask(
@@ -62,7 +62,7 @@ def check_mask(
     if mask is None:
         return None, None
     if not isinstance(mask, torch.Tensor):
-        raise TypeError(f"`mask` must be a tensor or None, but {type(mask).__name__} came.")
+        raise TypeError(f"`mask` must be a tensor or None, got {type(mask).__name__}.")
     if mask.device != query.device:
         raise ValueError(f"`mask` must be on {query.device} as the query is, but it is on {mask.device}.")
     batch, heads, queries, keys = query.shape[0], query.shape[1], query.shape[-2], key.shape[-2]
@@ -78,12 +78,12 @@ def check_mask(
     if not fits:
         raise ValueError(
             f"`mask` must be key padding of shape (batch, keys) = ({batch}, {keys}) or a full mask of shape "
-            f"({batch} or 1, {heads} or 1, {queries}, {keys}), but shape {_shape(mask)} came."
+            f"({batch} or 1, {heads} or 1, {queries}, {keys}), got shape {_shape(mask)}."
         )
     if queries != keys:
         raise ValueError(
             f"A full mask needs as many queries as keys, because both norms of a row run over the tokens that the row "
-            f"may see; {queries} queries and {keys} keys came. Give key padding of shape ({batch}, {keys}) instead."
+            f"may see; got {queries} queries and {keys} keys. Give key padding of shape ({batch}, {keys}) instead."
         )
     return None, _as_boolean(mask)
 
@@ -94,7 +94,7 @@ def check_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
         return
     if not isinstance(bias, torch.Tensor) or not bias.is_floating_point():
         came = bias.dtype if isinstance(bias, torch.Tensor) else type(bias).__name__
-        raise TypeError(f"`bias` must be a floating point tensor or None, but {came} came.")
+        raise TypeError(f"`bias` must be a floating point tensor or None, got {came}.")
     if bias.device != query.device:
         raise ValueError(f"`bias` must be on {query.device} as the query is, but it is on {bias.device}.")
     (batch, heads, queries, _), keys = query.shape, key.shape[-2]
@@ -103,7 +103,7 @@ def check_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
         for axis, (size, full) in enumerate(zip(bias.shape, (batch, heads, queries, keys), strict=True))
     ):
         raise ValueError(
-            f"`bias` must be of shape ({batch} or 1, {heads} or 1, {queries}, {keys}), but shape {_shape(bias)} came."
+            f"`bias` must be of shape ({batch} or 1, {heads} or 1, {queries}, {keys}), got shape {_shape(bias)}."
         )
 
 
@@ -118,7 +118,7 @@ def check_mask_queries(
     queries, keys = query.shape[-2], key.shape[-2]
     if mask_queries and queries != keys:
         raise ValueError(
-            f"`mask_queries` must be False or None where queries and keys are not the same tokens, but True came with {queries} "
+            f"`mask_queries` must be False or None where queries and keys are not the same tokens, got True with {queries} "
             f"queries and {keys} keys."
         )
     return keep is not None and (queries == keys if mask_queries is None else mask_queries)
@@ -129,7 +129,7 @@ def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
         return mask
     if not mask.is_floating_point():
         raise TypeError(
-            f"`mask` must be boolean (True: may be seen) or a float mask of 0 and -inf, but {mask.dtype} came. "
+            f"`mask` must be boolean (True: may be seen) or a float mask of 0 and -inf, got {mask.dtype}. "
             "An integer mask of ones and zeros becomes one by `mask.bool()`."
         )
     is_mask = ((mask == 0) | (mask <= HIDDEN)).all()

@@ -21,9 +21,9 @@ def why_not(query: torch.Tensor) -> str | None:
     if query.device.type != "cpu":
         return f"it computes on the CPU, and the tensors are on {query.device.type}"
     if query.dtype not in TYPES:
-        return f"it computes in float32, and {str(query.dtype).removeprefix('torch.')} came"
+        return f"it computes in float32, got {str(query.dtype).removeprefix('torch.')}"
     if query.shape[-1] > WIDEST:
-        return f"its heads are at most {WIDEST} channels wide, and {query.shape[-1]} came"
+        return f"its heads are at most {WIDEST} channels wide, got {query.shape[-1]}"
     return _why_not_built(query.dtype == torch.float16) or None
 
 

@@ -29,9 +29,9 @@ def why_not(query: torch.Tensor) -> str | None:
     if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{NO_CUDA}, and the tensors are on {query.device.type}"
     if query.dtype == torch.float64:
-        return "it computes in float32, and float64 came"
+        return "it computes in float32, got float64"
     if query.shape[-1] > WIDEST:
-        return f"its heads are at most {WIDEST} channels wide, and {query.shape[-1]} came"
+        return f"its heads are at most {WIDEST} channels wide, got {query.shape[-1]}"
     return None
 
 

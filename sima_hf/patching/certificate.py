@@ -114,7 +114,7 @@ def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None)
         return _read(model, type(model).__name__)
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"certify takes a torch.nn.Module or an exported program, but {type(model).__name__} came. Load a folder first, "
+            f"certify takes a torch.nn.Module or an exported program, got {type(model).__name__}. Load a folder first, "
             "for example with AutoModel.from_pretrained, or use `sima-hf certify FOLDER`."
         )
     if inputs is None:

@@ -59,7 +59,7 @@ def patch_model(
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
-            f"patch_model takes a Transformers model (PreTrainedModel), but {type(model).__name__} came. Where one is wrapped, "
+            f"patch_model takes a Transformers model (PreTrainedModel), got {type(model).__name__}. Where one is wrapped, "
             "give the model inside: `model.get_base_model()` of PEFT, `model.module` of DistributedDataParallel, "
             "`model._orig_mod` of torch.compile, `pipe.model` of a pipeline."
         )
@@ -67,7 +67,7 @@ def patch_model(
     check_came_alone(model)
     known = ("auto", *(row.name for row in BACKENDS))
     if backend not in known:
-        raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, but {backend!r} came.")
+        raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, got {backend!r}.")
     new = not sima_configs(model) or any(host_of(module) is not None for module in model.modules())
     new = new or not knows_its_parts(model)
     if new:

@@ -203,16 +203,16 @@ class RecipeArguments:
         choices = {"train_view": ("crop", "shift"), "eval_weights": (*WEIGHTS, "both"), "save_weights": WEIGHTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"--{name} must be one of {', '.join(known)}, but {getattr(self, name)!r} came.")
+                raise ValueError(f"--{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         for name in ("random_erasing", "mixup_switch_prob", "horizontal_flip"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name} must be from 0 to 1, but {getattr(self, name)} came.")
+                raise ValueError(f"--{name} must be from 0 to 1, got {getattr(self, name)}.")
         for name in ("ema_decay", "label_smoothing_factor"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 0 and less than 1, but {getattr(self, name)} came.")
+                raise ValueError(f"--{name} must be at least 0 and less than 1, got {getattr(self, name)}.")
         for name in ("mixup", "cutmix", "warmup_epochs", "cooldown_epochs", "min_learning_rate", "color_jitter"):
             if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must not be negative, but {getattr(self, name)} came.")
+                raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}.")
         for name in (
             "repeated_augmentation",
             "per_device_train_batch_size",
@@ -220,9 +220,9 @@ class RecipeArguments:
             "logging_steps",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, but {getattr(self, name)} came.")
+                raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}.")
         if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"--min_crop_area must be above 0 and at most 1, but {self.min_crop_area} came.")
+            raise ValueError(f"--min_crop_area must be above 0 and at most 1, got {self.min_crop_area}.")
 
     @property
     def evaluated_weights(self) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
         self.check()
         if self.remove_unused_columns:
             raise ValueError(
-                "--remove_unused_columns must be False, but True came: batches carry the views' seeds and the names of unreadable "
+                "--remove_unused_columns must be False, got True: batches carry the views' seeds and the names of unreadable "
                 "images, which no model's forward takes. Leave it out."
             )
         # Without an accelerator, processes are only joined, and nothing is pinned, if one says so.

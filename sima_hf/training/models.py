@@ -65,13 +65,13 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
     given = [name for name in SOURCES if getattr(arguments, name)]
     if len(given) != 1:
         raise ValueError(
-            f"Give exactly one of {', '.join('--' + name for name in SOURCES)}, but "
-            f"{' and '.join('--' + name for name in given) or 'none'} came."
+            f"Give exactly one of {', '.join('--' + name for name in SOURCES)}, got "
+            f"{' and '.join('--' + name for name in given) or 'none'}."
         )
     if arguments.calibrate and not arguments.patch:
         raise ValueError("--calibrate follows a softmax model that is being swapped: it needs --patch.")
     if arguments.image_size is not None and arguments.image_size < 1:
-        raise ValueError(f"--image_size must be 1 or more, but {arguments.image_size} came.")
+        raise ValueError(f"--image_size must be 1 or more, got {arguments.image_size}.")
     trained = arguments.patch or arguments.model_name_or_path
     built = _trained(arguments, labels, drop_path) if trained else _fresh(arguments, labels, drop_path)
     for name, parameter in built.model.named_parameters():
@@ -213,7 +213,7 @@ def parse_overrides(text: str | None, config: PreTrainedConfig) -> dict:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or name not in known:
             raise ValueError(
-                f"--config_overrides takes field=value pairs, but {item!r} came. The fields are {', '.join(sorted(known))}."
+                f"--config_overrides takes field=value pairs, got {item!r}. The fields are {', '.join(sorted(known))}."
             )
         try:
             found[name] = ast.literal_eval(value)

@@ -26,7 +26,7 @@ def resize(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
     patch = config.patch_size
     if isinstance(patch, (list, tuple)) or image_size % patch:
         raise ValueError(
-            f"--image_size must be a multiple of the model's patches of {patch} pixels, but {image_size} came."
+            f"--image_size must be a multiple of the model's patches of {patch} pixels, got {image_size}."
         )
     changed = copy.deepcopy(config)
     changed.image_size = image_size

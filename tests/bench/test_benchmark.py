@@ -63,7 +63,7 @@ def test_training_and_the_compiled_contestant(trained, tmp_path):
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="'forward', 'train', but 'sideways' came"):
+    with pytest.raises(ValueError, match="'forward', 'train', got 'sideways'"):
         benchmark.measure(mode="sideways")
 
 

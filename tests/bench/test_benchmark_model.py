@@ -212,8 +212,8 @@ def test_committed_memory_reaches_the_goal():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "--tokens", "0"], "--tokens must be 1 or more, but 0 came"),
-        (["model", "deit-tiny", "--pixels", "7"], "--pixels must be 32 or more, but 7 came"),
+        (["attention", "--tokens", "0"], "--tokens must be 1 or more, got 0"),
+        (["model", "deit-tiny", "--pixels", "7"], "--pixels must be 32 or more, got 7"),
         (["attention", "--batch", "8"], "--batch must be 1 or more and come with --tokens"),
         (["model", "deit-tiny", "--batch", "0", "--pixels", "32"], "--batch must be 1 or more and come with --pixels"),
         (["memory", "sima_small_12_p16"], "has no softmax to compare with"),

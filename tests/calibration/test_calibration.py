@@ -294,8 +294,8 @@ def test_half_precision_is_calibrated_in_float32(trained, dtype):
             "missing in the teacher",
         ),
         (lambda: swapped(vit()), vit, [], {}, CalibrationError, "`batches` is empty"),
-        (lambda: swapped(vit()), vit, IMAGES[0], {}, TypeError, "more than once, .* but Tensor came"),
-        (lambda: swapped(vit()), vit, iter(IMAGES), {}, TypeError, "more than once, .* but list_iterator came"),
+        (lambda: swapped(vit()), vit, IMAGES[0], {}, TypeError, "more than once, .* got Tensor"),
+        (lambda: swapped(vit()), vit, iter(IMAGES), {}, TypeError, "more than once, .* got list_iterator"),
         (
             lambda: swapped(vit()),
             vit,
@@ -329,7 +329,7 @@ def test_half_precision_is_calibrated_in_float32(trained, dtype):
             "needs a linear layer called classifier",
         ),
         (lambda: nn.Linear(2, 2), vit, IMAGES, {}, TypeError, "`model` must be a Transformers model"),
-        (lambda: swapped(vit()), lambda: "vit", IMAGES, {}, TypeError, "`teacher` must be .* but str came"),
+        (lambda: swapped(vit()), lambda: "vit", IMAGES, {}, TypeError, "`teacher` must be .* got str"),
         (lambda: swapped(vit()).to("meta"), lambda: vit().to("meta"), IMAGES, {}, CalibrationError, "are on meta"),
     ],
     ids=[

@@ -357,7 +357,7 @@ def test_a_device_that_is_not_there_is_said_before_the_work(device, words, saved
 def test_bench_memory_says_what_is_wrong(tmp_path, run):
     for arguments, words in (
         (("nowhere-at-all",), "no folder nowhere-at-all, and no model of that name"),
-        (("deit-tiny", "--pixels", 0), "must have 1 pixel a side or more, but 0 came"),
+        (("deit-tiny", "--pixels", 0), "must have 1 pixel a side or more, got 0"),
     ):
         found = run("bench", "memory", *arguments)
         assert (found.code, found.out) == (1, ""), arguments

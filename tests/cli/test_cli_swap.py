@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said_and_nothing_written(saved, photos, tmp_path, run)
         (("patch", softmax, out, "--calibrate-with", tmp_path / "empty"), "empty holds no images"),
         (("patch", softmax, out, "--calibrate-with", tmp_path / "broken"), r"None of the images .*\.png \(cannot"),
         (("patch", softmax, out, *images, "--max-unreadable", 0), r"More than 0 images .*broken\.jpg"),
-        (("patch", softmax, out, *images, "--memory-gib", "inf"), "finite number of GiB, but inf came"),
+        (("patch", softmax, out, *images, "--memory-gib", "inf"), "finite number of GiB, got inf"),
         (("patch", saved / "bare", out, *images), "without an image processor"),
         (("patch", saved / "bert", out), "'bert' is not among the"),
         (("patch", sima, out), "SimA already .SimADeiTForImageClassification.; give the softmax model"),

@@ -259,7 +259,7 @@ def test_quickstart_s_folders_are_checked_first(tmp_path):
         ({"data_files": "nothing/*.parquet"}, "There are no data files nothing/"),
         ({"data_files": "nothing/*.tar"}, "There are no data files nothing/"),
         ({"data_files": ["x.parquet", "y.tar"]}, r"all end in \.parquet, all in \.arrow, or all in \.tar"),
-        ({"data_files": "x.csv"}, "but x.csv came"),
+        ({"data_files": "x.csv"}, "got x.csv"),
         ({"data_files": {}, "dataset": "no/such/data set"}, "cannot be loaded"),
         ({"dataset": "sima-hf/no-such-set"}, "The data set sima-hf/no-such-set cannot be loaded"),
         ({"dataset": "sima-hf/no-such-set", "streaming": True}, "The data set sima-hf/no-such-set cannot be loaded"),
@@ -322,7 +322,7 @@ def test_quickstart_s_bad_data(tmp_path):
 
 @pytest.mark.parametrize("share", [2, -0.1, 1.0, float("nan")])
 def test_a_share_held_out_that_is_none(share):
-    with pytest.raises(DataError, match=f"held out must be above 0 and below 1, but {share} came"):
+    with pytest.raises(DataError, match=f"held out must be above 0 and below 1, got {share}"):
         load_image_data(held_out=share)
 
 

@@ -228,7 +228,7 @@ def test_batches():
 
 def test_images_of_several_sizes_make_no_batch():
     samples = [{"pixel_values": torch.zeros(3, 4, size), "labels": 0, "unreadable": []} for size in (4, 5)]
-    with pytest.raises(DataError, match=r"must have one size, but \(3, 4, 4\), \(3, 4, 5\) came"):
+    with pytest.raises(DataError, match=r"must have one size, got \(3, 4, 4\), \(3, 4, 5\)"):
         collate(samples)
 
 

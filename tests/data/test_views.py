@@ -134,14 +134,14 @@ def test_a_processor_that_gives_no_bytes_is_refused():
     with pytest.raises(ValueError, match=r"Halves gives torch\.float32 that are not whole numbers"):
         EvalView(Halves())(picture())
     shape = (1, 4, 4)
-    with pytest.raises(ValueError, match=r"tensors \(3, H, W\), but \(1, 4, 4\) came"):
+    with pytest.raises(ValueError, match=r"tensors \(3, H, W\), got \(1, 4, 4\)"):
         EvalView(Halves())(picture())
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"interpolation": "cubic"}, "one of nearest, bilinear, bicubic, lanczos, but 'cubic' came"),
+        ({"interpolation": "cubic"}, "one of nearest, bilinear, bicubic, lanczos, got 'cubic'"),
         ({"scale": (0.5, 0.1)}, "0 < least <= greatest <= 1"),
         ({"scale": (0.0, 1.0)}, "0 < least"),
         ({"ratio": (2.0, 1.0)}, "`ratio` must be two numbers"),

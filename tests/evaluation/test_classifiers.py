@@ -47,7 +47,7 @@ def test_a_checkpoint_has_raw_and_averaged_weights(run):
         assert found == str(place)
         assert not model.training
         assert type(model) is SimAForImageClassification
-    with pytest.raises(ValueError, match="must be 'ema' or 'raw', but 'best' came"):
+    with pytest.raises(ValueError, match="must be 'ema' or 'raw', got 'best'"):
         load_classifier(str(folder), "best")
 
 

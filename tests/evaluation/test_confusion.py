@@ -106,7 +106,7 @@ def test_a_perfect_classifier_has_a_picture_too(tmp_path):
 
 
 def test_names_must_be_as_many_as_classes(axis):
-    with pytest.raises(DataError, match="of 3 classes needs as many names, but 2 came"):
+    with pytest.raises(DataError, match="of 3 classes needs as many names, got 2"):
         draw_confusion(axis, np.eye(3, dtype=int), ["a", "b"])
 
 

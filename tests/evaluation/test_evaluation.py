@@ -160,7 +160,7 @@ def test_labels_are_taken_to_the_models_classes():
     assert found.confusion.tolist() == counted_by_hand(images, mapped)[0]
     with pytest.raises(DataError, match="from 0 to 1, or -100"):
         evaluate_model(Planted(), batches_of(images, labels, 32), classes=[4, 0], progress=False)
-    with pytest.raises(DataError, match="from 0 to 6, or -100 to be left out, but 0 to 7 came"):
+    with pytest.raises(DataError, match="from 0 to 6, or -100 to be left out, got 0 to 7"):
         evaluate_model(Planted(), batches_of(images[:2], torch.tensor([0, 7]), 32), progress=False)
 
 

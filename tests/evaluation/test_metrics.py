@@ -127,9 +127,9 @@ def test_it_leaves_nothing_behind(capfd):
 def test_bad_input_is_explained():
     metric = TopKAccuracy()
     for predictions, references, words in (
-        ([1, 2, 3], [1, 2, 3], r"\(images, classes\).*but \(3,\) and \(3,\) came"),
-        (np.zeros((4, 3)), [1, 2], r"but \(4, 3\) and \(2,\) came"),
-        (np.zeros((1, 3)), [3], "from 0 to 2, or -100 to be left out, but 3 came"),
+        ([1, 2, 3], [1, 2, 3], r"\(images, classes\).*got \(3,\) and \(3,\)"),
+        (np.zeros((4, 3)), [1, 2], r"got \(4, 3\) and \(2,\)"),
+        (np.zeros((1, 3)), [3], "from 0 to 2, or -100 to be left out, got 3"),
         (np.zeros((1, 3)), [-1], "from 0 to 2"),
         (np.zeros((1, 3)), [0.5], "class indices, but torch.float64"),
     ):

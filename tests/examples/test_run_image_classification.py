@@ -321,7 +321,7 @@ TINY_MODEL = {name: TINY_ARGUMENTS[name] for name in ("variant", "config_overrid
         ({**TINY_MODEL, "per_device_train_batch_size": 5000}, "5000"),
         ({"patch": "/nowhere"}, "/nowhere"),
         ({**TINY_MODEL, "nonsense": 1}, "nonsense"),
-        ({**TINY_MODEL, "image_size": 0}, "--image_size must be 1 or more, but 0 came"),
+        ({**TINY_MODEL, "image_size": 0}, "--image_size must be 1 or more, got 0"),
         ({**TINY_MODEL, "logging_steps": 0}, "--logging_steps must be 1 or more"),
         ({**TINY_MODEL, "output_dir": "/proc/nowhere/run"}, "/proc/nowhere"),
     ],
@@ -348,7 +348,7 @@ def test_mistakes_get_a_sentence(arguments, words, complaint):
 
 def test_columns_that_trainer_must_not_remove(complaint):
     said = complaint(TRAINER, **TINY_MODEL, remove_unused_columns=True)
-    assert "--remove_unused_columns must be False, but True came" in said
+    assert "--remove_unused_columns must be False, got True" in said
 
 
 def test_a_second_run_does_not_mix_with_the_first(tmp_path, complaint):

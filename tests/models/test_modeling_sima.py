@@ -52,7 +52,7 @@ def test_any_image_size(size, patch_size):
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 4, 32, 32), (3, 32, 32), (2, 32, 32, 3)], ids=str)
 def test_wrong_pixels_are_refused(shape):
     model = SimAForImageClassification(tiny())
-    with pytest.raises(ValueError, match=r"must be \(batch, 3, height, width\).*but shape .* came"):
+    with pytest.raises(ValueError, match=r"must be \(batch, 3, height, width\).*got shape .*"):
         model(torch.randn(shape))
 
 

@@ -85,7 +85,7 @@ def test_what_hidden_tokens_hold_does_not_matter():
         (
             torch.zeros(17, 17),
             ValueError,
-            r"`bias` must be of shape \(2 or 1, 3 or 1, 17, 17\), but shape \(17, 17\) came",
+            r"`bias` must be of shape \(2 or 1, 3 or 1, 17, 17\), got shape \(17, 17\)",
         ),
         (torch.zeros(1, 2, 17, 17), ValueError, "3 or 1, 17, 17"),
         (torch.zeros(1, 3, 17, 1), ValueError, "3 or 1, 17, 17"),

@@ -18,12 +18,12 @@ def changed(index, change):
 @pytest.mark.parametrize(
     ("tensors", "error", "words"),
     [
-        (changed(0, lambda x: x.tolist()), TypeError, "`query` must be a tensor, but list came"),
-        (changed(2, lambda x: x.long()), TypeError, "`value` must be float64.*torch.int64 came"),
+        (changed(0, lambda x: x.tolist()), TypeError, "`query` must be a tensor, got list"),
+        (changed(2, lambda x: x.long()), TypeError, "`value` must be float64.*got torch.int64"),
         (
             changed(1, lambda x: x[0]),
             ValueError,
-            r"`key` must be \(batch, heads, tokens, channels\).*\(3, 17, 8\) came",
+            r"`key` must be \(batch, heads, tokens, channels\).*got shape \(3, 17, 8\)",
         ),
         (changed(1, lambda x: x.float()), ValueError, "one dtype for all three.*key torch.float32"),
         (changed(2, lambda x: x.to("meta")), ValueError, "one device for all three.*value meta"),
@@ -43,11 +43,11 @@ def test_tensors_that_do_not_fit(tensors, error, words):
 @pytest.mark.parametrize(
     ("mask", "error", "words"),
     [
-        ([[True]], TypeError, "must be a tensor or None, but list came"),
+        ([[True]], TypeError, "must be a tensor or None, got list"),
         (torch.ones(2, 17, dtype=torch.long), TypeError, r"torch.int64 came.*mask\.bool\(\)"),
-        (torch.ones(2, 16, dtype=torch.bool), ValueError, r"\(2, 17\) or a full mask.*but shape \(2, 16\) came"),
-        (torch.ones(17, 17, dtype=torch.bool), ValueError, r"but shape \(17, 17\) came"),
-        (torch.ones(2, 17, 17, dtype=torch.bool), ValueError, r"but shape \(2, 17, 17\) came"),
+        (torch.ones(2, 16, dtype=torch.bool), ValueError, r"\(2, 17\) or a full mask.*got shape \(2, 16\)"),
+        (torch.ones(17, 17, dtype=torch.bool), ValueError, r"got shape \(17, 17\)"),
+        (torch.ones(2, 17, 17, dtype=torch.bool), ValueError, r"got shape \(2, 17, 17\)"),
         (torch.ones(2, 2, 17, 17, dtype=torch.bool), ValueError, r"2 or 1, 3 or 1, 17, 17"),
         (torch.ones(2, 17, dtype=torch.bool, device="meta"), ValueError, "must be on cpu"),
         (torch.randn(1, 3, 17, 17), ValueError, "position bias"),
@@ -73,7 +73,7 @@ def test_full_mask_of_cross_attention_is_refused():
     ("option", "words"), [("gain", "'none', 'tokens'"), ("order", "'auto', 'linear', 'quadratic'")]
 )
 def test_options_are_listed(option, words):
-    with pytest.raises(ValueError, match=f"`{option}` must be one of {words}, but 'much' came"):
+    with pytest.raises(ValueError, match=f"`{option}` must be one of {words}, got 'much'"):
         sima_attention(*inputs(), **{option: "much"})
 
 

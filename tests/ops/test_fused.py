@@ -396,7 +396,7 @@ def test_reasons_of_triton(monkeypatch):
             assert backends.backend_report()["triton"] == "it needs a CUDA device, and torch finds none here"
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         assert backends.backend_report()["triton"] == "fused kernels for CUDA"
-        assert "float64 came" in triton.why_not(query.double())
+        assert "got float64" in triton.why_not(query.double())
         assert "at most 256" in triton.why_not(torch.randn(1, 1, 4, 257))
     monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
     assert triton.why_not(query) == "triton is not installed: pip install triton"

@@ -57,5 +57,5 @@ def test_models_that_take_any_size_are_returned_as_they_are():
 
 
 def test_sizes_between_patches_are_refused():
-    with pytest.raises(ValueError, match="multiple of the model's patches of 8 pixels, but 60 came"):
+    with pytest.raises(ValueError, match="multiple of the model's patches of 8 pixels, got 60"):
         resize(deit(), 60)

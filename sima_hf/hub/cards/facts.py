@@ -73,7 +73,7 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
     folder = Path(folder)
     known = {entry.name for entry in fields(CardFacts)}
     if foreign := sorted(set(given) - known):
-        raise TypeError(f"find_facts takes {', '.join(sorted(known))}, but {', '.join(foreign)} came.")
+        raise TypeError(f"find_facts takes {', '.join(sorted(known))}, got {', '.join(foreign)}.")
     explicit = CardFacts(**{name: value for name, value in given.items() if value not in (None, ())})
     results = tuple(path for place in explicit.results for path in _results_at(place))
     for path in (*explicit.benchmark, explicit.training, explicit.provenance):

@@ -106,7 +106,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     licence = (facts.license or "").strip().lower()
     if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise PublishError(
-            f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, but {facts.license!r} came."
+            f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, got {facts.license!r}."
         )
     if meant := meant_licences(licence):
         raise PublishError(
@@ -115,7 +115,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
         )
     if facts.base_model and not is_repo_id(facts.base_model):
         raise PublishError(
-            f"The base model should be a name on the Hub, such as facebook/deit-small-patch16-224, but {facts.base_model!r} came."
+            f"The base model should be a name on the Hub, such as facebook/deit-small-patch16-224, got {facts.base_model!r}."
         )
     found = provenance.get("base_model", "")
     said = theirs.get("base_model")

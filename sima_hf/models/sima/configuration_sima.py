@@ -166,34 +166,34 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         for name in positive:
             if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be greater than 0, but {getattr(self, name)} came.")
+                raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
         sides = self.image_size if isinstance(self.image_size, (list, tuple)) else (self.image_size,)
         if not sides or min(sides) < 1:
-            raise ValueError(f"`image_size` must be at least 1, but {self.image_size} came.")
+            raise ValueError(f"`image_size` must be at least 1, got {self.image_size}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size`, but {self.num_attention_heads} heads came for a "
+                f"`num_attention_heads` must divide `hidden_size`, got {self.num_attention_heads} heads for a "
                 f"hidden size of {self.hidden_size}."
             )
         if self.patch_size not in PATCH_SIZES:
             raise ValueError(
                 f"`patch_size` must be 8 or 16, because the convolutional stem halves the image three or four times, "
-                f"but {self.patch_size} came."
+                f"got {self.patch_size}."
             )
         if self.hidden_size < 8:
             raise ValueError(
-                f"`hidden_size` must be at least 8, as the stem starts at an eighth of it, but {self.hidden_size} came."
+                f"`hidden_size` must be at least 8, as the stem starts at an eighth of it, got {self.hidden_size}."
             )
         if self.position_encoding_hidden_size % 2:
             raise ValueError(
-                f"`position_encoding_hidden_size` must be even, one sine and one cosine per frequency, but "
-                f"{self.position_encoding_hidden_size} came."
+                f"`position_encoding_hidden_size` must be even, one sine and one cosine per frequency, got "
+                f"{self.position_encoding_hidden_size}."
             )
         for name in ("hidden_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 0 and less than 1, but {getattr(self, name)} came.")
+                raise ValueError(f"`{name}` must be at least 0 and less than 1, got {getattr(self, name)}.")
         if self.attention_gain not in ATTENTION_GAINS:
-            raise ValueError(f"`attention_gain` must be 'none' or 'tokens', but {self.attention_gain!r} came.")
+            raise ValueError(f"`attention_gain` must be 'none' or 'tokens', got {self.attention_gain!r}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As any config; one that was prepared for the Hub, by its `auto_map`, brings the code beside this file along."""

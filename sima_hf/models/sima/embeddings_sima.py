@@ -87,8 +87,8 @@ class SimAEmbeddings(nn.Module):
         expected = self.patch_embeddings.num_channels
         if pixel_values.dim() != 4 or pixel_values.shape[1] != expected:
             raise ValueError(
-                f"`pixel_values` must be (batch, {expected}, height, width), as `config.num_channels` is {expected}, but "
-                f"shape {tuple(pixel_values.shape)} came."
+                f"`pixel_values` must be (batch, {expected}, height, width), as `config.num_channels` is {expected}, got "
+                f"shape {tuple(pixel_values.shape)}."
             )
         pixel_values = pixel_values.to(self.position_encoding.projection.weight.dtype)
         feature_map = self.patch_embeddings(pixel_values)

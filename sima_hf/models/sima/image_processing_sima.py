@@ -26,7 +26,7 @@ class SimAImageProcessor(BitImageProcessorPil):
         """
         if image_size < 1 or not 0 < crop_pct <= 1:
             raise ValueError(
-                f"`image_size` must be at least 1 and `crop_pct` in (0, 1], but {image_size} and {crop_pct} came."
+                f"`image_size` must be at least 1 and `crop_pct` in (0, 1], got {image_size} and {crop_pct}."
             )
         return cls(
             size={"shortest_edge": int(image_size / crop_pct)},

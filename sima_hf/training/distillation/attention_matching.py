@@ -48,7 +48,7 @@ class AttentionMatching:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, weight: float = 1.0):
         if not 0 < weight < float("inf"):
-            raise ValueError(f"The weight of attention matching must be above 0, but {weight} came.")
+            raise ValueError(f"The weight of attention matching must be above 0, got {weight}.")
         self.student, self.teacher, self.weight = student, teacher, weight
         self.names = matching_attentions(student, teacher)
         self._seen: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})

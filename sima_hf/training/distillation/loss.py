@@ -15,7 +15,7 @@ KINDS = ("none", "soft", "hard")
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise ValueError(f"The kind of distillation must be one of {', '.join(KINDS)}, but {kind!r} came.")
+        raise ValueError(f"The kind of distillation must be one of {', '.join(KINDS)}, got {kind!r}.")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class DistillationLoss:
     def __post_init__(self):
         _check_kind(self.kind)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"The weight of distillation, alpha, must be from 0 to 1, but {self.alpha} came.")
+            raise ValueError(f"The weight of distillation, alpha, must be from 0 to 1, got {self.alpha}.")
         if not 0 < self.tau < float("inf"):
-            raise ValueError(f"The temperature of distillation, tau, must be above 0, but {self.tau} came.")
+            raise ValueError(f"The temperature of distillation, tau, must be above 0, got {self.tau}.")
 
     def heads(self, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(B,K)` for the labels, and those for the teacher, from a student's output.
@@ -99,7 +99,7 @@ def distillation_loss(
     if teacher_logits is None or student_logits.shape != teacher_logits.shape:
         came = None if teacher_logits is None else tuple(teacher_logits.shape)
         raise ValueError(
-            f"Student and teacher must answer with logits of the same shape, but {tuple(student_logits.shape)} came from the "
+            f"Student and teacher must answer with logits of the same shape, got {tuple(student_logits.shape)} from the "
             f"student and {came} from the teacher."
         )
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())

@@ -161,8 +161,8 @@ def _change_of_normalisation(mean, std, student_mean, student_std) -> tuple[torc
         (values[x] > 0).all() for x in given if "std" in x
     ):
         raise ValueError(
-            "Means and standard deviations must have one number for each channel, deviations above 0, but "
-            f"{', '.join(f'{name} {list(value)}' for name, value in given.items())} came."
+            "Means and standard deviations must have one number for each channel, deviations above 0, got "
+            f"{', '.join(f'{name} {list(value)}' for name, value in given.items())}."
         )
     scale = values["student_std"] / values["std"]
     shift = (values["student_mean"] - values["mean"]) / values["std"]
@@ -231,7 +231,7 @@ def class_indices(student: list[str], teacher: list[str], match: str = "name") -
         ValueError: an unknown `match`.
     """
     if match not in ("name", "order"):
-        raise ValueError(f"Classes are matched by 'name' or 'order', but {match!r} came.")
+        raise ValueError(f"Classes are matched by 'name' or 'order', got {match!r}.")
     remedy = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
     if match == "order" or student == teacher:
         if len(student) == len(teacher):

@@ -61,13 +61,13 @@ class DistillationArguments:
         choices = {"distillation_type": KINDS, "teacher_labels": ("name", "order"), "teacher_dtype": TEACHER_DTYPES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"--{name} must be one of {', '.join(allowed)}, but {getattr(self, name)!r} came.")
+                raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         if not 0 <= self.distillation_alpha <= 1:
-            raise ValueError(f"--distillation_alpha must be from 0 to 1, but {self.distillation_alpha} came.")
+            raise ValueError(f"--distillation_alpha must be from 0 to 1, got {self.distillation_alpha}.")
         if not 0 < self.distillation_tau < float("inf"):
-            raise ValueError(f"--distillation_tau must be above 0, but {self.distillation_tau} came.")
+            raise ValueError(f"--distillation_tau must be above 0, got {self.distillation_tau}.")
         if not 0 <= self.attention_weight < float("inf"):
-            raise ValueError(f"--attention_weight must not be negative, but {self.attention_weight} came.")
+            raise ValueError(f"--attention_weight must not be negative, got {self.attention_weight}.")
 
     @property
     def needs_teacher(self) -> bool:
@@ -161,7 +161,7 @@ class SimADistillationTrainer(SimATrainer):
         self.distillation = DistillationLoss(distillation_type, distillation_alpha, distillation_tau)
         if teacher is None and (distillation_type != "none" or attention_weight):
             raise TrainingError(
-                f"Distillation ({distillation_type!r}, attention weight {attention_weight}) needs a teacher, but none came."
+                f"Distillation ({distillation_type!r}, attention weight {attention_weight}) needs a teacher, got none."
             )
         self.matching = AttentionMatching(model, teacher.model, attention_weight) if attention_weight else None
         super().__init__(model, args, image_mean, image_std, **kwargs)

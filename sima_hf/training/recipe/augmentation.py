@@ -84,10 +84,10 @@ class BatchAugmentation:
         self.mixup, self.cutmix, self.mixup_switch_prob = mixup, cutmix, mixup_switch_prob
         for name in ("random_erasing", "label_smoothing", "mixup_switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie between 0 and 1, but {getattr(self, name)!r} came.")
+                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)!r}.")
         for name in ("color_jitter", "mixup", "cutmix"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, but {getattr(self, name)!r} came; 0 is off.")
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)!r}; 0 is off.")
         if self.rand_augment is not None or self.color_jitter:
             enhance()
 
@@ -113,8 +113,8 @@ class BatchAugmentation:
         """
         if not len(pixel_values) == len(labels) == len(seeds):
             raise ValueError(
-                f"Each image needs a label and a seed, but {len(pixel_values)} images, {len(labels)} labels and {len(seeds)} "
-                "seeds came."
+                f"Each image needs a label and a seed, got {len(pixel_values)} images, {len(labels)} labels and {len(seeds)} "
+                "seeds."
             )
         images, seeds = unit_interval(pixel_values), seeds.cpu()
         if self.color_jitter:

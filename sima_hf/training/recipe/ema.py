@@ -30,7 +30,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float, warmup: bool = True):
         if not 0 <= decay < 1:
             raise ValueError(
-                f"The decay of averaged weights must be at least 0 and below 1, such as 0.99996, but {decay!r} came."
+                f"The decay of averaged weights must be at least 0 and below 1, such as 0.99996, got {decay!r}."
             )
         self.decay, self.warmup, self.num_updates = decay, warmup, 0
         self.averages = {

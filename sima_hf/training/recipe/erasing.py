@@ -70,7 +70,7 @@ def random_erasing(images: torch.Tensor, seeds: torch.Tensor, probability: float
         ValueError: the probability is none.
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f"The probability of random erasing must lie between 0 and 1, but {probability!r} came.")
+        raise ValueError(f"The probability of random erasing must lie between 0 and 1, got {probability!r}.")
     boxes = draw_boxes(seeds, *images.shape[-2:], probability)
     generator = torch.Generator(images.device)
     salted = combine_each(seeds.cpu(), NOISE).tolist()

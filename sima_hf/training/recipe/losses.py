@@ -26,8 +26,8 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     indices = not targets.is_floating_point()
     if logits.ndim != 2 or targets.shape != (logits.shape[:1] if indices else logits.shape):
         raise ValueError(
-            f"Logits of shape (B, K) need class indices of shape (B,) or distributions of shape (B, K), but logits "
-            f"{tuple(logits.shape)} and {targets.dtype} targets {tuple(targets.shape)} came."
+            f"Logits of shape (B, K) need class indices of shape (B,) or distributions of shape (B, K), got logits "
+            f"{tuple(logits.shape)} and {targets.dtype} targets {tuple(targets.shape)}."
         )
     scores = log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     if not indices:

@@ -78,7 +78,7 @@ class RandAugment(NamedTuple):
             raise ValueError(
                 f"RandAugment is described as 'rand-m9-mstd0.5-inc1' (m: magnitude from 0 to 10, mstd: its standard "
                 f"deviation, inc1: the operations whose strength grows with it, the only set there is; also n2: number of "
-                f"operations), but {text!r} came."
+                f"operations), got {text!r}."
             )
         return cls(given["m"], given.get("mstd", 0.0), int(layers))
 

@@ -132,7 +132,7 @@ def test_the_whole_recipe_keeps_the_scale_of_normalised_images():
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"random_erasing": 1.5}, r"`random_erasing` must lie between 0 and 1, but 1\.5 came"),
+        ({"random_erasing": 1.5}, r"`random_erasing` must lie between 0 and 1, got 1\.5"),
         ({"label_smoothing": -0.1}, "`label_smoothing` must lie"),
         ({"mixup_switch_prob": 2}, "`mixup_switch_prob` must lie"),
         ({"mixup": -1}, "`mixup` must not be negative"),
@@ -149,11 +149,11 @@ def test_wrong_settings_are_refused(settings, error):
 def test_wrong_batches_are_refused():
     pixels, labels, seeds = batch()
     augment = BatchAugmentation(MEAN, STD, 4, **OFF)
-    with pytest.raises(TypeError, match=r"bytes .* but torch\.float32 came"):
+    with pytest.raises(TypeError, match=r"bytes .* got torch\.float32"):
         augment(pixels.float(), labels, seeds)
-    with pytest.raises(ValueError, match="9 images, 9 labels and 8 seeds came"):
+    with pytest.raises(ValueError, match="got 9 images, 9 labels and 8 seeds"):
         augment(pixels, labels, seeds[:8])
-    with pytest.raises(ValueError, match=r"one number for each channel, but 3 and 3 came"):
+    with pytest.raises(ValueError, match=r"one number for each channel, got 3 and 3"):
         normalize(pixels[:, :1], MEAN, STD)
 
 

@@ -107,7 +107,7 @@ def test_dtypes(dtype):
 
 
 def test_a_wrong_probability_is_refused():
-    with pytest.raises(ValueError, match=r"between 0 and 1, but 1\.5 came"):
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
         random_erasing(torch.zeros(1, 3, 4, 4), SEEDS[:1], 1.5)
 
 

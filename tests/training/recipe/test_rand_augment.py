@@ -243,7 +243,7 @@ def test_the_string_of_the_recipe_is_read():
     ],
 )
 def test_another_string_is_refused(text):
-    with pytest.raises(ValueError, match=r"described as 'rand-m9-mstd0\.5-inc1'.* came"):
+    with pytest.raises(ValueError, match=r"described as 'rand-m9-mstd0\.5-inc1'.*got"):
         RandAugment.parse(text)
 
 

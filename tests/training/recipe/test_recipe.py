@@ -134,12 +134,12 @@ def test_everything_can_be_switched_off(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_view": "zoom"}, "--train_view must be one of crop, shift, but 'zoom' came"),
+        ({"train_view": "zoom"}, "--train_view must be one of crop, shift, got 'zoom'"),
         ({"eval_weights": "mean"}, "--eval_weights must be one of ema, raw, both"),
-        ({"save_weights": "both"}, "--save_weights must be one of ema, raw, but 'both' came"),
-        ({"ema_decay": 1.0}, "--ema_decay must be at least 0 and less than 1, but 1.0 came"),
+        ({"save_weights": "both"}, "--save_weights must be one of ema, raw, got 'both'"),
+        ({"ema_decay": 1.0}, "--ema_decay must be at least 0 and less than 1, got 1.0"),
         ({"random_erasing": 1.5}, "--random_erasing must be from 0 to 1"),
-        ({"mixup": -1.0}, "--mixup must not be negative, but -1.0 came"),
+        ({"mixup": -1.0}, "--mixup must not be negative, got -1.0"),
         ({"repeated_augmentation": 0}, "--repeated_augmentation must be 1 or more"),
         ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be 1 or more"),
         ({"min_crop_area": 0.0}, "--min_crop_area must be above 0"),
