@@ -24,7 +24,7 @@ test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 bench: $(VENV)/.installed  ## measure the attention and whole models against softmax, here
-	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --readme README.md
+	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --readme docs/benchmarks.md
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --dtype bfloat16
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --mode train
 	$(BIN)/sima-hf bench attention --output-dir $(RESULTS) --mode train --dtype bfloat16
@@ -34,22 +34,22 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 	$(BIN)/sima-hf bench model sima_small_12_p16 --output-dir $(RESULTS) --pixels 512
 	$(BIN)/sima-hf bench memory deit-small --output-dir $(RESULTS)
 	$(BIN)/python -m sima_hf.bench.traffic --output_dir $(RESULTS)
-	$(BIN)/python -m sima_hf.bench.model_report --results $(RESULTS) --readme README.md
+	$(BIN)/python -m sima_hf.bench.model_report --results $(RESULTS) --page docs/benchmarks.md --readme README.md
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchmarks/results
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir benchmarks/results
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir $(RESULTS)
 
 calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in benchmarks/results: half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir benchmarks/results --readme README.md
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir $(RESULTS) --page docs/calibration.md --readme README.md
 
 comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in benchmarks/results: half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme README.md
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme docs/results.md --text docs/results.md
 
 deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the training script, with three seeds, in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/deit_digits.py --output_dir $(RESULTS)
 
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme README.md
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

@@ -1,4 +1,4 @@
-"""The picture and the README table of the calibration's evidence, both from its results file alone."""
+"""The picture and the tables of the calibration's evidence, both from its results file alone."""
 
 import json
 import statistics
@@ -92,7 +92,7 @@ def _line(axis, runs: list[dict], key: str, label: str, color: str, style: str) 
 
 
 def markdown_table(path: Path) -> str:
-    """The results as the README has them: percent of right answers, and in brackets the share of the original's."""
+    """The results as docs/calibration.md has them: percent of right answers, and in brackets the share of the original's."""
     results = read(path)
     images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
     few = list(results["runs"][0]["teacher_from_calibrated"])[1]
@@ -122,10 +122,29 @@ def markdown_table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def update_readme(readme: Path, path: Path) -> None:
-    """Replace what stands between the README's calibration marks.
+def short_table(path: Path) -> str:
+    """The README's columns of it: what calibration keeps, and what distillation after it."""
+    results = read(path)
+    images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
+    lines = [
+        f"| | original | swapped | calibrated, {int(images):,} images | + {epochs} epochs of distillation |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for model in results["models"]:
+        runs = runs_of(results, model)
+        keys = (("original",), ("swapped",), ("calibrated", images), ("teacher_from_calibrated", epochs))
+        lines.append(f"| {TITLES[model]} | {' | '.join(f'{mean(runs, *key):.1f} %' for key in keys)} |")
+    seeds = len({run["seed"] for run in results["runs"]})
+    lines.append(f"\nAccuracy, means of {seeds} seeds on {results['data']}. [All of it](docs/calibration.md)")
+    return "\n".join(lines)
+
+
+def update_pages(page: Path, readme: Path | None, path: Path) -> None:
+    """Replace what stands between the calibration marks of the page, and of the README.
 
     Raises:
         ValueError: the marks are not there.
     """
-    replace_between(readme, "calibration", markdown_table(path))
+    replace_between(page, "calibration", markdown_table(path))
+    if readme is not None:
+        replace_between(readme, "readme-calibration", short_table(path))

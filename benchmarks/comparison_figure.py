@@ -131,7 +131,7 @@ def _epochs(results: dict, model: str) -> str:
 
 
 def markdown_table(path: Path) -> str:
-    """The results as the README has them."""
+    """The results as docs/results.md has them."""
     results = read(path)
     epochs, threshold = results["recipe"]["epochs"], f"{100 * results['threshold']:.0f} %"
     lines = [
@@ -159,7 +159,7 @@ def markdown_table(path: Path) -> str:
 
 
 def scales_table(path: Path) -> str:
-    """Scales of the ViT's attention as examples/README.md has them: against tokens, and in its blocks before and after training."""
+    """Scales of the ViT's attention as docs/results.md has them: against tokens, and in its blocks before and after training."""
     results = read(path)
     kinds = by_tokens(results)
     names = [KINDS[kind][0] for kind in kinds]

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as it stands, and the commands it names exist."""
+"""Every Python block of the README and the docs runs as it stands, and the commands they name exist."""
 
 import os
 import re
@@ -16,12 +16,20 @@ import sima_hf
 
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+# The stories are told in order, in one folder: tests/examples/test_stories.py.
+BLOCKS = [
+    pytest.param(code, id=f"{path.stem}-{number}")
+    for path, text in PAGES.items()
+    if path.stem != "stories"
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+]
 
 
-def test_there_are_examples():
-    assert len(BLOCKS) >= 2
+def test_the_readme_is_short():
+    assert PAGES[ROOT / "README.md"].count("\n") <= 150
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +52,9 @@ def hub(tmp_path_factory):
         yield environment
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_block_runs(number, tmp_path, request):
-    code, environment = BLOCKS[number], None
+@pytest.mark.parametrize("code", BLOCKS)
+def test_python_block_runs(code, tmp_path, request):
+    environment = None
     if '"org/' in code:
         environment = request.getfixturevalue("hub")
         if "import sima_hf" not in code:
@@ -66,23 +74,21 @@ def test_python_block_runs(number, tmp_path, request):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(
-        re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
-    )
+    text = "\n".join(PAGES.values())
+    named = set(re.findall(r"`make ([a-z-]+)`", text)) | set(re.findall(r"^make ([a-z-]+)", text, flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
 
 
-def test_files_it_links_to_exist():
-    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_files_it_links_to_exist(page):
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", PAGES[page]):
+        assert (page.parent / link).exists(), link
 
 
 def test_variants_it_names_are_the_variants():
     from sima_hf import SIMA_VARIANTS
 
-    sizes, patches = re.search(r"`sima_\{([^}]*)\}_p\{([^}]*)\}`", README).groups()
+    sizes, patches = re.search(r"`sima_\{([^}]*)\}_p\{([^}]*)\}`", PAGES[ROOT / "docs" / "swapping.md"]).groups()
     named = {f"sima_{size.strip()}_p{patch.strip()}" for size in sizes.split(",") for patch in patches.split(",")}
     assert named == set(SIMA_VARIANTS)
 
@@ -90,4 +96,7 @@ def test_variants_it_names_are_the_variants():
 def test_the_table_of_hosts_is_the_table():
     from sima_hf.patching.hosts import markdown_table
 
-    assert f"<!-- models:start -->\n{markdown_table()}\n<!-- models:end -->" in README
+    assert (
+        f"<!-- models:start -->\n{markdown_table()}\n<!-- models:end -->"
+        in PAGES[ROOT / "docs" / "supported-models.md"]
+    )

@@ -1,6 +1,7 @@
 """What the attention benchmark leaves: CSV, picture, table, and the README's table from the CSV."""
 
 import csv
+import re
 from pathlib import Path
 
 from ..machine.plotting import pyplot
@@ -126,15 +127,26 @@ def markdown_table(csv_path: Path) -> str:
     return "\n".join(lines)
 
 
-def replace_between(readme: Path, mark: str, text: str) -> None:
-    """Put `text` between the lines `<!-- mark:start -->` and `<!-- mark:end -->` of a README.
+def links_from(page: Path, text: str) -> str:
+    """Text whose links are from the root of the checkout, for a page whose path is from there too."""
+    up = "" if page.is_absolute() else "../" * len(page.parent.parts)
+    return re.sub(r"\]\((?!https?://|/|#)", f"]({up}", text)
+
+
+def replace_between(page: Path, mark: str, text: str) -> None:
+    """Put `text` between the lines `<!-- mark:start -->` and `<!-- mark:end -->` of a page.
+
+    Args:
+        page: README or a page of the docs.
+        mark: name of the block.
+        text: Markdown, with links from the root of the checkout.
 
     Raises:
         ValueError: the marks are not there.
     """
     start, end = f"<!-- {mark}:start -->\n", f"<!-- {mark}:end -->"
-    old = readme.read_text(encoding="utf-8")
+    old = page.read_text(encoding="utf-8")
     if start not in old or end not in old:
-        raise ValueError(f"{readme} has no lines {start.strip()} and {end}; put them where the table belongs.")
+        raise ValueError(f"{page} has no lines {start.strip()} and {end}; put them where the table belongs.")
     before, after = old.split(start)[0], old.split(end)[1]
-    readme.write_text(f"{before}{start}{text}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{start}{links_from(page, text)}\n{end}{after}", encoding="utf-8")

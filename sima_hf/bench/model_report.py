@@ -1,6 +1,6 @@
-"""What the benchmark of models leaves: CSV, table, picture, and the README's table from the CSVs.
+"""What the benchmark of models leaves: CSV, table, picture, and the tables of the docs and the README from the CSVs.
 
-python -m sima_hf.bench.model_report --results benchmarks/results --readme README.md
+python -m sima_hf.bench.model_report --results benchmarks/results --page docs/benchmarks.md --readme README.md
 """
 
 import argparse
@@ -72,7 +72,7 @@ def draw(rows: list[ModelRow], png_path: Path) -> None:
 
 
 def markdown_table(results: Path) -> str:
-    """The README's table of whole models, from the CSVs of `make bench`."""
+    """The table of whole models, from the CSVs of `make bench`."""
     lines = [
         "| DeiT-S | pixels | batch | softmax | SimA | no attention | times faster |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -101,13 +101,31 @@ def markdown_table(results: Path) -> str:
     return "\n".join(lines)
 
 
+def short_table(results: Path) -> str:
+    """The README's four rows of it: the compiled forward of one image."""
+    rows = [row for row in read_csv(results / SHOWN["forward, compiled"]) if row["batch"] == "1"]
+    lines = ["| pixels | softmax | SimA | times faster |", "|--:|--:|--:|--:|"]
+    for pixels in dict.fromkeys(row["pixels"] for row in rows):
+        here = {row["contestant"]: row for row in rows if row["pixels"] == pixels}
+        softmax, sima = (f"{float(here[name]['median_ms']):,.0f} ms" for name in ("softmax", "sima"))
+        lines.append(f"| {pixels} | {softmax} | {sima} | {1 / float(here['sima']['ratio_to_baseline']):.2f} |")
+    one = rows[0]
+    lines.append(
+        f"\nOne image, torch.compile with frozen weights, {one['dtype']}, {one['device']}, torch {one['torch']}. [All of it](docs/benchmarks.md)"
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Bring the README's table up to date."""
+    """Bring the tables up to date."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--results", type=Path, required=True, help="folder with the CSVs")
-    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("--page", type=Path, required=True, help="page with the whole table")
+    parser.add_argument("--readme", type=Path, help="README with the short one")
     arguments = parser.parse_args()
-    replace_between(arguments.readme, "bench-models", markdown_table(arguments.results))
+    replace_between(arguments.page, "bench-models", markdown_table(arguments.results))
+    if arguments.readme:
+        replace_between(arguments.readme, "readme-models", short_table(arguments.results))
 
 
 if __name__ == "__main__":

@@ -170,11 +170,13 @@ def test_at_the_command_line(tmp_path, monkeypatch):
     assert "--dtype must be float32" in str(result.exception)
 
 
-def test_readme_holds_the_committed_results(monkeypatch):
+def test_the_pages_hold_the_committed_results(monkeypatch):
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
-    found = benchmark_model_report.markdown_table(Path("benchmarks/results"))
-    assert found in (root / "README.md").read_text(encoding="utf-8")
+    page, results = Path("docs/benchmarks.md"), Path("benchmarks/results")
+    table = benchmark_report.links_from(page, benchmark_model_report.markdown_table(results))
+    assert table in page.read_text(encoding="utf-8")
+    assert benchmark_model_report.short_table(results) in (root / "README.md").read_text(encoding="utf-8")
 
 
 # (kind of run, pixels, batch) -> times faster than softmax, in the committed results. Uncompiled at 512 pixels the linear layers alone

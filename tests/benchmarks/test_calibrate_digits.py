@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sima_hf.bench.attention_report import links_from
+
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results/calibration_digits.json")
@@ -63,8 +65,10 @@ def test_plain_vits(results, model):
     assert statistics.mean(shares(results, model, "labels_from_calibrated", "30")) >= 99.5
 
 
-def test_the_readme_has_the_results(figure):
-    assert figure.markdown_table(RESULTS) in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_have_the_results(figure):
+    page = Path("docs/calibration.md")
+    assert links_from(page, figure.markdown_table(RESULTS)) in (ROOT / page).read_text(encoding="utf-8")
+    assert figure.short_table(RESULTS) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_is_drawn_from_the_results(figure, tmp_path):
@@ -74,7 +78,7 @@ def test_the_picture_is_drawn_from_the_results(figure, tmp_path):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="has no lines"):
-        figure.update_readme(tmp_path / "README.md", path)
+        figure.update_pages(tmp_path / "README.md", None, path)
 
 
 def test_the_script_runs(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sima_hf
+from sima_hf.bench.attention_report import links_from
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,13 +111,13 @@ def test_exponents_of_the_output(results, figure):
 
 def test_texts_have_the_results(figure):
     table = figure.markdown_table(RESULTS)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table in readme
-    assert figure.scales_table(RESULTS) in (ROOT / "examples/README.md").read_text(encoding="utf-8")
+    page = Path("docs/results.md")
+    assert links_from(page, table) in (ROOT / page).read_text(encoding="utf-8")
+    assert figure.scales_table(RESULTS) in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_prose_says_what_the_file_says(results, figure):
-    """The figures that stand in sentences, in both READMEs."""
+    """The figures that stand in sentences."""
     start, grown = {}, {}
     for attention in ("softmax", "none", "tokens"):
         runs = figure.runs_of(results, f"vit_{attention}")
@@ -126,7 +127,7 @@ def test_the_prose_says_what_the_file_says(results, figure):
         )
     after = figure._share(figure.runs_of(results, "vit_tokens"), "scales_after")
     softmax, none, tokens = (mean_accuracy(results, f"vit_{attention}") for attention in start)
-    text = (ROOT / "examples/README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     for words in (
         f"adds {start['none']:.0%}".replace("%", " %"),
         f"softmax adds {start['softmax']:.0%}".replace("%", " %"),
@@ -137,11 +138,10 @@ def test_the_prose_says_what_the_file_says(results, figure):
         f"{results['recipe']['epochs']} epochs of {math.ceil(1297 / results['recipe']['batch_size'])} steps",
     ):
         assert words in text, words
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     one_head = tokens - mean_accuracy(results, "vit_tokens_one_head")
-    assert f"One head costs {one_head:.1f} points" in readme
+    assert f"One head costs {one_head:.1f} points" in text
     assert (
-        f"SimA stays {softmax - none:.1f} (gain none) and {softmax - tokens:.1f} points (gain tokens) behind" in readme
+        f"SimA stays {softmax - none:.1f} (gain none) and {softmax - tokens:.1f} points (gain tokens) behind" in text
     )
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from sima_hf import SIMA_VARIANTS, SimAForImageClassification
+from sima_hf.bench.attention_report import links_from
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments, SimATrainingArguments
 from sima_hf.training.models import build_model
 from sima_hf.training.run import parse
@@ -104,22 +105,23 @@ def test_a_field_that_nobody_knows_is_refused(tmp_path):
         parse(ModelArguments, DataArguments, LoopArguments, arguments=[str(tmp_path / "none.json")])
 
 
-def test_the_readme_lists_them(monkeypatch):
+def test_the_page_on_training_lists_them(monkeypatch):
     monkeypatch.syspath_prepend(str(CONFIGS.parents[1] / "benchmarks"))
     from list_configs import markdown_table
 
-    readme = (CONFIGS.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"<!-- configs:start -->\n{markdown_table()}\n<!-- configs:end -->" in readme
+    page = Path("docs/training.md")
+    text, table = (CONFIGS.parents[1] / page).read_text(encoding="utf-8"), links_from(page, markdown_table())
+    assert f"<!-- configs:start -->\n{table}\n<!-- configs:end -->" in text
 
 
-def test_commands_of_the_readme_are_ones_that_the_scripts_take(tmp_path, monkeypatch):
-    """Every argument of every training command in both READMEs exists; their values are read."""
+def test_commands_of_the_pages_are_ones_that_the_scripts_take(tmp_path, monkeypatch):
+    """Every argument of every training command in README and docs exists; their values are read."""
     from sima_hf.training.distillation.trainer import DistillationArguments
 
     monkeypatch.chdir(CONFIGS.parents[1])
     seen = set()
-    for name in ("README.md", "examples/README.md"):
-        text = Path(name).read_text(encoding="utf-8").replace("\\\n", " ")
+    for page in (Path("README.md"), *Path("docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in text.splitlines():
             words = (
                 shlex.split(line.partition(" # ")[0]) if "examples/" in line and line.split(" ")[0] in RUNNERS else []

@@ -1,4 +1,4 @@
-"""The four stories of examples/README.md, run as they stand: in order, in one folder, against a Hub on loopback.
+"""The four stories of docs/stories.md, run as they stand: in order, in one folder, against a Hub on loopback.
 
 What takes days, gigabytes or GPUs has a stand-in. Files and folders that the stories start from are small ones of the same
 name (`made_before`); STAND_INS are the only words of the commands that are exchanged.
@@ -19,12 +19,10 @@ from sklearn.datasets import load_digits
 
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "stories.md").read_text(encoding="utf-8")
 STORIES = {
     story.split(":")[0]: text
-    for story, text in re.findall(
-        r"^### (.*?)\n(.*?)(?=^###? )", README.split("## Four stories")[1], flags=re.DOTALL | re.MULTILINE
-    )[:4]
+    for story, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE)[:4]
 }
 
 # As written -> as run, in this order.
@@ -197,12 +195,12 @@ def test_there_are_four_stories_and_every_stand_in_stands_for_something():
         for line in code.splitlines()
     ]
     assert {shlex.split(line)[0] for line in lines} == {"sima-hf", "python"}
-    links = re.findall(r"\]\((?!https?://)([^)]+)\)", README.split("## Four stories")[1].split("\n## ")[0])
+    links = re.findall(r"\]\((?!https?://)([^)]+)\)", PAGE)
     anchors = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", README, re.M)
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", PAGE, re.M)
     }
     for link in links:
-        assert link[1:] in anchors if link.startswith("#") else (ROOT / "examples" / link).exists(), link
+        assert link[1:] in anchors if link.startswith("#") else (ROOT / "docs" / link.partition("#")[0]).exists(), link
 
 
 def test_reproduce(user, folder):
