@@ -3,7 +3,6 @@
 import configparser
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -99,12 +98,13 @@ def test_tests_of_the_recipe_are_there():
 
 def test_the_command_for_the_table_of_hosts_works(tmp_path):
     (command,) = [line for line in COMMANDS if "replace_between" in line]
-    shutil.copy(ROOT / "README.md", tmp_path)
-    path = tmp_path / "README.md"
-    path.write_text(README.replace("| `pvt` |", "| `gone` |"), encoding="utf-8")
+    path = tmp_path / "docs" / "supported-models.md"
+    path.parent.mkdir()
+    page = (ROOT / "docs" / path.name).read_text(encoding="utf-8")
+    path.write_text(page.replace("| `pvt` |", "| `gone` |"), encoding="utf-8")
     run = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, timeout=120, check=False)
     assert run.returncode == 0
-    assert path.read_text(encoding="utf-8") == README
+    assert path.read_text(encoding="utf-8") == page
 
 
 def test_the_error_it_shows_is_the_error():
