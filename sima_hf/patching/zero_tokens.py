@@ -43,9 +43,14 @@ class ZeroTensor:
         """The parameter itself."""
         return self.module.get_parameter(self.name)
 
+    @property
+    def std(self) -> float:
+        """Standard deviation with which the host draws its weights."""
+        return getattr(self.config, "initializer_range", _STD)
+
     def draw(self) -> None:
         """Draw it as the host draws its weights, unless it was loaded."""
-        initialization.normal_(self.parameter, std=getattr(self.config, "initializer_range", _STD))
+        initialization.normal_(self.parameter, std=self.std)
 
 
 def zero_tensors(model: nn.Module, path: str = "", part: nn.Module | None = None) -> Iterator[ZeroTensor]:
@@ -87,9 +92,12 @@ def mend_zero_tokens(model: nn.Module) -> None:
     tensors = list(zero_tensors(model))
     fresh = {part: _is_fresh(part) for part in {tensor.part for tensor in tensors}}
     drawn = [tensor for tensor in tensors if fresh[tensor.part]]
+    # From a generator of its own: the same model is swapped to the same weights, and no draw of the user's changes.
+    generator = torch.Generator().manual_seed(0)
     for tensor in drawn:
-        tensor.parameter._is_hf_initialized = False  # of a model that was loaded: zero tokens are no less zero
-        tensor.draw()
+        values = tensor.std * torch.randn(tensor.parameter.shape, generator=generator)
+        with torch.no_grad():
+            tensor.parameter.copy_(values)
         vars(tensor.module).setdefault(_DRAWN, {})[tensor.name] = tensor.parameter.detach().clone()
     if drawn:
         logger.warning(
