@@ -46,7 +46,7 @@ comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, 
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme docs/results.md --text docs/results.md
 
 deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the training script, with three seeds, in benchmarks/results
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/deit_digits.py --output_dir $(RESULTS)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/deit_digits.py --output_dir $(RESULTS) --page docs/results.md
 
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md

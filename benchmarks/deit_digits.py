@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 import sima_hf
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
+from sima_hf.bench.attention_report import replace_between
 from sima_hf.machine.description import device_name, git_revision
 
 
@@ -124,11 +125,31 @@ def measure(attention: str, seed: int, rate: float, images: Path) -> dict:
     return {"attention": attention, "seed": seed, "learning_rate": rate, "accuracy": found["eval_accuracy"]}
 
 
+def markdown_table(path: Path) -> str:
+    """The results as docs/results.md has them."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    seeds = sorted({run["seed"] for run in results["runs"]})
+    lines = [
+        f"| fresh DeiT | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |",
+        "|---|" + "--:|" * (len(seeds) + 1),
+    ]
+    for attention, mean in results["mean_accuracy"].items():
+        found = {run["seed"]: run["accuracy"] for run in results["runs"] if run["attention"] == attention}
+        cells = [f"{100 * value:.1f} %" for value in (*(found[seed] for seed in seeds), mean)]
+        lines.append(f"| {results['contestants'][attention]['model_type']} | {' | '.join(cells)} |")
+    lines.append(
+        f"\n{results['data']}; one recipe for both, learning rate chosen on held-out training images. {results['device']}, torch "
+        f"{results['torch']}, transformers {results['transformers']}; settings in [{path.name}]({path.as_posix()})."
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for the JSON")
     parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2; to choose by, 10")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
+    parser.add_argument("--page", type=Path, help="page whose table is to be brought up to date as well")
     parser.add_argument("--choose", action="store_true", help="all learning rates, on held-out training images")
     arguments = parser.parse_args()
     rates = RATES if arguments.choose else (LEARNING_RATE,)
@@ -166,6 +187,8 @@ def main() -> None:
     path = arguments.output_dir / ("deit_digits_choice.json" if arguments.choose else "deit_digits.json")
     path.write_text(compact_json(summary), encoding="utf-8")
     print(f"{path}: {summary['mean_accuracy']}")
+    if arguments.page and not arguments.choose:
+        replace_between(arguments.page, "deit-digits", markdown_table(path))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from script_runs import losses, run
 
+from sima_hf.bench.attention_report import links_from
+
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks/results/deit_digits.json"
@@ -43,6 +45,13 @@ def test_fresh_sima_deit_is_within_a_point_of_softmax(results):
     assert accuracy["softmax"] > 90
     assert accuracy["sima"] >= accuracy["softmax"] - 1
     assert accuracy == pytest.approx({key: 100 * value for key, value in results["mean_accuracy"].items()})
+
+
+def test_the_page_has_the_results(script, monkeypatch):
+    page = Path("docs/results.md")
+    monkeypatch.chdir(ROOT)
+    table = links_from(page, script.markdown_table(RESULTS.relative_to(ROOT)))
+    assert table in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_its_command_trains_a_fresh_sima_deit(script, tmp_path):
