@@ -12,6 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..attention import attention_function_names, register_attention_functions
+from . import models
 from .configs import config_class, part_class
 from .hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config, modeling_module
 from .models import SimAHostModel, build_for_exchange, model_class
@@ -72,6 +73,8 @@ def enter_processors(host: Host) -> None:
 
 def __getattr__(name: str):
     """A SimA<Host> config or model class by its name."""
+    if name.startswith(PREFIX) and name in vars(models):  # made already, of a host that the name alone may not tell
+        return vars(models)[name]
     for prefix, make in ((f"{PREFIX}PartOf", part_class), (PREFIX, register_host)):
         host = next((host for host in HOSTS.values() if name == prefix + host.config), None)
         if host is not None:
