@@ -67,8 +67,8 @@ def test_python_it_shows_runs(capsys):
 @pytest.mark.parametrize(
     ("place", "beginning"),
     [
-        ("sima_hf/patching/host_table.py", "_row("),
-        ("sima_hf/patching/attentions/projections.py", "class "),
+        ("sima_hf/patching/host_table/rows.py", "Host("),
+        ("sima_hf/patching/attentions/pvt.py", "class "),
         ("tests/patching/cases_own.py", '"pvt"'),
     ],
     ids=["row", "class", "case"],
@@ -76,7 +76,7 @@ def test_python_it_shows_runs(capsys):
 def test_code_of_the_recipe_is_the_code(place, beginning):
     (shown,) = [block for block in blocks("python") if block.startswith(beginning)]
     source = textwrap.dedent((ROOT / place).read_text(encoding="utf-8"))
-    for piece in re.split(r"\n(?=_row)", shown.strip()):
+    for piece in re.split(r"\n(?=Host)", shown.strip()):
         assert any(textwrap.indent(piece, indent) in source for indent in ("", "    "))
 
 

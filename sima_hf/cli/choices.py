@@ -61,9 +61,9 @@ def softmax_models(incomplete: str) -> list[str]:
 
 def host_types(incomplete: str) -> list[str]:
     """Model types of Transformers that can be swapped and begin so."""
-    from ..patching.host_table import COMPOSITES, ROWS  # data alone
+    from ..patching.host_table import COMPOSITES, HOSTS  # data alone
 
-    names = dict.fromkeys([*(row["model_type"] for row in ROWS), *COMPOSITES])
+    names = dict.fromkeys([*HOSTS, *COMPOSITES])
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .host_table import VIDEO
+from .host_table.row import VIDEO
 from .hosts import HOSTS
 
 

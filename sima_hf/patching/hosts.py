@@ -1,20 +1,15 @@
-"""The table of hosts: which of Transformers' models can be swapped, where their attention is, and why others are refused.
-
-Most hosts compute all attention through Transformers' AttentionInterface: for those a row is a name and a sentence. Adding one
-is adding a row; tests/patching/test_hosts.py then tries it.
-"""
+"""Look-ups in the table of hosts: by name, by config, and Transformers' own classes of a host."""
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import transformers
 
 from ..errors import UnsupportedModelError
-from .host_table import COMPOSITES, REFUSED, ROWS
+from .host_table import COMPOSITES, HOSTS, REFUSED, Host
 
 
 # What names of swapped classes begin with.
@@ -22,40 +17,6 @@ PREFIX = "SimA"
 
 # The module by which swapped classes are found, by pickle and by people; `classes` there makes them.
 HOME = f"{__package__}.classes"
-
-
-@dataclass(frozen=True, eq=False)
-class Host:
-    """One `model_type` of Transformers and what its attention is.
-
-    Attributes:
-        model_type, config: as in Transformers.
-        task: heading of the README's table that it belongs to.
-        summary: what is special about its attention.
-        reached: "interface", "own code", or "tower" for a model made of several.
-        position_bias: "none", or "add" for a bias that is added to the product of the normalised query and key.
-        modules: name of a class of the host -> "file.Class" in `attentions/` that takes its forward's place; None where the
-            class goes through the interface (needed only with `within`).
-        within: path below the model to which the swap is limited; the rest keeps its attention.
-        towers: names of the sub-configs that are swapped, for a model made of several.
-        class_table: name of the host's own table of attention classes by implementation, with the entry to build with.
-        left: name of a class in which an operation stays -> (word in the operation's name, why).
-    """
-
-    model_type: str
-    config: str
-    task: str
-    summary: str
-    reached: str = "interface"
-    position_bias: str = "none"
-    modules: Mapping[str, str | None] = field(default_factory=dict)
-    within: str = ""
-    towers: tuple[str, ...] = ()
-    class_table: tuple[str, str] | None = None
-    left: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-
-HOSTS = {row["model_type"]: Host(**row) for row in ROWS}
 
 
 def host_config_class(host: Host) -> type:

@@ -6,7 +6,7 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedModel
 
-from ...patching.host_table import VIDEO
+from ...patching.host_table.row import VIDEO
 from ...patching.hosts import HOSTS
 from .markdown import code, quoted
 

@@ -1,4 +1,4 @@
-"""torch's multi-head attention, and the heads that pool tokens by attention: one query, all tokens as keys."""
+"""Heads that pool tokens by attention: one query, all tokens as keys."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ...attention import one_dtype, without_autocast
-from .attend import attend, heads_apart
+from .common import project_heads, split_heads
 
 
 def pool(
@@ -44,62 +44,14 @@ def pool(
     return context.to(dtype).transpose(1, 2).flatten(-2)
 
 
-class MultiHead:
-    """`torch.nn.MultiheadAttention`: pooling heads as SigLIP's, where one query asks, and BridgeTower's blocks, which are SimA."""
-
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: torch.Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As torch's, on batches `(B,N,C)` or `(N,B,C)`.
-
-        Weights are never built: no host reads them, and they would cost `N x N`. True in a boolean mask means hidden.
-
-        Raises:
-            ValueError: `attn_mask` hides anything but the same keys from every query of an image.
-        """
-        if not self.batch_first:
-            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        weights, biases = self.in_proj_weight.chunk(3), (None,) * 3
-        if self.in_proj_bias is not None:
-            biases = self.in_proj_bias.chunk(3)
-        projected = [
-            heads_apart(F.linear(x, weight, bias), self.head_dim)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
-        keep = None if key_padding_mask is None else ~key_padding_mask.bool()
-        if attn_mask is not None:
-            keep = self._keys_kept(attn_mask, key.shape[0], query.shape[1])
-        context = pool(*projected, keep) if query.shape[1] == 1 else attend(self, *projected, keep)[0]
-        output = F.linear(context, self.out_proj.weight, self.out_proj.bias)
-        return (output if self.batch_first else output.transpose(0, 1)), None
-
-    def _keys_kept(self, mask: torch.Tensor, batch: int, queries: int) -> torch.Tensor:
-        """`(B,Nk)` from `(B*H,Nq,Nk)`, where one query asks."""
-        if mask.dim() != 3 or queries != 1:
-            raise ValueError(
-                f"SimA in a pooling head honours masks of keys for one query, `(batch * heads, 1, keys)`, got a mask of "
-                f"shape {tuple(mask.shape)} for {queries} queries."
-            )
-        kept = mask.view(batch, self.num_heads, -1)[:, 0]
-        return ~kept if kept.dtype == torch.bool else kept == 0
-
-
 class Aimv2Pooling:
     """AIMv2's pooling head: a learned class token asks, without a projection."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B,N,C)` to `(B,C)`."""
         channels = self.hidden_size // self.num_heads
-        query = heads_apart(self.cls_token.expand(hidden_states.shape[0], -1, -1), channels)
-        key, value = (heads_apart(project(hidden_states), channels) for project in (self.k_proj, self.v_proj))
+        query = split_heads(self.cls_token.expand(hidden_states.shape[0], -1, -1), channels)
+        key, value = project_heads(hidden_states, channels, self.k_proj, self.v_proj)
         return self.output_proj(pool(query, key, value).mean(dim=1))
 
 
@@ -111,7 +63,7 @@ class VJepa2Pooling:
     ) -> tuple[torch.Tensor, None]:
         """`(B,1,C)`, `(B,N,C)`, `(B,N,C)` to `(B,1,C)`; the host gives no mask and reads no map."""
         query, key, value = (
-            heads_apart(project(x), self.head_dim)
+            split_heads(project(x), self.head_dim)
             for project, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
         return pool(query, key, value, scale=self.scale), None
@@ -123,6 +75,6 @@ class VideoPrismPooling:
     def forward(self, hidden_states: torch.Tensor, attention_mask: None = None, **kwargs) -> tuple[torch.Tensor, None]:
         """`(B,N,C)` to `(B,1,C)`; the host gives no mask and reads no map."""
         query = self.q_proj(self.pooling_attention_query.expand(hidden_states.shape[0], -1, -1))
-        query = heads_apart(query, self.head_dim) * F.softplus(self.per_dim_scale)
-        key, value = (heads_apart(project(hidden_states), self.head_dim) for project in (self.k_proj, self.v_proj))
+        query = split_heads(query, self.head_dim) * F.softplus(self.per_dim_scale)
+        key, value = project_heads(hidden_states, self.head_dim, self.k_proj, self.v_proj)
         return self.o_proj(pool(query, key, value, scale=self.scaling)), None

@@ -163,7 +163,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     cut = Cut(
         rows={
             (f"{package}.ops.backends", "BACKENDS"): lambda name: name == BACKEND,
-            (f"{patching}.host_table", "ROWS"): lambda name: name in {host.model_type for host in hosts},
+            (f"{patching}.host_table.rows", "ROWS"): lambda name: name in {host.model_type for host in hosts},
         },
         replaced={
             (f"{patching}.hosts", "HOME"): "HOME = __name__",

@@ -1,4 +1,4 @@
-"""What the forwards of this folder share: heads apart, attention, heads together."""
+"""What the forwards of this folder share: split heads, attention, outputs."""
 
 import torch
 from torch import nn
@@ -7,9 +7,24 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ...attention import PositionBias
 
 
-def heads_apart(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """`(B,H,N,D)` from `(B,N,H*D)`, a view; `channels` is D."""
-    return x.unflatten(-1, (-1, channels)).transpose(1, 2)
+def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """`(B,H,N,D)` from `(B,N,H*D)`, a view; `head_dim` is D."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def project_heads(x: torch.Tensor, head_dim: int, *projections: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Each projection of `x`, `(B,N,C)`, split into heads: `(B,H,N,D)`."""
+    return tuple(split_heads(project(x), head_dim) for project in projections)
+
+
+def split_qkv(qkv: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three views `(B,H,N,D)` of `(B,N,3*H*D)`, laid out as 3, H, D."""
+    return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def outputs(context: torch.Tensor, maps: torch.Tensor | None, wanted: bool) -> tuple:
+    """`(B,N,C)` and, if wanted, the maps `(B,H,Nq,Nk)`, in a tuple: what most attentions return."""
+    return (context, maps) if wanted else (context,)
 
 
 def attend(

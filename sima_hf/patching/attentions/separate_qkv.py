@@ -1,0 +1,37 @@
+"""Separate query, key and value projections: FLAVA, ViLT, MobileViT, GroupViT."""
+
+import torch
+
+from .common import attend, outputs, project_heads, split_heads
+
+
+class SeparateQKVAttention:
+    """`query`, `key` and `value` apart, the output projection elsewhere: FLAVA, ViLT."""
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask=None, output_attentions: bool = False):
+        """`(B,N,C)` to a tuple of `(B,N,C)` and, if asked for, the maps `(B,H,N,N)`."""
+        query, key, value = project_heads(hidden_states, self.attention_head_size, self.query, self.key, self.value)
+        context, maps = attend(self, query, key, value, attention_mask, maps=output_attentions)
+        return outputs(context, maps, output_attentions)
+
+
+class MobileViTSeparateAttention(SeparateQKVAttention):
+    """The same with hidden states alone for input and output: MobileViT, whose batch holds the pixels of a patch apart."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B,N,C)` to `(B,N,C)`."""
+        return super().forward(hidden_states)[0]
+
+
+class GroupTokenAttention:
+    """GroupViT's attention, from itself or from group tokens to image tokens; the assignment to groups is no attention."""
+
+    def forward(
+        self, hidden_states, attention_mask=None, encoder_hidden_states=None, output_attentions=False, **kwargs
+    ):
+        """`(B,N,C)` to `(B,N,C)` and the maps or None."""
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = split_heads(self.q_proj(hidden_states), self.head_dim)
+        key, value = project_heads(source, self.head_dim, self.k_proj, self.v_proj)
+        context, maps = attend(self, query, key, value, attention_mask, maps=output_attentions)
+        return self.out_proj(context), maps
