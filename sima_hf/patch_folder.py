@@ -16,7 +16,7 @@ from .folders.atomic_folder import check_free, files_of_model, whole_folder
 from .folders.local_paths import shown_place
 from .folders.provenance import calibration_facts, write_provenance
 from .loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
-from .patching import describe, patch_model
+from .patching import describe, patch_model, sima_attentions
 from .patching.certificate import Certificate
 from .patching.description import Description
 from .patching.example_inputs import example_inputs
@@ -160,7 +160,7 @@ def calibrate_folder(
     _check_place(output_dir, overwrite, original=teacher, swapped=name)
     image_files(calibration.folder)
     model, original = load_model(name), load_model(teacher)
-    if not describe(model).swapped:
+    if not sima_attentions(model):
         raise CalibrationError(
             f"{name} holds a {type(model).__name__}, in which nothing was swapped; `sima-hf patch` swaps and calibrates it."
         )

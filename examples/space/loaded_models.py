@@ -19,7 +19,7 @@ import sima_hf
 from sima_hf.errors import CheckpointError
 from sima_hf.loading.by_name import check_weights
 from sima_hf.loading.saved_class import why_not_loaded
-from sima_hf.patching import describe
+from sima_hf.patching import sima_attentions
 from sima_hf.patching.hosts import HOSTS, host_config_class
 
 
@@ -126,7 +126,7 @@ def load_pair(
 
 def is_sima(model: PreTrainedModel) -> bool:
     """Whether its attention is SimA, in part at least."""
-    return model.config.model_type == "sima" or bool(describe(model).swapped)
+    return model.config.model_type == "sima" or bool(sima_attentions(model))
 
 
 def channels(model: PreTrainedModel) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from ..patching.configs import SimAHostConfig
+from ..patching import sima_attentions
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,18 @@ class Block:
         }
 
 
-def is_sima(module: nn.Module) -> bool:
-    """Whether an attention inside `module` is SimA."""
-    held = (value for part in module.modules() for value in vars(part).values())
-    return any(isinstance(value, SimAHostConfig) for value in held)
-
-
 def find_blocks(model: nn.Module) -> list[Block]:
     """The blocks of a swapped model whose attention is SimA, in the order of its modules.
 
     Raises:
         UnsupportedModelError: there are none that are in the table, or one is not built as the table says.
     """
-    found = [(name, part) for name, part in model.named_modules() if type(part).__name__ in SITES and is_sima(part)]
+    paths = [f"{attention.path}." for attention in sima_attentions(model)]
+    found = [
+        (name, part)
+        for name, part in model.named_modules()
+        if type(part).__name__ in SITES and any(path.startswith(f"{name}.") for path in paths)
+    ]
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no block that calibration knows, so nothing was changed. It knows {', '.join(SITES)}; "

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
-from .blocks import find_blocks, is_sima
+from ..patching import sima_attentions
+from .blocks import find_blocks
 from .checks import check_apart, check_plain
 from .fit import Calibration, Fit
 
@@ -135,11 +136,11 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
     for what, given in (("model", model), ("teacher", teacher)):
         if not isinstance(given, PreTrainedModel):
             raise TypeError(f"`{what}` must be a Transformers model (PreTrainedModel), got {type(given).__name__}.")
-    if not is_sima(model):
+    if not sima_attentions(model):
         raise CalibrationError(
             f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
         )
-    if is_sima(teacher):
+    if sima_attentions(teacher):
         raise CalibrationError(
             "The teacher is a SimA model itself, so it cannot say what softmax would do: make it with copy.deepcopy(model) "
             "before sima_hf.patch_model(model), or load it anew with from_pretrained."

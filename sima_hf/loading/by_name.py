@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
 from ..errors import CheckpointError
-from ..patching import certify, describe
+from ..patching import certify, sima_attentions
 from ..patching.certificate import Certificate
 from ..patching.example_inputs import example_inputs
 from .missing_weights import check_weights
@@ -45,7 +45,7 @@ def load_model(name: str, whole: bool = True) -> PreTrainedModel:
 
 def is_sima(model: PreTrainedModel) -> bool:
     """Whether a model is SimA, native or with a part that was swapped."""
-    return bool(describe(model).swapped) or model.config.model_type == "sima"
+    return bool(sima_attentions(model)) or model.config.model_type == "sima"
 
 
 def find_processor(name: str, needed: bool):

@@ -10,15 +10,17 @@ _NAMES = {
     "describe": ".description",
     "patch_model": ".patch",
     "patched": ".patch",
+    "sima_attentions": ".attention_modules",
     "supported_models": ".hosts",
     "unpatch_model": ".patch",
 }
 
-__all__ = ["certify", "describe", "patch_model", "patched", "supported_models", "unpatch_model"]
+__all__ = ["certify", "describe", "patch_model", "patched", "sima_attentions", "supported_models", "unpatch_model"]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from .attention_modules import sima_attentions
     from .certificate import certify
     from .description import describe
     from .hosts import supported_models

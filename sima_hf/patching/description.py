@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .attentions.code_paths import is_attention, reaches_interface
-from .configs import SimAHostConfig, SimAPartConfig
+from .attention_modules import sima_attentions
+from .configs import SimAHostConfig
 from .hosts import host_of_config
 
 
@@ -67,7 +66,7 @@ def describe(model: PreTrainedModel) -> Description:
         ):
             continue
         host = host_of_config(config)
-        held = [one for module in part.modules() if (one := _attention_config(module, config.model_type)) is not None]
+        held = [one.sima_config for one in sima_attentions(part) if one.host is host]
         if not held:
             continue
         swapped.append(
@@ -96,18 +95,6 @@ def describe(model: PreTrainedModel) -> Description:
         if part.within:
             left[f"{part.path}.*".lstrip(".")] = f"all attention outside {part.within}"
     return Description(type(model).__name__, tuple(swapped), left)
-
-
-def _attention_config(module: nn.Module, model_type: str) -> SimAHostConfig | None:
-    """The config of a module that computes SimA for a host of `model_type`; None for any other module."""
-    config = vars(module).get("sima_config")
-    if config is not None:
-        return config if config.model_type == model_type else None
-    config = vars(module).get("config")
-    if getattr(config, "model_type", None) != model_type:
-        return None
-    whole = isinstance(config, SimAHostConfig) and not isinstance(config, SimAPartConfig)
-    return config if whole and is_attention(module, "") and reaches_interface(module) else None
 
 
 def _inside(path: str, others: list[str]) -> bool:

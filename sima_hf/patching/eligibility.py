@@ -8,11 +8,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
-from .attentions import replaced_base, replaced_classes
+from .attention_modules import Attention, Plan, host_of, plan_conversion, swapped_host_of
+from .attentions import replaced_base
 from .attentions.code_paths import changes_forward
-from .description import describe
 from .hosts import HOSTS, Host, find_host
-from .models import SimAHostModel, check_attentions, host_of, own_modules, swapped_host_of
+from .models import SimAHostModel
 
 
 # Models that a host may hold without being known to the table: they have no attention.
@@ -55,11 +55,14 @@ def check_came_alone(model: PreTrainedModel) -> None:
             )
 
 
-def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
-    """The rows of what is to be swapped in `model`, and of parts that are, by model_type. Nothing is changed.
+def plan(model: PreTrainedModel) -> tuple[dict[str, Host], Plan]:
+    """What a swap of `model` would change. Nothing is changed.
+
+    Returns:
+        The rows of what is to be swapped, and of parts that are SimA already, by model_type; and the `Plan`.
 
     Raises:
-        UnsupportedModelError: nothing can be, or not all that would have to be.
+        UnsupportedModelError: nothing can be swapped, or not all that would have to be.
     """
     name, own_type = type(model).__name__, model.config.model_type.removeprefix("sima_")
     parts = {part: path for path, part in model.named_modules() if isinstance(part, PreTrainedModel)}
@@ -71,28 +74,29 @@ def hosts_in(model: PreTrainedModel) -> dict[str, Host]:
         raise UnsupportedModelError(
             f"{name} holds none of the models that SimA is swapped into: its towers are not in it."
         )
-    if not type(model).__module__.startswith("transformers.") and not isinstance(model, SimAHostModel):
-        raise UnsupportedModelError(
-            f"{name} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
-            f"{_remedy(model)}"
-        )
     for part, path in parts.items():
         if not type(part).__module__.startswith("transformers.") and not isinstance(part, SimAHostModel):
+            subject = f"{path!r} in this {name} is a {type(part).__name__}, which" if path else name
             raise UnsupportedModelError(
-                f"{path!r} in this {name} is a {type(part).__name__}, which is not one of Transformers' own classes, so it is "
-                f"not known that all its attention would be swapped. {_remedy(part)}"
+                f"{subject} is not one of Transformers' own classes, so it is not known that all its attention would be swapped. "
+                f"{_remedy(part)}"
             )
-    for module in model.modules():
-        host = host_of(module)
-        if host is not None and not host.towers:
-            _check_overrides(module, host)
-            check_attentions(module, module.config, host)
+
+    def row(module: nn.Module) -> Host | None:
+        """By its config, whatever its class: a copy of that config will be SimA's."""
+        config = vars(module).get("config")
+        return hosts.get(type(config).model_type.removeprefix("sima_")) if is_config(config) else None
+
+    found = plan_conversion(model, row)
+    for attention in found.attentions:
+        _check_override(name, attention)
     _check_forwards(model, hosts)
     if own_type in HOSTS:
         _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
     else:
         _check_reachable(model, swapped)
-    return hosts
+    _check_found(model, swapped, found)
+    return hosts, found
 
 
 def _remedy(model: PreTrainedModel) -> str:
@@ -101,17 +105,17 @@ def _remedy(model: PreTrainedModel) -> str:
     return "Patch the Transformers model inside it."
 
 
-def _check_overrides(part: nn.Module, host: Host) -> None:
+def _check_override(name: str, attention: Attention) -> None:
     """A subclass with a forward of its own, over the one that SimA's takes the place of, is a stranger's attention."""
-    for path, module in own_modules(part, part.config, host.within):
-        cls = type(module)
-        original = replaced_base(cls, host)
-        if replaced_classes(host).get(original) and changes_forward(cls, original):
-            raise UnsupportedModelError(
-                f"{path!r} in this {type(part).__name__} is a {cls.__name__} ({cls.__module__}), which overrides the forward of "
-                f"{original.__name__} that SimA takes the place of. Put a plain {original.__name__} with its weights there first, or "
-                "have the override call `super().forward` for all attention."
-            )
+    cls = type(attention.module)
+    original = replaced_base(cls, attention.host)
+    if attention.forward is None or issubclass(cls, attention.forward) or not changes_forward(cls, original):
+        return
+    raise UnsupportedModelError(
+        f"{attention.path!r} in this {name} is a {cls.__name__} ({cls.__module__}), which overrides the forward of "
+        f"{original.__name__} that SimA takes the place of. Put a plain {original.__name__} with its weights there first, or "
+        "have the override call `super().forward` for all attention."
+    )
 
 
 def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
@@ -158,19 +162,11 @@ def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
             )
 
 
-def check_swapped(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
-    """Nothing may call itself SimA without being it: a host in whose modules no attention was found is refused.
-
-    Raises:
-        UnsupportedModelError: there is one, by name.
-    """
-    done = {part.host for part in describe(model).swapped}
-    for host in hosts.values():
-        if (
-            not host.towers
-            and host.model_type not in done
-            and host.model_type != model.config.model_type.removeprefix("sima_")
-        ):
+def _check_found(model: PreTrainedModel, swapped: list[Host], found: Plan) -> None:
+    """Nothing may call itself SimA without being it: a host in whose modules there is no attention is refused."""
+    done = {attention.host for attention in found.attentions if attention.attends}
+    for host in swapped:
+        if host not in done and host.model_type != model.config.model_type.removeprefix("sima_"):
             raise UnsupportedModelError(
                 f"No attention of the {host.model_type!r} model in this {type(model).__name__} could be swapped: it is not "
                 "built as Transformers' own. Please report the versions that `sima-hf env` prints."

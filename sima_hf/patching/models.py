@@ -2,7 +2,6 @@
 
 import functools
 import types
-from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -10,10 +9,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from ..errors import UnsupportedModelError
-from .attentions import forward_class, replaced_base, replaced_classes, swapped_class
-from .attentions.code_paths import is_attention, reaches_interface
+from .attention_modules import Attention, Plan, plan_conversion, swapped_host_of
+from .attentions import replaced_base, replaced_classes, swapped_class
 from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig, config_class, sima_implementation
-from .hosts import HOME, HOSTS, PREFIX, Host, host_of_config
+from .hosts import HOME, PREFIX, Host
 from .saving import check_saved_whole, check_saved_within
 from .zero_tokens import zero_tensors
 
@@ -23,7 +22,7 @@ class SimAHostModel:
 
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        adopt_parts(self)
+        convert(plan_conversion(self, swapped_host_of))
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -102,7 +101,7 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
             "config_class": config_class(host),
         },
     )
-    globals()[made.__name__] = made  # pickle looks it up here
+    globals()[made.__name__] = made  # where classes.py finds it for pickle
     for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
         convert_alike(ours, theirs)
     return made
@@ -119,98 +118,31 @@ def convert_alike(ours: str, theirs: str) -> None:
         register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
 
 
-def host_of(module: nn.Module) -> Host | None:
-    """The row of a softmax model that can be swapped; None for any other module, SimA ones included.
-
-    A few towers, such as GroupViT's, are plain modules of Transformers that hold a config.
-    """
-    config = vars(module).get("config")
-    if not isinstance(config, PreTrainedConfig) or not type(module).__module__.startswith("transformers."):
-        return None
-    host = HOSTS.get(type(config).model_type)  # MaskFormer's config of a Swin says "swin" on the instance
-    if host is None or (host.towers and not isinstance(module, PreTrainedModel)):
-        return None
-    return host if not host.within or hasattr(module, host.within) else None
-
-
-def swapped_host_of(module: nn.Module) -> Host | None:
-    """The row of a module that is SimA; None for any other."""
-    config = vars(module).get("config")
-    return host_of_config(config) if isinstance(config, (SimAHostConfig, SimAParentConfig)) else None
-
-
-def adopt_parts(model: PreTrainedModel) -> None:
-    """Bring every part of `model` whose config is a SimA one to SimA: model classes, and attention that is the host's code."""
-    for part in list(model.modules()):
-        config = vars(part).get("config")
-        if not isinstance(config, (SimAHostConfig, SimAParentConfig)):
-            continue
-        host = host_of_config(config)
-        if isinstance(part, PreTrainedModel) and not isinstance(part, SimAHostModel):
+def convert(plan: Plan) -> None:
+    """Carry out a plan, once the models in it have SimA configs: model classes, and attention that is the host's code."""
+    for part, host in plan.models:
+        if not isinstance(part, SimAHostModel):
             take_class(part, model_class(type(part), host))
-        if isinstance(config, SimAHostConfig) and (isinstance(part, PreTrainedModel) or not host.within):
-            check_attentions(part, config, host)
-            _adopt_attention(part, config, host)
+    configs = {part: part.config for part in dict.fromkeys(attention.part for attention in plan.attentions)}
+    configs = {part: x.of_part() if isinstance(x, SimAPartConfig) else x for part, x in configs.items()}
+    for attention in plan.attentions:
+        _convert_attention(attention, configs[attention.part])
 
 
-def _adopt_attention(part: nn.Module, config: SimAHostConfig, host: Host) -> None:
-    held = config.of_part() if isinstance(config, SimAPartConfig) else config
-    for _, module in own_modules(part, config, host.within):
-        original = replaced_base(type(module), host)
-        place = replaced_classes(host).get(original)
-        if original is not None and place is None:
-            module.config = held
-        elif original is not None and not isinstance(module, forward_class(place)):
-            module.__class__ = swapped_class(type(module), original, place)
-            if module.attends:
-                module.sima_config = held
-            if "_old_forward" in vars(module):  # accelerate's hooks call the forward that they found
-                module._old_forward = types.MethodType(type(module).forward, module)
-
-
-def check_attentions(part: nn.Module, config: PreTrainedConfig, host: Host) -> None:
-    """Check that every attention of a host has a place in its row or goes through Transformers' interface; nothing runs.
-
-    Args:
-        part: a model of the host, swapped or not yet; with `within`, what is outside does not matter.
-        config: its config.
-        host: its row.
-
-    Raises:
-        UnsupportedModelError: one does neither, so that softmax would stay in it; with its path and what to do.
-    """
-    for path, module in own_modules(part, config, host.within):
-        bases = type(module).__mro__
-        place = replaced_classes(host).get(replaced_base(type(module), host))
-        known = place is not None and getattr(forward_class(place), "attends", True)
-        if known or any(base.__name__ in host.left for base in bases) or not is_attention(module, path):
-            continue
-        if not reaches_interface(module):
-            raise UnsupportedModelError(
-                f"{path!r} in this {type(part).__name__} is a {bases[0].__name__} ({bases[0].__module__}), whose forward does not "
-                f"use Transformers' attention interface, so its attention would not be SimA. {_remedy(module)}"
-            )
-
-
-def _remedy(module: nn.Module) -> str:
-    if "forward" in vars(module):
-        return "That forward is set on the module itself: `del module.forward`."
-    if type(module).__module__.startswith("transformers."):
-        return "Please report the versions that `sima-hf env` prints."
-    return "Put Transformers' own class there, or have the forward take its function from `ALL_ATTENTION_FUNCTIONS`."
-
-
-def own_modules(part: nn.Module, config: PreTrainedConfig, within: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """`part` and modules below it with their paths, those of other kinds of model inside it and those not `within` left out."""
-    stack = [("", part)]
-    while stack:
-        path, module = stack.pop()
-        if f"{path}.".startswith(f"{within}." if within else ""):
-            yield path, module
-        for name, child in module.named_children():
-            other = isinstance(child, PreTrainedModel) and type(child.config).model_type != type(config).model_type
-            if not other:
-                stack.append((f"{path}.{name}" if path else name, child))
+def _convert_attention(attention: Attention, config: SimAHostConfig) -> None:
+    module, host = attention.module, attention.host
+    if attention.forward is None:
+        if host.within:
+            module.config = config
+        return
+    if isinstance(module, attention.forward):
+        return
+    original = replaced_base(type(module), host)
+    module.__class__ = swapped_class(type(module), original, replaced_classes(host)[original])
+    if module.attends:
+        module.sima_config = config
+    if "_old_forward" in vars(module):  # accelerate's hooks call the forward that they found
+        module._old_forward = types.MethodType(type(module).forward, module)
 
 
 def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
@@ -225,7 +157,7 @@ def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
 
 
 def build_for_exchange(cls: type[nn.Module], config: PreTrainedConfig, *args, **kwargs) -> nn.Module:
-    """An attention of the host's class, which `adopt_parts` exchanges as soon as the model around it is built.
+    """An attention of the host's class, which `convert` exchanges as soon as the model around it is built.
 
     Raises:
         UnsupportedModelError: the config is not a SimA one, so that the attention would stay softmax.

@@ -12,12 +12,13 @@ from transformers.utils import logging
 from ..errors import UnsupportedModelError
 from ..ops import check_gain
 from ..ops.backends import BACKENDS
+from .attention_modules import host_of
 from .classes import register_host
 from .configs import SimAHostConfig, config_class
 from .description import describe
-from .eligibility import check_came_alone, check_swapped, hosts_in, nested
+from .eligibility import check_came_alone, nested, plan
 from .hosts import Host
-from .models import SimAHostModel, adopt_parts, host_of, sima_configs
+from .models import SimAHostModel, convert, sima_configs
 from .saving import knows_its_parts
 from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
 from .zero_tokens import mend_zero_tokens, put_back_zeros
@@ -98,7 +99,7 @@ def _all_sima_configs(model: nn.Module) -> list[SimAHostConfig]:
 
 
 def _swap(model: PreTrainedModel) -> None:
-    hosts = hosts_in(model)
+    hosts, found = plan(model)
     for host in hosts.values():
         register_host(host)
     modules = list(model.modules())
@@ -112,11 +113,10 @@ def _swap(model: PreTrainedModel) -> None:
             for module in modules
         ]
         copies = _give_twin_configs(modules, hosts)
-        adopt_parts(model)
+        convert(found)
         for module, (cls, _, _) in zip(modules, before, strict=True):
             if type(module) is not cls:
                 rebind_forwards(module, cls)
-        check_swapped(model, hosts)
         _remember(model, modules, before, copies)
         try:
             mend_zero_tokens(model)

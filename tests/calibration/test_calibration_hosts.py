@@ -10,8 +10,9 @@ from torch import nn
 
 import sima_hf
 from sima_hf.calibration import fit as calibration_steps
-from sima_hf.calibration.blocks import SITES, find_blocks, is_sima
+from sima_hf.calibration.blocks import SITES, find_blocks
 from sima_hf.errors import CalibrationError, UnsupportedModelError
+from sima_hf.patching import sima_attentions
 
 
 @pytest.mark.parametrize("case", ["dinov2", "swin/padded", "segformer", "videomae"])
@@ -70,7 +71,7 @@ def test_every_host(case):
     """Each fit explains more, nothing but its layers changes, and what cannot be calibrated says so."""
     teacher = make(case, HOSTS[case])
     model = swapped(teacher)
-    if not any(type(module).__name__ in SITES and is_sima(module) for module in model.modules()):
+    if not any(type(module).__name__ in SITES and sima_attentions(module) for module in model.modules()):
         with pytest.raises(UnsupportedModelError, match=r"no block that calibration knows, .* ViTLayer"):
             sima_hf.calibrate(model, teacher, [given(case, HOSTS[case])], progress=False)
         return

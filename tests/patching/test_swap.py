@@ -184,12 +184,12 @@ def test_wrong_options_leave_the_model_untouched(options, words):
 def test_a_failure_in_the_middle_leaves_the_model_untouched(monkeypatch):
     from sima_hf.patching import patch as swap
 
-    def fail(model):
+    def fail(plan):
         raise RuntimeError("broken")
 
     model = vit()
     config, expected = model.config, logits(model)
-    monkeypatch.setattr(swap, "adopt_parts", fail)
+    monkeypatch.setattr(swap, "convert", fail)
     with pytest.raises(RuntimeError, match="broken"):
         sima_hf.patch_model(model)
     assert (type(model), type(model.vit)) == (ViTForImageClassification, ViTModel)

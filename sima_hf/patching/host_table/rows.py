@@ -352,8 +352,8 @@ ROWS = (
         "DINOv3 with query tokens; masks that the model predicts are honoured",
         modules={"EomtDinov3Attention": "eomt.BooleanMask"},
     ),
-    Host("detr", "DetrConfig", DENSE, "self-attention of the encoder alone; padding masked", modules={"DetrSelfAttention": None}, within="encoder"),
-    Host("rt_detr", "RTDetrConfig", DENSE, "self-attention of the encoder alone", modules={"RTDetrSelfAttention": None}, within="encoder"),
+    Host("detr", "DetrConfig", DENSE, "self-attention of the encoder alone; padding masked", within="encoder"),
+    Host("rt_detr", "RTDetrConfig", DENSE, "self-attention of the encoder alone", within="encoder"),
     # video
     Host("videomae", "VideoMAEConfig", VIDEO, "joint space-time tokens"),
     Host("vivit", "VivitConfig", VIDEO, "joint tubelet tokens"),

@@ -139,7 +139,9 @@ def matching_attentions(student: nn.Module, teacher: nn.Module) -> list[str]:
     Raises:
         TrainingError: there are none, or the teacher lacks one.
     """
-    names = _sima_attentions(student)
+    from ...patching import sima_attentions  # it needs Transformers' models, which the losses alone do not
+
+    names = [attention.path for attention in sima_attentions(student)]
     if not names:
         raise TrainingError(
             f"{type(student).__name__} has no attention that was swapped for SimA, so there is nothing to match layer by layer. "
@@ -154,18 +156,6 @@ def matching_attentions(student: nn.Module, teacher: nn.Module) -> list[str]:
                 "is matched with the model that the student was swapped from; for another teacher set the weight of attention to 0."
             )
     return names
-
-
-def _sima_attentions(model: nn.Module) -> list[str]:
-    # Needs Transformers' models, which the losses alone do not.
-    from ...patching.description import _attention_config, describe
-
-    hosts = {part.host for part in describe(model).swapped}
-    return [
-        name
-        for name, module in model.named_modules()
-        if any(_attention_config(module, f"sima_{host}") is not None for host in hosts)
-    ]
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
