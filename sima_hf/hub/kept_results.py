@@ -1,4 +1,4 @@
-"""Figures that a repository's card shows and a push does not bring: they stay if their file is there and is of these very weights."""
+"""Decide which figures of the card that is on the Hub still describe the weights that are pushed."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -7,23 +7,18 @@ from pathlib import Path
 from ..errors import PublishError
 from ..folders.weights_hash import weights_hash
 from .cards.facts import CardFacts, card_files
-from .cards.figures import figures_in
-from .cards.merge import read_readme
+from .cards.readme import read_readme
 from .cards.results import check_measured, read_measured
-from .cards.speed import tables_in
 from .folder import CheckedFolder
-
-
-_NOT_ASKED = "nobody has looked whether the repository still has that file"
 
 
 @dataclass(frozen=True)
 class KeptResults:
-    """What becomes of the figures of the cards that are there.
+    """What becomes of the figures of earlier cards.
 
     Attributes:
         files: results of the repository, copied here, whose figures stay.
-        gone: what leaves the card, in words -> why.
+        gone: name of a file whose figures leave the card -> why.
     """
 
     files: tuple[Path, ...] = ()
@@ -32,7 +27,7 @@ class KeptResults:
     @property
     def notes(self) -> list[str]:
         """A sentence for each file whose figures leave the card."""
-        return [f"These figures leave the card: {what}, because {why}." for what, why in self.gone.items()]
+        return [f"Dropped from the card: the figures of {name}, because {why}." for name, why in self.gone.items()]
 
 
 def kept_results(
@@ -45,44 +40,38 @@ def kept_results(
     """Look at the files of results that earlier cards name and the new facts do not.
 
     Args:
-        cards: READMEs that are there, the repository's first; None for one that is not.
+        cards: READMEs that are there; None for one that is not.
         facts: what the new card is written from.
         checked: the folder that is pushed.
-        names: of the repository's files; None if nobody has looked.
-        fetch: brings one of them here; None if it is not there.
+        names: of the repository's files; None if it was not read.
+        fetch: downloads one of them; None if it is not there.
 
     Raises:
-        PublishError: the README cannot be read.
+        PublishError: a README cannot be read.
     """
     given = {path.name for path in card_files(facts)}
-    files, gone, found_hash = [], {}, None
-    shown: dict[str, list[str]] = {}
-    for block in (read_readme(card).block for card in cards):
-        shown = figures_in(block) | {name: ["times"] for name in tables_in(block)} | shown
-    for name, figures in shown.items():
+    listed = [name for card in cards for name in read_readme(card).state.get("files", ()) if isinstance(name, str)]
+    files, gone = [], {}
+    for name in dict.fromkeys(listed):
         if name in given or Path(name).name != name:
             continue
-        what, path = f"{', '.join(figures)} ({name})", None
         if name.endswith(".csv"):
-            gone[what] = "no such file was given for this push"
+            gone[name] = "no such file was given for this push"
         elif names is None or fetch is None:
-            gone[what] = _NOT_ASKED
+            gone[name] = "the repository was not read"
         elif name not in names or (path := fetch(name)) is None:
-            gone[what] = "neither the folder nor the repository has that file"
+            gone[name] = "neither the folder nor the repository has that file"
+        elif why := _why_not(path, checked):
+            gone[name] = why
         else:
-            found_hash = found_hash or weights_hash(checked.weights)
-            why = _why_not(path, checked, found_hash)
-            if why:
-                gone[what] = why
-            else:
-                files.append(path)
+            files.append(path)
     return KeptResults(tuple(files), gone)
 
 
-def _why_not(path: Path, checked: CheckedFolder, found_hash: str) -> str | None:
+def _why_not(path: Path, checked: CheckedFolder) -> str | None:
     """Why a file of the repository says nothing of these weights; None if it does."""
     try:
-        measured = read_measured(path)
+        measured, found_hash = read_measured(path), weights_hash(checked.weights)
         if measured.weights_sha256 is None:
             return "the repository's file does not say of which weights they are"
         if measured.weights_sha256 != found_hash:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,13 +190,12 @@ def weights_in(weights: WeightFiles) -> list[PlannedFile]:
     return [PlannedFile.inside(path, path.parent) for path in files]
 
 
-def left_in(folder: Path, published: Iterable[str], reasons: Mapping[str, str] | None = None) -> dict[str, str]:
+def left_in(folder: Path, published: Iterable[str]) -> dict[str, str]:
     """What of a folder is not published -> why; a folder in it counts as one, with a slash, unless a file of it is published.
 
     Args:
         folder: the model's.
         published: names in it that are.
-        reasons: name -> why, where the caller knows better.
     """
     published = set(published)
     inner = {name.partition("/")[0] for name in published if "/" in name}
@@ -209,7 +208,7 @@ def left_in(folder: Path, published: Iterable[str], reasons: Mapping[str, str] |
         elif path.name not in published:
             outside = path.exists() and not stays_in(path, folder)
             left[path.name] = "a link that leads out of the folder" if outside else _why(path.name)
-    return left | {name: reason for name, reason in (reasons or {}).items() if name in left}
+    return left
 
 
 def _why(name: str) -> str:

@@ -1,7 +1,6 @@
 """What whoever pushes a model should know before others see it: in the plan and in what a push prints, one sentence each."""
 
 from .cards.known import Known
-from .cards.licences import LICENCES
 from .folder import CheckedFolder
 
 
@@ -13,12 +12,6 @@ _RANDOM = (
 _NO_BASE = (
     "The card does not say which model this one was made from: if that is on the Hub, name it (--base-model organization/name, or "
     "base_model= in the facts)."
-)
-
-
-_LICENCE = (
-    "{!r} is none of the licences that sima_hf knows of the Hub's list, which grows, so it is passed on; where the Hub does not take it, "
-    "the push is refused as a whole."
 )
 
 
@@ -35,7 +28,4 @@ def push_notes(checked: CheckedFolder, known: Known, front: dict) -> list[str]:
         notes.append(_RANDOM.replace("{noise}", "" if known.has_accuracy else ", so they answer at random"))
     if checked.description.swapped and not front.get("base_model"):
         notes.append(_NO_BASE)
-    licence = (known.facts.license or "").strip().lower()
-    if licence and licence not in LICENCES:
-        notes.append(_LICENCE.format(licence))
     return notes

@@ -12,9 +12,8 @@ from ..folders.weights import WeightFiles, read_json
 from ..patching.remote_code.model_files import auto_map, remote_code
 from ..version import __version__
 from .cards.card import write_card
-from .cards.facts import CardFacts, card_files, find_facts, left_facts
-from .cards.merge import read_readme
-from .cards.versions import readme_to_merge, with_note
+from .cards.facts import CardFacts, card_files, find_facts
+from .cards.readme import pushed_state, read_readme, readme_to_merge, with_state
 from .folder import CONFIG, CheckedFolder
 from .kept_results import kept_results
 from .published_files import (
@@ -187,7 +186,7 @@ class Publication:
             facts, results=(*facts.results, *kept.files)
         )  # these are in the repository, and not sent again
         written, alone = (write_card(checked, repo_id, shown, readme, revision=branch) for readme in (merged, local))
-        card = with_note(written.text, alone.text, local)
+        card = with_state(written.text, pushed=pushed_state(written.text, alone.text, local))
         files = [
             _config(checked),
             *(PlannedFile.made(name, text) for name, text in self.code.items()),
@@ -201,7 +200,7 @@ class Publication:
         return PushPlan(
             repo_id=repo_id,
             files=tuple(by_name[name] for name in sorted(by_name)),
-            left=left_in(folder, by_name, left_facts(facts)),
+            left=left_in(folder, by_name),
             card=card,
             revision=self.revision,
             private=self.private,

@@ -20,7 +20,7 @@ from sima_hf.errors import PublishError
 from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, card_files, find_facts
-from sima_hf.hub.cards.merge import END, read_readme
+from sima_hf.hub.cards.readme import END, read_readme
 from sima_hf.hub.cards.usage import auto_class, pipeline_tag
 from sima_hf.patching.certificate import Certificate, Operation
 

@@ -7,13 +7,12 @@ import yaml
 from card_models import evaluation, native, write
 from huggingface_hub import ModelCard
 
+from sima_hf.errors import PublishError
 from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub import plan_push, prepare_for_hub
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
-from sima_hf.hub.cards.merge import END, START, read_readme
-from sima_hf.hub.cards.model_index import EarlierCard, merged_index
-from sima_hf.hub.cards.versions import readme_to_merge, with_note
+from sima_hf.hub.cards.readme import END, START, pushed_state, read_readme, readme_to_merge, with_state
 
 
 TASK = {"type": "image-classification"}
@@ -34,11 +33,6 @@ THEIRS = {
         0.8,
         dataset={"name": "birds", "type": "birds"},
         source="https://huggingface.co/org/t/blob/main/evaluation.json",
-    ),
-    "a file of their own here": entry(
-        0.8,
-        dataset={"name": "birds", "type": "birds"},
-        source="https://huggingface.co/org/x/blob/main/results.json",
     ),
     "no source, other data": entry(0.25, dataset={"name": "CIFAR-10", "type": "cifar10"}),
     "no source, another split": entry(0.25, dataset={**DIGITS, "split": "test"}),
@@ -137,16 +131,6 @@ def test_results_of_another_name_go_as_well(one, tmp_path):
     assert figures(model_card(one, "org/y", measured(one, tmp_path, 0.5), card)) == [("y", 0.5, at("org/y"))]
 
 
-def test_figures_that_an_older_card_shows_under_the_folders_last_name_go(one, tmp_path):
-    """ "/x/photos/val" was "val" then, without a split."""
-    card = model_card(one, "org/x", measured(one, tmp_path, 0.9, of_data="val"))
-    assert index(card)[0]["results"][0]["dataset"] == {"name": "val", "type": "val"}
-    (result,) = index(model_card(one, "org/x", measured(one, tmp_path, 0.5, of_data="/x/photos/val"), card))[0][
-        "results"
-    ]
-    assert result["dataset"] == {"name": "photos", "type": "photos", "split": "val"}
-
-
 def test_results_of_a_training_and_of_data_named_by_hand(one, tmp_path):
     write_provenance(tmp_path, training={"seed": 1}, dataset="photos | of, all")
     write(tmp_path / "all_results.json", {"eval_accuracy": 0.75, "eval_top_5_accuracy": 0.9})
@@ -208,14 +192,6 @@ def test_a_name_that_the_author_gave_stays(one, tmp_path):
     )  # nothing is left that it would be the name of
 
 
-def test_an_empty_index_that_an_earlier_version_left_goes(one, tmp_path):
-    card = model_card(one, "org/x", measured(one, tmp_path, 0.9))
-    data = {**read_readme(card).data, "model-index": [{"name": "x", "results": []}]}
-    card = f"---\n{yaml.safe_dump(data)}---\n{read_readme(model_card(one, 'org/x', CardFacts(), card)).body}"
-    found = read_readme(model_card(one, "org/x", CardFacts(), card)).data
-    assert not {"model-index", "metrics"} & set(found)
-
-
 @pytest.mark.parametrize("metrics", [["accuracy"], ["accuracy", "f1"], "accuracy", None])
 def test_the_list_of_metrics_goes_with_the_last_figure(metrics, one, tmp_path):
     """Where it is what was written; with a word of its author's it stays."""
@@ -245,12 +221,11 @@ def test_a_figure_rounded_by_hand_is_still_the_files(one, tmp_path):
     assert figures(model_card(one, "org/x", CardFacts(), card)) == []
 
 
-def test_without_the_block_only_a_file_that_is_read_speaks_against_a_figure(one, tmp_path):
+def test_without_the_block_the_source_speaks(one, tmp_path):
     card = model_card(one, "org/x", measured(one, tmp_path, 0.9))
     bare = card.partition(START)[0] + "# Mine\n" + card.partition(END)[2]
-    assert figures(model_card(one, "org/x", CardFacts(), bare)) == [("x", 0.9, at("org/x"))]
-    other = measured(one, tmp_path, 0.5, of_data="photos, test split")
-    assert figures(model_card(one, "org/x", other, bare)) == [("x", 0.5, at("org/x"))]
+    assert figures(model_card(one, "org/x", CardFacts(), bare)) == []
+    assert figures(model_card(one, "org/y", CardFacts(), bare)) == [("x", 0.9, at("org/x"))]
 
 
 def test_an_edited_readme_is_still_told_apart_after_a_renewal(one, tmp_path):
@@ -261,7 +236,7 @@ def test_an_edited_readme_is_still_told_apart_after_a_renewal(one, tmp_path):
         facts = measured(one, tmp_path, accuracy)
         merged = readme_to_merge(local, published, "org/x")
         card, alone = (model_card(one, "org/x", facts, text) for text in (merged, local))
-        published = with_note(card, alone, local)
+        published = with_state(card, pushed=pushed_state(card, alone, local))
         assert figures(published) == [("x", accuracy, at("org/x"))]
     edited = local.replace("First.", "Second.")
     assert readme_to_merge(edited, published, "org/x") == edited
@@ -269,7 +244,11 @@ def test_an_edited_readme_is_still_told_apart_after_a_renewal(one, tmp_path):
     assert readme_to_merge(local, elsewhere, "org/x") == elsewhere
 
 
-@pytest.mark.parametrize("theirs", [[], None])
-def test_nothing_there_and_nothing_measured_is_left_alone(theirs):
-    assert merged_index(theirs, None, EarlierCard()) == theirs
-    assert merged_index([{"name": "x"}], None, EarlierCard()) == [{"name": "x"}]
+@pytest.mark.parametrize("theirs", [[], None, [{"name": "x"}]])
+def test_nothing_there_and_nothing_measured_is_left_alone(theirs, one):
+    front = yaml.safe_dump({"model-index": theirs})
+    if theirs:
+        with pytest.raises(PublishError, match="is not what the Hub takes"):
+            model_card(one, "org/x", CardFacts(), f"---\n{front}---\n")
+    else:
+        assert read_readme(model_card(one, "org/x", CardFacts(), f"---\n{front}---\n")).data["model-index"] == theirs

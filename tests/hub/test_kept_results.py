@@ -13,9 +13,7 @@ from sima_hf.folders.weights_hash import hash_of, weights_hash
 from sima_hf.hub import plan_push
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
-from sima_hf.hub.cards.figures import figures_in
-from sima_hf.hub.cards.merge import read_readme
-from sima_hf.hub.cards.speed import tables_in
+from sima_hf.hub.cards.readme import read_readme
 from sima_hf.hub.kept_results import kept_results
 
 
@@ -31,16 +29,13 @@ def measure(one, path, **changes):
     return write(path, evaluation(one, of_weights_sha256=weights_hash(one.weights), **changes))
 
 
-def test_what_a_card_shows_is_read_from_it(one, tmp_path):
-    odd = measure(one, tmp_path / "my [eval] | 1.json", of_data="a | b, test split")
+def test_a_card_says_which_files_its_figures_are_from(one, tmp_path):
+    odd = measure(one, tmp_path / "my [eval] | 1 -->.json", of_data="a | b, test split")
     (tmp_path / "my times.csv").write_bytes(BENCHMARK.read_bytes())
-    facts = CardFacts(results=odd, benchmark=tmp_path / "my times.csv")
-    block = read_readme(model_card(one, "org/x", facts)).block
-    for text in (block, block.replace("\n", "\r\n")):
-        assert figures_in(text) == {odd.name: ["top-1 accuracy 95.83%", "top-5 accuracy 99.44%", "loss 0.1468"]}
-        assert tables_in(text) == ["my times.csv"]
-    bare = read_readme(model_card(one, "org/x", CardFacts())).block
-    assert (figures_in(bare), tables_in(bare)) == ({}, [])
+    card = model_card(one, "org/x", CardFacts(results=odd, benchmark=tmp_path / "my times.csv"))
+    for text in (card, card.replace("\n", "\r\n")):
+        assert read_readme(text).state["files"] == [odd.name, "my times.csv"]
+    assert read_readme(model_card(one, "org/x", CardFacts())).state["files"] == []
 
 
 @pytest.mark.parametrize(
@@ -66,10 +61,7 @@ def test_the_repositorys_file_decides(changes, words, one, tmp_path):
     found = kept_results((card, None), CardFacts(), one, names, lambda name: asked.append(name) or results)
     assert found.files == (() if words else (results,))
     assert asked == ([] if changes is None else ["evaluation.json"])
-    notes = [
-        f"These figures leave the card: top-1 accuracy 95.83%, top-5 accuracy 99.44%, loss 0.1468 (evaluation.json), because {why}."
-        for why in found.gone.values()
-    ]
+    notes = [f"Dropped from the card: the figures of evaluation.json, because {why}." for why in found.gone.values()]
     assert found.notes == notes
     assert len(notes) == bool(words)
     assert all(words in note for note in notes)
@@ -86,8 +78,8 @@ def test_times_go_with_a_word_and_a_plan_without_network_says_what_it_does_not_k
     for name in ("times.csv", "evaluation.json"):
         (folder / name).unlink()
     first, second = plan_push(folder, "org/x", existing_card=card).notes[:2]
-    assert "top-1 accuracy 50.00% (evaluation.json), because nobody has looked" in first
-    assert "times (times.csv), because no such file was given" in second
+    assert "the figures of evaluation.json, because the repository was not read" in first
+    assert "the figures of times.csv, because no such file was given" in second
     assert f"Note: {first}" in str(plan_push(folder, "org/x", existing_card=card))
 
 
@@ -117,15 +109,13 @@ def test_results_stay_while_the_weights_do(hub, client, folder, tmp_path):
     assert read_readme(published).data["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
     again = pushed(client, bare, "org/kept")
     assert (again["commit"], again["changed"]) == (first["commit"], False)
-    assert "leave the card" not in again["plan"]
+    assert "Dropped from the card" not in again["plan"]
     (bare / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "do_resize": True}))
     assert pushed(client, bare, "org/kept")["changed"]
     assert hub.files("org/kept")["README.md"].decode() == published
     change_weights(bare)
     last = pushed(client, bare, "org/kept")
-    assert (
-        "top-1 accuracy 75.00% (evaluation.json), because the repository's file is of other weights." in last["plan"]
-    )
+    assert "the figures of evaluation.json, because the repository's file is of other weights." in last["plan"]
     text = hub.files("org/kept")["README.md"].decode()
     assert "75.00%" not in text
     assert not {"model-index", "metrics"} & set(read_readme(text).data)

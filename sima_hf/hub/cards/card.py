@@ -6,35 +6,29 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
+from huggingface_hub import EvalResult, ModelCardData, constants
 
 from ...errors import PublishError
-from ...folders.provenance import read_provenance
 from .attention import attention_section, softmax_in_sima
 from .facts import CardFacts, card_files, find_facts
-from .figures import METRIC_NAMES
+from .front_matter import METRICS, WRITTEN_METRICS, merged_data
 from .known import GIVEN, Known, gather, is_repo_id
 from .limits import limits_section
-from .markdown import cell, code, link
-from .merge import WRITTEN_METRICS, Readme, around_block, front_matter, merged_body, merged_data, read_readme
-from .model_index import EarlierCard
+from .markdown import cell, code
 from .origin import origin_section
-from .results import EVALUATION, RESULT_FILES, TRAINING
+from .readme import Readme, is_generated, is_trainer_text, read_readme, written
+from .results import EVALUATION, TRAINING
 from .sections import (
     CITATION,
     accuracy_sentence,
-    made_from,
     model_section,
     results_section,
     speed_section,
     summary,
-    trained_on,
     versions_section,
     warning,
 )
 from .speed import speed_table
-from .stock import is_push_to_hub_text, is_stock, is_trainer_text
 from .usage import loading_text, pipeline_tag
 
 
@@ -43,6 +37,9 @@ if TYPE_CHECKING:
 
 
 NOTE = "<!-- Written by sima_hf from the files named in it, and written anew with them: what you add belongs outside of the marks. -->"
+
+
+NOTE = "<!-- Written by sima_hf from the files it names, and rewritten from them: put your own text outside of the two marks. -->"
 
 
 def model_card(
@@ -96,26 +93,23 @@ def write_card(
     facts = find_facts(checked.path) if facts is None else facts
     _check_sima(checked)
     card_files(facts)
-    readme = read_readme(existing)
-    said = _without_older_origin(readme, facts)
-    known = gather(checked, facts, said)
+    there = readme = read_readme(existing)
+    if facts.provenance is not None:  # it says anew what it said before
+        readme = replace(readme, data=_without_found(readme))
+    known = gather(checked, facts, readme)
     name = repo_id.rpartition("/")[2] if repo_id else checked.path.name
     ours = _front(checked, known, repo_id, name, revision)
-    read = frozenset(quote(path.name) for path in facts.results)
-    earlier = EarlierCard(readme.block, _place(repo_id), read | set(RESULT_FILES), read)
-    theirs = said.data
-    if is_stock(readme.body):  # nobody wrote it, so what is given counts
-        theirs = {key: value for key, value in theirs.items() if not getattr(facts, key, None) or key not in GIVEN}
-    data = merged_data(theirs, ours, earlier)
-    if _replaceable(readme, known):
-        readme = Readme(readme.data, readme.front, "", readme.newline)
-    title = "" if around_block(readme) else f"# {cell(name)}\n\n"
+    if is_generated(readme.own):  # nobody wrote it, so what is given counts
+        given = {key for key in GIVEN if getattr(facts, key)}
+        readme = replace(readme, data={key: value for key, value in readme.data.items() if key not in given})
+    data, state = merged_data(readme, ours, _place(repo_id))
+    if _replaceable(there, known):
+        there = replace(there, body="")
+    title = "" if there.own else f"# {cell(name)}\n\n"
     block = f"{NOTE}\n\n{title}{_text(checked, known, repo_id or checked.path.name, revision)}"
-    front = front_matter(readme, data).replace("\n", readme.newline)
-    body = merged_body(readme, block)
-    text = f"---{readme.newline}{front}{readme.newline}---{readme.newline}{body}"
-    _check_card(text)
-    return WrittenCard(text, known)
+    files = [*(one.path for one in known.measured if one.figures), *facts.benchmark]
+    state |= {"files": [path.name for path in files], "front": _found(known)}
+    return WrittenCard(written(there, data, block, state), known)
 
 
 def _check_sima(checked: "CheckedFolder") -> None:
@@ -131,33 +125,28 @@ def _check_sima(checked: "CheckedFolder") -> None:
 
 def _replaceable(readme: Readme, known: Known) -> bool:
     """Whether nothing is lost with the text: Trainer's has settings, which must be in a file."""
-    if is_push_to_hub_text(readme.body):
-        return True
-    return is_trainer_text(readme.body) and bool(known.provenance.get("training") or known.trainer)
+    told = bool(known.provenance.get("training") or known.trainer)
+    return is_generated(readme.own) and (told or not is_trainer_text(readme.own))
 
 
-def _without_older_origin(readme: Readme, facts: CardFacts) -> Readme:
-    """The README without base model and training data that an earlier card took from a provenance that now says otherwise.
+def _found(known: Known) -> dict[str, Any]:
+    """Entries of the front matter that the provenance gives."""
+    found = {"base_model": known.base_model} if known.base_file else {}
+    loaded = known.provenance.get("hub_dataset")
+    return found | ({"datasets": [loaded]} if loaded and loaded == known.hub_dataset else {})
 
-    What the front matter says counts as its author's. This is known to be ours by the words in the block that name the file.
-    """
-    if facts.provenance is None or not readme.has_block:
-        return readme
-    provenance, file = read_provenance(facts.provenance), link(facts.provenance)
-    data, base = dict(readme.data), readme.data.get("base_model")
-    if base and base != provenance.get("base_model") and f"{made_from(base)} ({file})" in readme.body:
+
+def _without_found(readme: Readme) -> dict[str, Any]:
+    """The front matter without what an earlier provenance gave."""
+    data, found = dict(readme.data), readme.state.get("front", {})
+    if data.get("base_model") and data["base_model"] == found.get("base_model"):
         data.pop("base_model")
         data.pop("base_model_relation", None)
-    listed = data.get("datasets")
-    if isinstance(listed, list) and provenance.get("training"):
-        kept = [
-            one
-            for one in listed
-            if one in (provenance.get("hub_dataset"), provenance.get("dataset"))
-            or f"{trained_on(one)}{file}" not in readme.body
-        ]
-        data = {**data, "datasets": kept} if kept else {name: data[name] for name in data if name != "datasets"}
-    return replace(readme, data=data)
+    if isinstance(data.get("datasets"), list) and isinstance(found.get("datasets"), list):
+        data["datasets"] = [one for one in data["datasets"] if one not in found["datasets"]]
+        if not data["datasets"]:
+            data.pop("datasets")
+    return data
 
 
 def _front(
@@ -200,7 +189,7 @@ def _eval_results(known: Known, tag: str | None, repo_id: str | None, revision: 
             continue
         split = one.split or ("validation" if one.kind == TRAINING else None)
         kind = data if is_repo_id(data) else re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
-        for metric, title in METRIC_NAMES.items():
+        for metric, title in METRICS.items():
             if metric in one.figures:
                 branch = f"{constants.ENDPOINT}/{place}/blob/{quote(revision, safe='')}"
                 url = f"{branch}/{quote(one.path.name)}" if place else None
@@ -258,15 +247,3 @@ def _text(checked: "CheckedFolder", known: Known, name: str, revision: str | Non
 def _saved_by(config: Any) -> Mapping[str, str]:
     version = getattr(config, "transformers_version", None)
     return {"transformers": str(version)} if version else {}
-
-
-def _check_card(text: str) -> None:
-    """Let huggingface_hub read the card, as it does before it uploads one."""
-    try:
-        ModelCard(text)
-    except (AttributeError, ValueError, TypeError, yaml.YAMLError) as error:
-        of_index = isinstance(error, AttributeError) or re.search("model_index|eval_results", str(error))
-        what = "its model-index or remove it" if of_index else "it"
-        raise PublishError(
-            f"The front matter of README.md is not what the Hub takes: {error}. Mend {what}."
-        ) from error

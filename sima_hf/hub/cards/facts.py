@@ -1,13 +1,12 @@
 """The facts that a model card is written from, and the files they stand in."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ...errors import PublishError
 from ...folders.file_names import is_benchmark
-from ...folders.local_paths import holds_places, stays_in
+from ...folders.local_paths import stays_in
 from ...folders.provenance import PROVENANCE, read_provenance
 from .results import RESULT_FILES, looks_measured
 
@@ -101,7 +100,7 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
     Raises:
         PublishError: two of them have the same name, so that only one could be.
     """
-    files = [*facts.results, *facts.benchmark, training_file(facts), facts.provenance]
+    files = [*facts.results, *facts.benchmark, facts.training, facts.provenance]
     by_name: dict[str, Path] = {}
     for path in files:
         if path is None:
@@ -112,26 +111,6 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
                 f"{other} and {path} would both be published as {path.name}, beside each other. Rename one of them."
             )
     return tuple(by_name.values())
-
-
-def training_file(facts: CardFacts) -> Path | None:
-    """trainer_state.json, if it can be published as it is; None if there is none, or one that names places on somebody's disk."""
-    if facts.training is None:
-        return None
-    try:
-        places = holds_places(json.loads(facts.training.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        places = False  # whoever reads it says what is wrong with it
-    return None if places else facts.training
-
-
-def left_facts(facts: CardFacts) -> dict[str, str]:
-    """Name of a file that says something about the model and is not published -> why."""
-    if facts.training is None or training_file(facts) is not None:
-        return {}
-    return {
-        facts.training.name: "a training's state that names folders of this machine, so that the card says nothing from it"
-    }
 
 
 def _results_at(place: Path) -> tuple[Path, ...]:

@@ -14,11 +14,9 @@ from ...errors import PublishError
 from ...folders.local_paths import data_and_split, shown_place
 from ...folders.provenance import read_provenance
 from ...folders.weights_hash import weights_hash
-from .facts import CardFacts, training_file
-from .licences import meant_licences
-from .merge import Readme
+from .facts import CardFacts
+from .readme import Readme, is_generated
 from .results import TRAINING, Measured, check_measured, is_number, read_measured
-from .stock import is_stock
 
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class Known:
         facts: as they were given.
         provenance: what sima_provenance.json says; {} without one.
         measured: what the files of results say, in the order of the facts.
-        trainer: settings from trainer_state.json; {} without one, or with one that cannot be published.
+        trainer: settings from trainer_state.json; {} without one.
         license, base_model, dataset: what was given, else what the README's author says, else what was found; "" if nothing.
         base_file, dataset_file: the file that the base model or the data set was found in.
         hub_dataset: name of the data set on the Hub; "" if it is not known to be there.
@@ -94,7 +92,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
         check_measured(one, checked.model, found_hash)
     if _measured_other_weights(provenance.get("training", {})):
         measured = tuple(_without_figures(one) if one.kind == TRAINING else one for one in measured)
-    theirs, stock = readme.data, is_stock(readme.body)
+    theirs, stock = readme.data, is_generated(readme.own)
     for name in GIVEN:
         given, said = getattr(facts, name), theirs.get(name)
         alike = said if isinstance(said, list) else [said]
@@ -107,11 +105,6 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise PublishError(
             f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, got {facts.license!r}."
-        )
-    if meant := meant_licences(licence):
-        raise PublishError(
-            f"The Hub has no licence {licence!r}; {' or '.join(meant)} may be meant. If the Hub has it by now, write `license: {licence}` into the "
-            "front matter of README.md."
         )
     if facts.base_model and not is_repo_id(facts.base_model):
         raise PublishError(
@@ -128,7 +121,7 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
         facts,
         provenance,
         measured,
-        _trainer_settings(training_file(facts)),
+        _trainer_settings(facts.training),
         licence or (theirs["license"] if isinstance(theirs.get("license"), str) else ""),
         base,
         dataset,

@@ -51,7 +51,7 @@ def summary(
     what = _TASK_WORDS.get(tag or "", "A vision model")
     how = "queries and keys are L1-normalised over the tokens, and three matrices multiplied in the cheaper order"
     source = f" ({link(base_file)})" if base_file else ""
-    origin = f" {made_from(base)}{source}." if base else ""
+    origin = f" It was made from `{base}`{source}." if base else ""
     name = type(model).__name__
     if native_parts(model) == [""]:
         return f"{what} without softmax: every attention is {SIMA}; {how}. The architecture is SimA's own, `{name}`.{origin}"
@@ -62,16 +62,6 @@ def summary(
         f"{subject} {SIMA} in place of softmax: {how}. It is Transformers' `{model.config.model_type.removeprefix('sima_')}` with the "
         f"same parameters under the same names, as `{name}`.{origin}"
     )
-
-
-def made_from(base: str) -> str:
-    """The words by which a card of this package says what a model was made from."""
-    return f"It was made from `{base}`"
-
-
-def trained_on(dataset: str) -> str:
-    """The row of a card of this package that says what a model was trained on."""
-    return f"| trained on | {cell(dataset)} | "
 
 
 def accuracy_sentence(measured: Iterable[Measured], training_data: str) -> str:

@@ -1,9 +1,7 @@
 """The speed table of a card, from the CSV that `sima-hf bench model` left."""
 
 import math
-import re
 from pathlib import Path
-from urllib.parse import unquote
 
 from ...bench.attention_report import read_csv
 from ...errors import PublishError
@@ -54,12 +52,6 @@ def speed_table(path: Path, names: tuple[str, ...] = ()) -> list[str]:
     timed = {row["model"].rstrip("/") for row in rows}
     other = "" if timed & set(names) else " Timed was the model named here, not the weights in this repository."
     return [*lines, "", _conditions(path, rows, compiled) + other]
-
-
-def tables_in(block: str) -> list[str]:
-    """Names of the CSVs whose times the block of an earlier card shows."""
-    found = re.findall(rf"^{_MEDIANS} [^\n]*?\]\(([^)\n]*\.csv)\)", block, flags=re.MULTILINE)
-    return [unquote(name) for name in found]
 
 
 def _milliseconds(text: str) -> str:
