@@ -21,7 +21,7 @@ from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, card_files, find_facts
 from sima_hf.hub.cards.readme import END, read_readme
-from sima_hf.hub.cards.usage import auto_class, pipeline_tag
+from sima_hf.hub.cards.values import auto_class, pipeline_tag
 from sima_hf.patching.certificate import Certificate, Operation
 
 
@@ -105,7 +105,7 @@ def test_nothing_known_nothing_said(native_folder):
     for title in ("Results", "Speed", "Training", "Calibration"):
         assert not section(card, title)
     assert set(ModelCard(card).data.to_dict()) == {"library_name", "pipeline_tag", "tags"}
-    assert "licence" not in card
+    assert "license" not in card
     assert "None" not in card
     assert card_files(CardFacts()) == ()
 
@@ -350,10 +350,10 @@ def test_speed_with_machine_versions_and_model(patched_folder, tmp_path):
     assert f"| {1 / float(rows[1][13]):.2f} times |" in text
     assert "AMD EPYC, 2 threads, torch 2.13.0+cpu, transformers 5.23.0, sima_hf 0.1.0" in text
     assert "`deit-small`" in text
-    assert "not the weights in this repository" in text
+    assert "not for the weights in this repository" in text
     own = BENCHMARK.read_text().replace("deit-small,", f"{REPO},")
     (tmp_path / "times.csv").write_text(own)
-    assert "not the weights" not in section(model_card(patched_folder, REPO, facts), "Speed")
+    assert "not for the weights" not in section(model_card(patched_folder, REPO, facts), "Speed")
 
 
 def test_what_was_given_wins_over_what_is_found(native_folder, tmp_path):
@@ -462,6 +462,6 @@ def test_a_data_set_is_linked_by_its_full_name_only(native_folder, tmp_path, mon
     assert "| trained on | birds |" in card
 
 
-def test_the_citation_is_the_readmes(native_folder):
-    entry = re.search(r"```bibtex\n.*?```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[0]
-    assert entry in model_card(native_folder, REPO, CardFacts())
+def test_the_citation_is_the_papers(native_folder):
+    citation = section(model_card(native_folder, REPO, CardFacts()), "Citation")
+    assert "title     = {SimA: Simple Softmax-free Attention for Vision Transformers}" in citation

@@ -1,54 +1,63 @@
 """The section on intended use and limits: what the files say, and what they do not."""
 
-from pathlib import Path
+import dataclasses
 
 import pytest
-import torch
-from card_models import clip, vit
+from card_models import checked, clip, evaluation, native, vit, write
 
 import sima_hf
-from sima_hf.hub.cards.limits import limits_section
-from sima_hf.hub.cards.results import Measured
+from sima_hf.hub.cards.card import model_card
+from sima_hf.hub.cards.facts import CardFacts
 
 
-FILE = Path("evaluation.json")
+def limits(one, **facts):
+    return (
+        model_card(one, "org/x", CardFacts(**facts))
+        .partition("## Intended use and limits\n\n")[2]
+        .partition("\n\n")[0]
+    )
 
 
 @pytest.fixture(scope="module")
-def model():
-    return sima_hf.patch_model(vit())
+def one(tmp_path_factory):
+    return native(tmp_path_factory.mktemp("native"))
 
 
-def test_what_is_known(model):
-    text = limits_section(
-        model, ("photos, train", Path("sima_provenance.json")), "", False, [Measured(FILE, "evaluation", {"loss": 1})]
-    )
-    for words in (
-        "It is for sorting images of 32 x 32 px into 10 classes: digit 0, digit 1, digit 2 and 7 more; every image gets one of "
-        "them (config.json).",
-        "It was trained on photos, train ([sima_provenance.json](sima_provenance.json)).",
-        "on no others that a file here tells of: [evaluation.json](evaluation.json).",
-        "maps of it are no probabilities.",
-    ):
-        assert f"{words}" in text
-    assert "softmax model" not in text
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory):
+    return checked(tmp_path_factory.mktemp("swapped"), sima_hf.patch_model(vit()))
 
 
-def test_what_is_not_known(model):
-    text = limits_section(model, ("", None), "org/base", True, [Measured(FILE, "training", {}, training={"step": 1})])
-    assert "No file here says what it was trained on; see the model that it was made from." in text
-    assert "No file here says how good its answers are." in text
-    assert "what the swap cost is not known" in text
+def test_what_is_known(one, tmp_path):
+    provenance = write(tmp_path / "sima_provenance.json", {"dataset": "photos, train"})
+    text = limits(one, provenance=provenance, results=write(tmp_path / "evaluation.json", evaluation(one)))
+    assert text.split("\n") == [
+        '- Classifies images of 32 x 32 px into 10 classes: digit 0, digit 1, digit 2 and 7 more; there is no "none of these" class '
+        "(config.json).",
+        "- Trained on photos, train ([sima_provenance.json](sima_provenance.json)).",
+        "- Evaluated only on the images named under Results: [evaluation.json](evaluation.json).",
+        "- SimA's attention weights have signs and do not sum to 1, so maps of them are not probabilities.",
+    ]
+
+
+def test_what_is_not_known(swapped, tmp_path):
+    text = limits(swapped, base_model="org/base", results=write(tmp_path / "all_results.json", {"train_loss": 1.0}))
+    assert "- The training data is not recorded here; see the model that it was made from.\n" in text
+    assert "- How good its answers are is not recorded.\n" in text
+    assert "the cost of the swap is unknown" in text
     assert "[" not in text
 
 
-def test_names_of_classes(model, tmp_path):
-    text = limits_section(clip(tmp_path).model, ("", None), "", True, [])
+def test_names_of_classes(swapped, tmp_path):
+    text = limits(clip(tmp_path))
     assert "classes" not in text
-    assert "It is for images of 32 x 32 px (config.json)." in text
-    config = model.config.__class__(**{**model.config.to_dict(), "id2label": {0: "a | b", 1: "<c>"}})
-    with torch.device("meta"):
-        two = type(model)(config)
-    assert "into 2 classes: a \\| b, &lt;c>; every" in limits_section(two, ("", None), "", True, [])
-    config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
-    assert "into 2 classes without names; every" in limits_section(two, ("", None), "", True, [])
+    assert "- Takes images of 32 x 32 px (config.json)." in text
+    config = swapped.model.config
+    before = config.id2label
+    try:
+        config.id2label = {0: "a | b", 1: "<c>"}
+        assert "into 2 classes: a \\| b, &lt;c>; there" in limits(dataclasses.replace(swapped))
+        config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+        assert "into 2 classes without names; there" in limits(swapped)
+    finally:
+        config.id2label = before

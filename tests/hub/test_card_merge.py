@@ -235,7 +235,7 @@ def test_what_is_given_and_contradicts_the_author_is_not_decided(one):
     with pytest.raises(PublishError, match="'org/c' was given"):
         model_card(one, REPO, CardFacts(base_model="org/c"), existing)
     card = model_card(one, REPO, CardFacts(license="MIT", base_model="org/b"), existing)
-    assert "| licence | mit |" in card
+    assert "| license | mit |" in card
     assert ModelCard(card).data.base_model == ["org/a", "org/b"]
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ...folders.provenance import read_provenance
 from ...folders.weights_hash import weights_hash
 from .facts import CardFacts
 from .readme import Readme, is_generated
-from .results import TRAINING, Measured, check_measured, is_number, read_measured
+from .results import EVALUATION, TRAINING, Measured, check_measured, is_number, read_measured
 
 
 if TYPE_CHECKING:
@@ -63,11 +63,6 @@ class Known:
         ]
 
     @property
-    def dataset_name(self) -> str:
-        """The training data's name without that of the split, for what was held out is another one."""
-        return data_and_split(self.dataset)[0]
-
-    @property
     def has_accuracy(self) -> bool:
         """Whether a file says how often the answers are right."""
         return any("accuracy" in one.figures for one in self.measured)
@@ -90,8 +85,6 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in measured) else None
     for one in measured:
         check_measured(one, checked.model, found_hash)
-    if _measured_other_weights(provenance.get("training", {})):
-        measured = tuple(_without_figures(one) if one.kind == TRAINING else one for one in measured)
     theirs, stock = readme.data, is_generated(readme.own)
     for name in GIVEN:
         given, said = getattr(facts, name), theirs.get(name)
@@ -117,10 +110,11 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     loaded = provenance.get("hub_dataset") or ""
     hub_dataset = facts.dataset if facts.dataset and _on_the_hub(facts.dataset) else loaded
     dataset = shown_place(facts.dataset) if facts.dataset else provenance.get("dataset", "")
+    other_weights = _measured_other_weights(provenance.get("training", {}))
     return Known(
         facts,
         provenance,
-        measured,
+        tuple(_of_known_data(one, facts, data_and_split(dataset)[0], other_weights) for one in measured),
         _trainer_settings(facts.training),
         licence or (theirs["license"] if isinstance(theirs.get("license"), str) else ""),
         base,
@@ -137,8 +131,13 @@ def _measured_other_weights(training: Mapping[str, Any]) -> bool:
     return bool(training.get("ema_decay")) and saved != ("ema" if evaluated == "both" else evaluated)
 
 
-def _without_figures(measured: Measured) -> Measured:
-    return Measured(measured.path, measured.kind, {}, training=measured.training)
+def _of_known_data(measured: Measured, facts: CardFacts, trained_on: str, other_weights: bool) -> Measured:
+    """What a file measured, with the name of the data where it does not say it, and without figures that are not of these weights."""
+    if measured.kind == TRAINING:
+        return replace(measured, data=trained_on or None, figures={} if other_weights else measured.figures)
+    if measured.kind == EVALUATION and facts.evaluated_on:
+        return replace(measured, data=facts.evaluated_on)
+    return measured
 
 
 def is_repo_id(text: str) -> bool:
