@@ -70,7 +70,11 @@ def write_card(
     *,
     revision: str | None = None,
 ) -> WrittenCard:
-    """As `model_card`, for those who have more to say about what it was written from."""
+    """As `model_card`, with what the card was written from.
+
+    Raises:
+        PublishError: as `model_card`.
+    """
     facts = find_facts(checked.path) if facts is None else facts
     if found := softmax_in_sima(checked):
         raise PublishError(
@@ -138,7 +142,7 @@ def _replaceable(readme: Readme, known: Known) -> bool:
 
 def _found(known: Known) -> dict[str, Any]:
     """Entries of the front matter that the provenance gives."""
-    found = {"base_model": known.base_model} if known.base_file else {}
+    found = {"base_model": known.base_model} if known.file_of("base_model") else {}
     loaded = known.provenance.get("hub_dataset")
     return found | ({"datasets": [loaded]} if loaded and loaded == known.hub_dataset else {})
 

@@ -1,6 +1,6 @@
 """The facts that a model card is written from, and the files they stand in."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,12 @@ class CardFacts:
 
     def __post_init__(self):
         for name in ("results", "benchmark"):
-            object.__setattr__(self, name, _paths(getattr(self, name)))
+            value = getattr(self, name) or ()
+            paths = [value] if isinstance(value, (str, Path)) else value
+            object.__setattr__(self, name, tuple(map(Path, paths)))
         for name in ("training", "provenance"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
-
-
-def _paths(value: Any) -> tuple[Path, ...]:
-    if value is None:
-        return ()
-    return (Path(value),) if isinstance(value, (str, Path)) else tuple(map(Path, value))
 
 
 def find_facts(folder: str | Path, **given: Any) -> CardFacts:
@@ -82,13 +78,11 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
     training = explicit.training
     if training is None and not (provenance and read_provenance(provenance).get("training")):
         training = _in(folder, TRAINER_STATE)
-    return CardFacts(
-        license=explicit.license,
-        base_model=explicit.base_model,
-        dataset=explicit.dataset,
-        evaluated_on=explicit.evaluated_on,
+    benchmarks = (_in(folder, path.name) for path in sorted(folder.glob("*.csv")))
+    return replace(
+        explicit,
         results=results or _found_results(folder),
-        benchmark=explicit.benchmark or _found_benchmarks(folder),
+        benchmark=explicit.benchmark or tuple(path for path in benchmarks if path and is_benchmark(path)),
         training=training,
         provenance=provenance,
     )
@@ -127,11 +121,6 @@ def _results_at(place: Path) -> tuple[Path, ...]:
 
 def _found_results(folder: Path) -> tuple[Path, ...]:
     return tuple(path for name in RESULT_FILES if (path := _in(folder, name)) and looks_measured(path))
-
-
-def _found_benchmarks(folder: Path) -> tuple[Path, ...]:
-    paths = (_in(folder, path.name) for path in sorted(folder.glob("*.csv")))
-    return tuple(path for path in paths if path and is_benchmark(path))
 
 
 def _in(folder: Path, name: str) -> Path | None:

@@ -46,7 +46,7 @@ def merged_data(readme: Readme, ours: Mapping[str, Any], repo_id: str | None) ->
     if said and said != ours.get("base_model") and "base_model_relation" not in theirs:
         merged.pop("base_model_relation", None)  # it was to another base model than theirs
     new = ours.get("model-index") or []
-    index = merged_index(theirs.get("model-index"), new, readme, repo_id)
+    index = _merged_index(theirs.get("model-index"), new, readme, repo_id)
     merged.pop("model-index", None)
     if index or ("model-index" in theirs and index == theirs["model-index"]):
         merged["model-index"] = index
@@ -60,7 +60,7 @@ def _listed(value: Any) -> list:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def merged_index(theirs: Any, ours: list, readme: Readme, repo_id: str | None) -> Any:
+def _merged_index(theirs: Any, ours: list, readme: Readme, repo_id: str | None) -> Any:
     """The README's model-index without the measurements of this package, and with those of `ours` in it."""
     if not theirs:
         return ours or theirs

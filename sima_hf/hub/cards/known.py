@@ -1,7 +1,6 @@
 """What a card is written from: the facts that were given, what their files say, and what the README's author says."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 
 
 SWAPPED_BY = "sima-hf patch"  # what a provenance has as `made_by` from whoever swapped the softmax
-# Facts that are entries of the front matter as well.
-GIVEN = ("license", "base_model")
+GIVEN = ("license", "base_model")  # facts that are entries of the front matter as well
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,6 @@ class Known:
         measured: what the files of results say, in the order of the facts.
         trainer: settings from trainer_state.json; {} without one.
         license, base_model, dataset: what was given, else what the README's author says, else what was found; "" if nothing.
-        base_file, dataset_file: the file that the base model or the data set was found in.
         hub_dataset: name of the data set on the Hub; "" if it is not known to be there.
     """
 
@@ -49,18 +46,19 @@ class Known:
     license: str
     base_model: str
     dataset: str
-    base_file: Path | None
-    dataset_file: Path | None
     hub_dataset: str
+
+    def file_of(self, name: str) -> Path | None:
+        """sima_provenance.json, if the base model or the data set is from it."""
+        value = getattr(self, name)
+        return self.facts.provenance if value and value == self.provenance.get(name) else None
 
     @property
     def trainings(self) -> list[tuple[Mapping[str, Any], Path]]:
         """What is known of the training, each part with its file."""
         found = [(self.trainer, self.facts.training), (self.provenance.get("training"), self.facts.provenance)]
-        return [
-            *((one, file) for one, file in found if one),
-            *((m.training, m.path) for m in self.measured if m.training),
-        ]
+        found += [(one.training, one.path) for one in self.measured]
+        return [(settings, file) for settings, file in found if settings]
 
     @property
     def has_accuracy(self) -> bool:
@@ -80,64 +78,52 @@ def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
     Raises:
         PublishError: a file is broken or about another model, or a fact that was given is none or contradicts the README.
     """
-    provenance = read_provenance(facts.provenance) if facts.provenance else {}
-    measured = tuple(read_measured(path) for path in facts.results)
-    found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in measured) else None
-    for one in measured:
-        check_measured(one, checked.model, found_hash)
-    theirs, stock = readme.data, is_generated(readme.own)
+    theirs = readme.data
     for name in GIVEN:
         given, said = getattr(facts, name), theirs.get(name)
         alike = said if isinstance(said, list) else [said]
-        if given and said and not stock and given not in alike and given.lower() not in alike:
+        if given and said and not is_generated(readme.own) and given not in alike and given.lower() not in alike:
             raise PublishError(
                 f"README.md says `{name}: {said}`, but {given!r} was given. Change the README, or do not give it; what its author "
                 "wrote is not overwritten."
             )
-    licence = (facts.license or "").strip().lower()
-    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise PublishError(
-            f"The licence should be an identifier as the Hub lists them, such as apache-2.0 or mit, got {facts.license!r}."
-        )
     if facts.base_model and not is_repo_id(facts.base_model):
         raise PublishError(
-            f"The base model should be a name on the Hub, such as facebook/deit-small-patch16-224, got {facts.base_model!r}."
+            f"The base model must be a name on the Hub, such as facebook/deit-small-patch16-224, got {facts.base_model!r}."
         )
-    found = provenance.get("base_model", "")
-    said = theirs.get("base_model")
-    said = said if isinstance(said, str) and is_repo_id(said) else ""
-    base = facts.base_model or said or (found if is_repo_id(found) else "")
-    loaded = provenance.get("hub_dataset") or ""
-    hub_dataset = facts.dataset if facts.dataset and _on_the_hub(facts.dataset) else loaded
+    provenance = read_provenance(facts.provenance) if facts.provenance else {}
+    named = [one for one in (theirs.get("base_model"), provenance.get("base_model")) if isinstance(one, str)]
+    hub_dataset = (
+        facts.dataset if facts.dataset and _on_the_hub(facts.dataset) else provenance.get("hub_dataset") or ""
+    )
     dataset = shown_place(facts.dataset) if facts.dataset else provenance.get("dataset", "")
-    other_weights = _measured_other_weights(provenance.get("training", {}))
+    license_name = (facts.license or "").strip().lower() or theirs.get("license")
     return Known(
         facts,
         provenance,
-        tuple(_of_known_data(one, facts, data_and_split(dataset)[0], other_weights) for one in measured),
+        _measured(checked, facts, provenance.get("training", {}), data_and_split(dataset)[0]),
         _trainer_settings(facts.training),
-        licence or (theirs["license"] if isinstance(theirs.get("license"), str) else ""),
-        base,
+        license_name if isinstance(license_name, str) else "",
+        facts.base_model or next(filter(is_repo_id, named), ""),
         dataset,
-        facts.provenance if base and base == found else None,
-        facts.provenance if dataset and dataset == provenance.get("dataset") else None,
         hub_dataset if is_repo_id(hub_dataset) else "",
     )
 
 
-def _measured_other_weights(training: Mapping[str, Any]) -> bool:
-    """Whether a run evaluated the averaged weights and saved the raw ones, or the other way: its accuracy is then not the model's."""
+def _measured(checked: "CheckedFolder", facts: CardFacts, training: Mapping, trained_on: str) -> tuple[Measured, ...]:
+    """What the files of results say, held against the model, with the name of the data where only the facts have it."""
+    found = [read_measured(path) for path in facts.results]
+    found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in found) else None
+    # A run may have evaluated the averaged weights and saved the raw ones, or the other way: its accuracy is then not the model's.
     evaluated, saved = training.get("eval_weights", "ema"), training.get("save_weights", "ema")
-    return bool(training.get("ema_decay")) and saved != ("ema" if evaluated == "both" else evaluated)
-
-
-def _of_known_data(measured: Measured, facts: CardFacts, trained_on: str, other_weights: bool) -> Measured:
-    """What a file measured, with the name of the data where it does not say it, and without figures that are not of these weights."""
-    if measured.kind == TRAINING:
-        return replace(measured, data=trained_on or None, figures={} if other_weights else measured.figures)
-    if measured.kind == EVALUATION and facts.evaluated_on:
-        return replace(measured, data=facts.evaluated_on)
-    return measured
+    other_weights = training.get("ema_decay") and saved != ("ema" if evaluated == "both" else evaluated)
+    for number, one in enumerate(found):
+        check_measured(one, checked.model, found_hash)
+        if one.kind == TRAINING:
+            found[number] = replace(one, data=trained_on or None, figures={} if other_weights else one.figures)
+        elif one.kind == EVALUATION and facts.evaluated_on:
+            found[number] = replace(one, data=facts.evaluated_on)
+    return tuple(found)
 
 
 def is_repo_id(text: str) -> bool:
@@ -150,11 +136,7 @@ def is_repo_id(text: str) -> bool:
 
 
 def _on_the_hub(dataset: str) -> bool:
-    """Whether a data set that was given is one on the Hub: "organization/name". One word may be anybody's there, and is a word here.
-
-    Raises:
-        PublishError: there is a folder of that name here, too, so that nobody can tell which is meant.
-    """
+    """Whether a data set that was given is one on the Hub: "organization/name". One word may be anybody's there, and is a word here."""
     if "/" not in dataset or not is_repo_id(dataset):
         return False
     if Path(dataset).exists():

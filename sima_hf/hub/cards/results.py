@@ -82,15 +82,13 @@ def read_measured(path: str | Path) -> Measured:
             f"{path} is not as the script that wrote it leaves it ({type(error).__name__}: {error}). Measure again."
         ) from error
     for name, value in measured.figures.items():
-        share = "accuracy" in name
-        # A cross-entropy is never below 0; what a training script of one's own calls its loss may be.
-        least = 0 if share or (name == "loss" and kind == EVALUATION) else None
-        _check_number(path, name, value, least, 1 if share else None)
-    images = measured.images
-    if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
-        raise PublishError(f"{path} says that {images!r} images were measured; it takes 1 at least.")
-    if measured.parameters is not None:
-        _check_count(path, "parameters", measured.parameters, 1)
+        if "accuracy" in name:
+            _number(path, name, value, 0, 1)
+        else:  # a cross-entropy is never below 0; what a training script of one's own calls its loss may be
+            _number(path, name, value, 0 if name == "loss" and kind == EVALUATION else None)
+    for name in ("images", "parameters"):
+        if getattr(measured, name) is not None:
+            _number(path, f"the number of {name}", getattr(measured, name), 1, whole=True)
     return measured
 
 
@@ -124,34 +122,29 @@ def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: s
     Raises:
         PublishError: the file says that it measured another class, another number of parameters, other labels, or other weights.
     """
-    remedy = "Measure this model with examples/evaluate_model.py, or leave that file out."
-    mine = type(model).__name__
-    if measured.model_class is not None and measured.model_class != mine:
-        raise PublishError(
-            f"{measured.path} was measured on a {measured.model_class}, but the folder holds a {mine}. {remedy}"
-        )
-    count = count_parameters(model)
-    if measured.parameters is not None and measured.parameters != count:
-        raise PublishError(
-            f"{measured.path} was measured on a model of {measured.parameters:,} parameters, but the folder's has {count:,}. "
-            f"{remedy}"
-        )
+    mine, count = type(model).__name__, count_parameters(model)
     names = [str(name) for name in (getattr(model.config, "id2label", None) or {}).values()]
-    known = set(names)
-    foreign = next((label for label in measured.labels if label not in known), None)
-    if len(measured.labels) > len(names) or (measured.all_labels and len(measured.labels) != len(names)):
+    known, labels = set(names), measured.labels
+    foreign = next((label for label in labels if label not in known), None)
+
+    def refuse(theirs: str, ours: str):
         raise PublishError(
-            f"{measured.path} was measured on a model of {len(measured.labels)} labels, but the folder's has {len(names)}. "
-            f"{remedy}"
+            f"{measured.path} was measured on {theirs}, but the folder holds {ours}. Measure this model with "
+            "examples/evaluate_model.py, or leave that file out."
         )
+
+    if measured.model_class not in (None, mine):
+        refuse(f"a {measured.model_class}", f"a {mine}")
+    if measured.parameters not in (None, count):
+        refuse(f"a model of {measured.parameters:,} parameters", f"one of {count:,}")
+    if len(labels) > len(names) or (measured.all_labels and len(labels) != len(names)):
+        refuse(f"a model of {len(labels)} labels", f"one of {len(names)}")
     if foreign is not None:
-        raise PublishError(
-            f"{measured.path} has the class {foreign!r}, which is none of the {len(names)} that config.json names. {remedy}"
-        )
+        refuse(f"a model with the class {foreign!r}", f"one whose config.json has not that one among its {len(names)}")
     if None not in (weights_sha256, measured.weights_sha256) and measured.weights_sha256 != weights_sha256:
-        raise PublishError(
-            f"{measured.path} was measured on other weights than the folder's: their hash begins with "
-            f"{str(measured.weights_sha256)[:8]}, that of these with {weights_sha256[:8]}. {remedy}"
+        refuse(
+            f"other weights, whose hash begins with {str(measured.weights_sha256)[:8]}",
+            f"weights with {weights_sha256[:8]}",
         )
 
 
@@ -166,14 +159,10 @@ def _json(path: Path) -> Any:
         raise PublishError(f"There is no file of results {path}.")
 
     def refuse(word: str):
-        raise PublishError(
-            f"{path} holds {word} where a number should be, so nothing of it is published. Measure again."
-        )
+        raise ValueError(f"it holds {word} where a number should be")
 
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except PublishError:
-        raise
     except (RecursionError, ValueError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise PublishError(f"{path} is not JSON: {error}. It may be half written; measure again.") from error
 
@@ -186,24 +175,17 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def _check_number(path: Path, name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
-    """A number that can be: finite, not below `least`, and where `most` is given, a share up to it."""
-    if not is_number(value):
-        raise PublishError(f"{path} has {value!r} as {name}, where a finite number should be. Measure again.")
-    if most is not None and not 0 <= value <= most:
-        percent = " It looks like percent." if 1 < value <= 100 else ""
-        raise PublishError(f"{path} has {value!r} as {name}, which should be a share from 0 to 1.{percent}")
-    if least is not None and value < least:
-        raise PublishError(f"{path} has {value!r} as {name}, which cannot be below {least}. Measure again.")
-
-
-def _check_count(path: Path, name: str, value: Any, least: int = 0) -> int:
-    """A whole number of things."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PublishError(
-            f"{path} has {value!r} as {name}, where a whole number from {least} on should be. Measure again."
-        )
-    return value
+def _number(
+    path: Path, name: str, value: Any, least: float | None = None, most: float | None = None, whole: bool = False
+) -> Any:
+    """A number that can be: finite, from `least` to `most` where they are given, and on request a whole one."""
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    if is_number(value) and low <= value <= high and (isinstance(value, int) or not whole):
+        return value
+    span = f" from {least} to {most}" if most is not None else f" of at least {least}" if least is not None else ""
+    percent = " It looks like percent." if most == 1 and is_number(value) and 1 < value <= 100 else ""
+    kind = "whole" if whole else "finite"
+    raise PublishError(f"{path}: {name} must be a {kind} number{span}, got {value!r}.{percent} Measure again.")
 
 
 def _evaluation(path: Path, content: dict) -> Measured:
@@ -211,20 +193,18 @@ def _evaluation(path: Path, content: dict) -> Measured:
     data, split = _data_of(settings.get("data"))
     crop = settings.get("eval_crop_pct")
     processes = settings.get("processes", 1)
-    if crop:
-        _check_number(path, "eval_crop_pct", crop, least=0)
     conditions = [
         f"{settings['image_size']} px" if settings.get("image_size") else None,
-        f"central crop of {crop:g} of the side" if crop else None,
+        f"central crop of {_number(path, 'eval_crop_pct', crop, 0):g} of the side" if crop else None,
         f"{settings['weights']} weights" if settings.get("weights") in ("ema", "raw") else None,
         settings.get("dtype"),
         f"batch {settings['batch_size']}" if settings.get("batch_size") else None,
         f"{processes} processes" if processes != 1 else None,
         settings.get("device"),
     ]
-    for name in ("not_a_number", "left_out"):
+    for name, words in (("not_a_number", "got no finite answer and count as wrong"), ("left_out", "were left out")):
         if content.get(name):
-            conditions.append(f"{_check_count(path, name, content[name]):,} images {_SPOILT[name]}")
+            conditions.append(f"{_number(path, name, content[name], 0, whole=True):,} images {words}")
     figures = {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss") if content.get(name) is not None}
     return Measured(
         path,
@@ -242,9 +222,6 @@ def _evaluation(path: Path, content: dict) -> Measured:
     )
 
 
-_SPOILT = {"not_a_number": "got no finite answer and count as wrong", "left_out": "were left out"}
-
-
 def _training(path: Path, content: dict) -> Measured:
     figures, training = {}, {}
     for name, value in content.items():
@@ -252,7 +229,7 @@ def _training(path: Path, content: dict) -> Measured:
         if name.startswith("eval_") and not name.startswith("eval_raw_") and not name.endswith(_OF_THE_RUN):
             figures[name.removeprefix("eval_")] = value
         elif name in ("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"):
-            _check_number(path, name, value)
+            _number(path, name, value)
             training[name] = value
     return Measured(path, TRAINING, figures, training=training, weights_sha256=content.get(WEIGHTS_HASH))
 
@@ -261,7 +238,7 @@ def _quickstart(path: Path, content: dict) -> Measured:
     names = ("epochs", "batch_size", "learning_rate", "seed", "train_images", "validation_images", "train_seconds")
     training = {name: content[name] for name in names if name in content}
     for name, value in training.items():
-        _check_number(path, name, value)
+        _number(path, name, value)
     return Measured(
         path,
         QUICKSTART,
