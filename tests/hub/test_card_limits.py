@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from card_models import checked, clip, evaluation, native, vit, write
+from card_models import checked, clip, vit, write
 
 import sima_hf
 from sima_hf.hub.cards.card import model_card
@@ -19,25 +19,8 @@ def limits(one, **facts):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return native(tmp_path_factory.mktemp("native"))
-
-
-@pytest.fixture(scope="module")
 def swapped(tmp_path_factory):
     return checked(tmp_path_factory.mktemp("swapped"), sima_hf.patch_model(vit()))
-
-
-def test_what_is_known(one, tmp_path):
-    provenance = write(tmp_path / "sima_provenance.json", {"dataset": "photos, train"})
-    text = limits(one, provenance=provenance, results=write(tmp_path / "evaluation.json", evaluation(one)))
-    assert text.split("\n") == [
-        '- Classifies images of 32 x 32 px into 10 classes: digit 0, digit 1, digit 2 and 7 more; there is no "none of these" class '
-        "(config.json).",
-        "- Trained on photos, train ([sima_provenance.json](sima_provenance.json)).",
-        "- Evaluated only on the images named under Results: [evaluation.json](evaluation.json).",
-        "- SimA's attention weights have signs and do not sum to 1, so maps of them are not probabilities.",
-    ]
 
 
 def test_what_is_not_known(swapped, tmp_path):
