@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sima_hf.folders.provenance import training_settings
-from sima_hf.hub.cards.settings import fit_sentence, settings_rows
+from sima_hf.hub.cards.settings import settings_rows, shown_share
 from sima_hf.training.arguments import LoopArguments
 
 
@@ -67,18 +67,10 @@ def test_the_main_file_is_named_once_and_others_beside_what_they_say():
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
-    [
-        (
-            {"unexplained_before": 12.271, "unexplained_after": 0.1286},
-            "Before the fit, the error was 12.3 times the variance of softmax's output; after, 0.129 of it (mean over the layers).",
-        ),
-        ({"unexplained_after": 0.1286}, "After the fit, the error was 0.129 times the variance of softmax's output"),
-        ({"unexplained_before": 1234.5}, "Before the fit, the error was 1,234 times the variance of softmax's output"),
-        ({"unexplained_before": "x"}, ""),
-    ],
+    ("value", "shown"), [(12.271, "12.3"), (0.1286, "0.129"), (1234.5, "1,234"), ("x", ""), (None, "")]
 )
-def test_how_far_the_fit_was_off_is_said_in_words(facts, words):
-    assert words in fit_sentence(facts)
-    assert bool(words) is bool(fit_sentence(facts))
-    assert [row["name"] for row in settings_rows([({"images": 48, **facts}, FILE)])["rows"]] == ["images"]
+def test_shares_have_the_digits_that_count(value, shown):
+    assert shown_share(value) == shown
+    assert [row["name"] for row in settings_rows([({"images": 48, "unexplained_after": value}, FILE)])["rows"]] == [
+        "images"
+    ]

@@ -1,6 +1,6 @@
 """The facts that a model card is written from, and the files they stand in."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,6 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
         TypeError: there is no such field.
     """
     folder = Path(folder)
-    known = {entry.name for entry in fields(CardFacts)}
-    if foreign := sorted(set(given) - known):
-        raise TypeError(f"find_facts takes {', '.join(sorted(known))}, got {', '.join(foreign)}.")
     explicit = CardFacts(**{name: value for name, value in given.items() if value not in (None, ())})
     results = tuple(path for place in explicit.results for path in _results_at(place))
     for path in (*explicit.benchmark, explicit.training, explicit.provenance):
@@ -109,14 +106,11 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
 
 def _results_at(place: Path) -> tuple[Path, ...]:
     """The file that was given, or the results in the folder that was."""
-    if place.is_dir():
-        found = _found_results(place)
-        if not found:
-            raise PublishError(f"{place} holds none of {', '.join(RESULT_FILES)}.")
-        return found
-    if not place.is_file():
-        raise PublishError(f"There is no file of results {place}.")
-    return (place,)
+    found = _found_results(place) if place.is_dir() else (place,) if place.is_file() else ()
+    if not found:
+        what = f"none of {', '.join(RESULT_FILES)}" if place.is_dir() else "no file of results"
+        raise PublishError(f"There is {what} at {place}.")
+    return found
 
 
 def _found_results(folder: Path) -> tuple[Path, ...]:

@@ -49,7 +49,7 @@ _NEEDS = {
     "save_weights": ("ema_decay",),
 }
 _DEFAULTS = {"lr_scheduler_type": "cosine", "train_view": "crop", "warmup_epochs": 1, "rand_augment": "none"}
-_UNEXPLAINED = ("unexplained_before", "unexplained_after")
+UNEXPLAINED = ("unexplained_before", "unexplained_after")
 
 
 def settings_rows(found: Iterable[tuple[Mapping[str, Any], Path]]) -> dict[str, Any] | None:
@@ -66,7 +66,7 @@ def settings_rows(found: Iterable[tuple[Mapping[str, Any], Path]]) -> dict[str, 
     for settings, path in found:
         for name, value in settings.items():
             shown = _WORDS.get(name, name.replace("_", " "))
-            if name not in _UNEXPLAINED and _used(name, settings):
+            if name not in UNEXPLAINED and _used(name, settings):
                 rows.setdefault((shown, str(value)), (value, path))
     files = [path for _, path in rows.values()]
     if not files:
@@ -100,12 +100,6 @@ def _value(name: str, settings: Mapping[str, Any]) -> Any:
     return settings.get(name, _DEFAULTS.get(name))
 
 
-def fit_sentence(facts: Mapping[str, Any]) -> str:
-    """How far the refitted layers were from softmax's, and are; "" if a calibration does not say it."""
-    shares = [(when, facts.get(name)) for when, name in zip(("before", "after"), _UNEXPLAINED, strict=True)]
-    told = [(when, f"{value:,.0f}" if value >= 100 else f"{value:.3g}") for when, value in shares if is_number(value)]
-    if not told:
-        return ""
-    (when, value), *more = told
-    rest = "".join(f"; {later}, {share} of it" for later, share in more)
-    return f" {when.capitalize()} the fit, the error was {value} times the variance of softmax's output{rest} (mean over the layers)."
+def shown_share(value: Any) -> str:
+    """A share of variance with the digits that count; "" if it is no number."""
+    return "" if not is_number(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

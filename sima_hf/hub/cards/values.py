@@ -19,8 +19,8 @@ from ...patching.hosts import HOSTS
 from ..folder import is_under
 from ..readers_files import image_processor_file
 from .known import Known
-from .results import EVALUATION, TRAINING, Measured, count_parameters
-from .settings import fit_sentence, settings_rows
+from .results import TRAINING, Measured, count_parameters
+from .settings import UNEXPLAINED, settings_rows, shown_share
 from .speed import speed_table
 
 
@@ -82,7 +82,7 @@ def card_values(checked: "CheckedFolder", known: Known, name: str, revision: str
         "license": known.license,
         "dataset": known.dataset,
         "dataset_file": known.file_of("dataset"),
-        "weights": _files(checked.weights),
+        "weights": [path.name for path in checked.weights],
         "parameters": count_parameters(model),
         "classes": (classes := class_names(model)),
         "named": not all(re.fullmatch(r"LABEL_\d+", one) for one in classes),  # Transformers' own are no names
@@ -91,17 +91,13 @@ def card_values(checked: "CheckedFolder", known: Known, name: str, revision: str
         "results": results,
         "accuracy": next((row for row in results if row["name"] == _FIGURES["accuracy"]), None),
         "conditions": [
-            {
-                "file": one.path,
-                "who": "the model as saved" if _as_saved(one) else "measured",
-                "words": ", ".join(one.conditions),
-            }
+            {"file": one.path, "kind": one.kind, "words": ", ".join(one.conditions)}
             for one in known.measured
             if one.conditions and one.figures
         ],
         "speed": [speed_table(path, (name, checked.path.name, str(checked.path))) for path in facts.benchmark],
         "calibration": (settings_rows([(calibration, facts.provenance)]) or {"rows": []}) if calibration else None,
-        "fit": fit_sentence(calibration or {}),
+        "unexplained": [shown_share((calibration or {}).get(name)) for name in UNEXPLAINED],
         "training": settings_rows(known.trainings),
         "versions": list(_versions(config, known)),
     }
@@ -223,9 +219,7 @@ def _grouped(operations: Iterable[Operation]) -> list[dict[str, Any]]:
             "module": module,
             "reason": reason,
             "count": sum(one.count for one in group),
-            "where": f" (`{group[0].path}` and {len(group) - 1} more)"
-            if len(group) > 1
-            else (f" (`{group[0].path}`)" if group[0].path else ""),
+            "paths": [one.path for one in group],
         }
         for (operation, module, reason), group in groups.items()
     ]
@@ -289,15 +283,6 @@ def _row(one: Measured, figure: str, value: float) -> dict[str, Any]:
         "where": "; ".join(where),
         "file": one.path,
     }
-
-
-def _as_saved(one: Measured) -> bool:
-    return one.kind == EVALUATION and not any("weights" in words for words in one.conditions)
-
-
-def _files(paths: tuple[Path, ...]) -> str:
-    """The file of weights, or the first of several."""
-    return f"{paths[0].name}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}" if paths else ""
 
 
 def _versions(config: Any, known: Known) -> Iterable[dict[str, str]]:
