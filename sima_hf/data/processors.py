@@ -103,6 +103,21 @@ def normalization(processor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
+def view_size(processor) -> tuple[int, int]:
+    """Height and width of the images that a processor makes.
+
+    Raises:
+        DataError: they depend on the image.
+    """
+    sizes = {tuple(_view(processor, probe).shape[-2:]) for probe in (_probe(), _probe().transpose(1, 0, 2))}
+    if len(sizes) > 1:
+        raise DataError(
+            f"{type(processor).__name__} must give images of one size, got {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))}: "
+            "set a fixed height and width, or a crop."
+        )
+    return sizes.pop()
+
+
 def _square(side: int) -> dict[str, int]:
     return {"height": side, "width": side}
 
@@ -133,9 +148,11 @@ def _probe() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (67, 101, 3), dtype=np.uint8)
 
 
-def _view(processor) -> torch.Tensor:
-    """The bytes that a processor makes of that image, neither rescaled nor normalised: `(1, 3, H, W)`."""
-    return processor(_probe(), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+def _view(processor, image: np.ndarray | None = None) -> torch.Tensor:
+    """The bytes that a processor makes of an image, that one by default, neither rescaled nor normalised: `(1, 3, H, W)`."""
+    return processor(_probe() if image is None else image, do_rescale=False, do_normalize=False, return_tensors="pt")[
+        "pixel_values"
+    ]
 
 
 def _same_view(one, two) -> bool:

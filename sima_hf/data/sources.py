@@ -101,7 +101,7 @@ def load_image_data(
     columns = find_columns(train.features, source, image_column, label_column)
     count = num_images or count
     if labels is None:
-        labels, count = _labels_and_count(train, columns, count, read)
+        labels, count = labels_and_count(train, columns, count, read)
     if count == 0:
         raise DataError(f"{source} holds no images.")
     classes = Classes(labels, source)
@@ -166,7 +166,7 @@ def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, st
     return splits, count, source
 
 
-def _labels_and_count(
+def labels_and_count(
     train, columns: tuple[str, str, str | None], count: int | None, read: tuple[list[str], int | None] | None = None
 ) -> tuple[list[str], int | None]:
     """The names of the classes, and the number of images where it is known or was found on the way."""
@@ -214,7 +214,7 @@ def load_images(dataset: str | None = None, train_dir: str | None = None, held_o
         splits = {"train": image_folder(train_dir) if train_dir else digits()}
     source = str(dataset or train_dir or "digits")
     columns = find_columns(splits["train"].features, source)
-    classes = Classes(_labels_and_count(splits["train"], columns, None)[0], source)
+    classes = Classes(labels_and_count(splits["train"], columns, None)[0], source)
     splits = {
         name: standard(split, source, find_columns(split.features, source), classes).cast_column(
             "image", datasets.Image()

@@ -16,6 +16,7 @@ from ..loading.saved_class import check_name, check_no_adapter, why_not_loaded
 
 
 WEIGHTS = ("ema", "raw")
+BY_INDEX = "If they are in the same order, match them by index (--labels-by-index)."
 AVERAGE = "ema"  # folder of the averaged model inside a training checkpoint, as SimATrainer writes it
 WEIGHT_FILES = (
     "model.safetensors",
@@ -118,7 +119,10 @@ def _checked(folder: Path, weights: str | None) -> Path:
 
 
 def match_labels(
-    model_labels: Mapping[int, str] | Sequence[str], data_labels: Sequence[str], by_index: bool = False
+    model_labels: Mapping[int, str] | Sequence[str],
+    data_labels: Sequence[str],
+    by_index: bool = False,
+    remedy: str = BY_INDEX,
 ) -> list[int]:
     """The model's class of each label of the data.
 
@@ -129,6 +133,7 @@ def match_labels(
         model_labels: `config.id2label`.
         data_labels: names of the data's classes, in the order of their indices.
         by_index: go by index, whatever the names are.
+        remedy: what a message says to do about names that do not agree.
 
     Returns:
         A list as long as `data_labels`.
@@ -150,7 +155,6 @@ def match_labels(
     plain = {plain_name(name): index for index, name in enumerate(names)}
     found = [exact.get(label, plain.get(plain_name(label))) for label in labels]
     unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
-    remedy = "If they are in the same order, match them by index (--labels-by-index)."
     if len(unknown) == len(labels):
         raise DataError(
             f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "

@@ -17,7 +17,7 @@ from ..data.pixels import normalize
 from ..data.processors import normalization, processor_for
 from ..data.sources import ImageData, load_image_data
 from ..data.streaming import StreamedImages
-from ..data.views import EvalView, TrainView
+from ..data.views import EvalView
 from ..errors import MissingDependencyError
 from ..errors.sentences import sentence_of, traceback_wanted, with_hint
 from ..loading.processors import load_processor
@@ -29,12 +29,11 @@ from .checkpoints.progress import classes_of
 from .curves import draw_curves
 from .models import BuiltModel, build_model, calibrated
 from .publication import finish_folder
+from .splits import train_images, train_view
 from .trainer import SimATrainer
 
 
 logger = logging.get_logger(__name__)
-
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclass
@@ -240,30 +239,14 @@ def images_of(
     data: ImageData, data_args: DataArguments, args: SimATrainingArguments, processor, image_size: int
 ) -> tuple[TrainImages | StreamedImages, EvalImages | None]:
     """The images as a trainer takes them: random views for training, the processor's for evaluation."""
-    interpolation = _RESAMPLING.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
-    view = TrainView(
-        image_size,
-        interpolation=interpolation,
-        scale=(args.min_crop_area, 1.0) if args.train_view == "crop" else None,
-        flip=args.horizontal_flip if args.train_view == "crop" else 0.0,
-        shift=args.max_shift,
-        flip_channels=bool(getattr(processor, "do_flip_channel_order", False)),
+    train = train_images(
+        data.train,
+        args,
+        train_view(args, processor, image_size),
+        num_images=data.num_train,
+        max_unreadable=data.max_unreadable,
+        buffer_size=data_args.shuffle_buffer_size,
     )
-    if data_args.streaming:
-        train = StreamedImages(
-            data.train,
-            view,
-            batch_size=args.per_device_train_batch_size,
-            seed=args.seed,
-            buffer_size=data_args.shuffle_buffer_size,
-            num_images=data.num_train,
-            process_index=args.process_index,
-            num_processes=args.world_size,
-            repeats=args.repeated_augmentation,
-            max_unreadable=data.max_unreadable,
-        )
-    else:
-        train = TrainImages(data.train, view, max_unreadable=data.max_unreadable)
     validation = None if data.validation is None else EvalImages(data.validation, EvalView(processor))
     return train, validation
 

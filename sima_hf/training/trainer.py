@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from ..data.images import collate
 from ..data.loading import Unreadable, begin_worker, leaving_flag, lost_workers_as_errors, training_loader
 from ..data.pixels import normalize
+from ..data.processors import normalization
 from ..data.streaming import StreamedImages
 from ..errors import CheckpointError, TrainingError
 from ..evaluation.metrics import compute_metrics, top_classes
@@ -36,6 +38,7 @@ from .recipe.ema import WeightAverage
 from .recipe.losses import soft_cross_entropy
 from .recipe.optimization import decaying_names, optimizer_of, own_rates
 from .recipe.parts import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
+from .splits import Splits
 
 
 logger = logging.get_logger(__name__)
@@ -59,28 +62,58 @@ class SimATrainer(Trainer):
     Args:
         model: an image classifier, native, swapped or with softmax.
         args: `SimATrainingArguments`.
-        image_mean, image_std: normalisation, one number for each channel.
-        train_dataset: `TrainImages` or `StreamedImages`.
-        eval_dataset: `EvalImages`.
+        image_mean, image_std: normalisation, one number for each channel; by default the image processor's.
         max_unreadable: unreadable training images to pass over before `DataError`.
+        train_dataset: a split of `datasets` with a column of images and one of classes, which need no transform: views,
+            augmentation and normalisation are made here, as `args` say. Or `TrainImages` or `StreamedImages`.
+        eval_dataset: such a split, no stream, or `EvalImages`; or a dictionary of them. So for `evaluate` and `predict`.
+        processing_class: the image processor; needed with splits, and saved with the model.
+        image_column, label_column: of the splits, where types and usual names do not tell.
+        num_images: in an epoch of a stream that does not say.
         kwargs: further arguments of `transformers.Trainer`; without `compute_metrics` it measures top-1 and top-5 accuracy.
+
+    Raises:
+        DataError: splits without an image processor or usable columns, with classes that are not the model's, or with images
+            that have no label.
+        ValueError: neither normalisation nor an image processor.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: SimATrainingArguments,
-        image_mean: list[float],
-        image_std: list[float],
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
         max_unreadable: int = 0,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        num_images: int | None = None,
         **kwargs,
     ):
+        self.splits = Splits(
+            model, args, processing_class, image_column, label_column, num_images, max_unreadable=max_unreadable
+        )
+        train_dataset = self.splits.for_training(train_dataset)
+        eval_dataset = self.splits.for_evaluation(eval_dataset)
+        if image_mean is None or image_std is None:
+            if processing_class is None:
+                raise ValueError(
+                    "Give `processing_class`, the image processor, or `image_mean` and `image_std`, got none."
+                )
+            image_mean, image_std = normalization(processing_class)
         self.image_mean, self.image_std = image_mean, image_std
         if args.sync_batch_norm and args.world_size > 1:
             synchronize_batch_norm(model)
         kwargs = {
             "compute_metrics": _accuracies_and_loss,
             "preprocess_logits_for_metrics": _ranks_and_losses,
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
+            "processing_class": processing_class,
             **kwargs,
         }
         super().__init__(model, args, data_collator=collate, **kwargs)
@@ -143,10 +176,14 @@ class SimATrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
         """As Trainer's; its workers outlive a SIGTERM to the whole job, as those of training do."""
-        loader = super().get_eval_dataloader(eval_dataset)
+        loader = super().get_eval_dataloader(self.splits.for_evaluation(eval_dataset))
         inner = getattr(loader, "base_dataloader", loader)
         inner.worker_init_fn = functools.partial(begin_worker, leaving_flag())
         return loader
+
+    def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
+        """As Trainer's, for `predict`."""
+        return super().get_test_dataloader(self.splits.for_evaluation(test_dataset))
 
     # Loss and optimisation
 

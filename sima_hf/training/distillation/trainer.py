@@ -148,8 +148,8 @@ class SimADistillationTrainer(SimATrainer):
         self,
         model: PreTrainedModel,
         args: SimATrainingArguments,
-        image_mean: list[float],
-        image_std: list[float],
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
         *,
         teacher: Teacher | None = None,
         distillation_type: str = "none",
@@ -167,7 +167,7 @@ class SimADistillationTrainer(SimATrainer):
         super().__init__(model, args, image_mean, image_std, **kwargs)
         self.teacher = teacher
         if teacher is not None:
-            teacher.to(self.args.device).expect(image_mean, image_std)
+            teacher.to(self.args.device).expect(self.image_mean, self.image_std)
         self._parts: dict[str, torch.Tensor] = {}
         self._steps = 0
 
