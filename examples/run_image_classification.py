@@ -7,21 +7,14 @@
     torchrun --nproc_per_node 8 examples/run_image_classification.py CONFIG.json --output_dir mine   # or accelerate launch
 
 After an interruption, the same command with --resume_from_checkpoint last. Every argument of `TrainingArguments` works;
---help lists them all.
+--help lists them all. `sima-hf train` is the same without a clone.
 """
 
-from sima_hf.training.arguments import DataArguments, ModelArguments, SimATrainingArguments
-from sima_hf.training.run import failures_as_sentences, parse, prepare, train_and_evaluate, trainer_arguments
-from sima_hf.training.trainer import SimATrainer
+from sima_hf.training.commands import train
 
 
 def main() -> None:
-    with failures_as_sentences("run_image_classification"):
-        model_args, data_args, args = parse(ModelArguments, DataArguments, SimATrainingArguments)
-    with failures_as_sentences("run_image_classification", args.output_dir):
-        task, checkpoint = prepare(model_args, data_args, args)
-        trainer = SimATrainer(task.built.model, args, **trainer_arguments(task, data_args))
-        train_and_evaluate(trainer, task, checkpoint)
+    train(prog="run_image_classification")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typer.core import TyperCommand, TyperGroup
 
 
 DEBUG = "--debug"
-ORDER = ("env", "models", "convert", "patch", "calibrate", "certify", "evaluate", "bench", "push")
+TRAINERS_DEBUG = {"underflow_overflow", "tpu_metrics_debug"}  # what --debug of `TrainingArguments` takes
+ORDER = ("env", "models", "convert", "patch", "calibrate", "certify", "train", "distill", "evaluate", "bench", "push")
 
 
 class Command(TyperCommand):
@@ -19,6 +20,17 @@ class Command(TyperCommand):
     def format_help(self, ctx, formatter):
         """As typer has it, and the lines of the examples."""
         _with_lines(self, super().format_help, ctx, formatter)
+
+
+class PassingOn(Command):
+    """A command that hands everything after its name, --help as well, to a parser of its own as `context.args`."""
+
+    def parse_args(self, ctx, args):
+        """Parse nothing."""
+        if ctx.parent and ctx.parent.params.get("debug"):
+            os.environ["SIMA_HF_DEBUG"] = "1"
+        ctx.args = list(args)
+        return ctx.args
 
 
 class Group(TyperGroup):
@@ -42,8 +54,13 @@ class Commands(Group):
         if "--" in args:
             place = args.index("--")
             before, end, after = args[:place], ["--"], args[place + 1 :]
-        moved = [DEBUG] if DEBUG in before else []
-        return super().parse_args(ctx, [*moved, *(one for one in before if one != DEBUG), *end, *after])
+        ours = [
+            place
+            for place, one in enumerate(before)
+            if one == DEBUG and not {*before[place + 1 : place + 2]} & TRAINERS_DEBUG
+        ]
+        rest = (one for place, one in enumerate(before) if place not in ours)
+        return super().parse_args(ctx, [*([DEBUG] if ours else []), *rest, *end, *after])
 
     def make_context(self, *args, **kwargs):
         """Help is printed in here."""

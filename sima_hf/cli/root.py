@@ -9,8 +9,9 @@ import typer
 from ..errors.sentences import sentence_of, traceback_wanted, with_hint
 from ..version import __version__
 from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
-from .commands import DEBUG, Command, Commands
+from .commands import DEBUG, Command, Commands, PassingOn
 from .output import on_terminal
+from .training import distill, train
 
 
 EPILOG = """Examples:
@@ -42,11 +43,14 @@ for _module, _in_brief in (
     (patch, "Swap softmax for SimA, calibrate, certify and save."),
     (calibrate, "Calibrate a model that was swapped before."),
     (certify, "Count the softmax that a forward runs."),
+    (train, "Train or fine-tune, with all of Trainer's arguments."),
+    (distill, "Train with a teacher."),
     (evaluate, "Measure an image classifier's accuracy."),
     (push, "Publish a folder on the Hub."),
 ):
     _name = _module.__name__.rpartition(".")[2]
-    app.command(cls=Command, epilog=_module.EXAMPLES, short_help=_in_brief)(getattr(_module, _name))
+    _kind = PassingOn if _module in (train, distill) else Command
+    app.command(cls=_kind, epilog=_module.EXAMPLES, short_help=_in_brief)(getattr(_module, _name))
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,5 +1,6 @@
-"""What the example scripts share: from arguments to data and model, from a trainer to results on the disk, from failures to sentences."""
+"""What training commands share: from arguments to data and model, from a trainer to results on the disk, from failures to sentences."""
 
+import argparse
 import contextlib
 import json
 import sys
@@ -57,15 +58,25 @@ class Task:
     hub_dataset: str | None = None
 
 
-def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults of arguments, and examples line by line."""
+
+
+def parse(*kinds: type, arguments: list[str] | None = None, prog: str | None = None, examples: str = "") -> tuple:
     """Read the command line into dataclasses: `[CONFIG.json] [--name value ...]`, the command line having the last word.
+
+    Args:
+        kinds: the dataclasses.
+        arguments: without the program's name; None: those of the process.
+        prog: what the help calls the command; None: the script's name.
+        examples: end of the help.
 
     Raises:
         ValueError: the JSON file has a field that no dataclass has.
         SystemExit: as argparse, for a wrong command line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = HfArgumentParser(kinds)
+    parser = HfArgumentParser(kinds, prog=prog, epilog=examples.replace("\n", "\n  "), formatter_class=_Help)
     if arguments and arguments[0].endswith(".json"):
         path = Path(arguments[0])
         if not path.is_file():
@@ -88,7 +99,7 @@ def parse(*kinds: type, arguments: list[str] | None = None) -> tuple:
 
 
 @contextlib.contextmanager
-def failures_as_sentences(script: str, output_dir: str | None = None) -> Iterator[None]:
+def failures_as_sentences(script: str | None, output_dir: str | None = None) -> Iterator[None]:
     """Turn what a user can mend into one sentence and exit code 1; Ctrl-C into where to go on, and 130; let faults through."""
     try:
         yield
