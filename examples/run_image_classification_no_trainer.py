@@ -193,7 +193,7 @@ class Loop:
             step = self.step = step + 1
             bar.update()
             saves = step == self.steps or (step % args.checkpointing_steps == 0 if args.checkpointing_steps else last)
-            stops = stop.agreed(step, self.accelerator.device)
+            stops = stop.agreed(step, self.accelerator)
             if saves or stops or step % args.logging_steps == 0:
                 self.record({"loss": self.mean(total / count), "learning_rate": rate})
                 total, count = torch.zeros_like(total), 0

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import DataError
+from ..errors.words import first_few
 from .folders import files_of_images
 from .images import UnreadableImage, read
-from .loading import listed
 from .pixels import normalize
 from .processors import normalization
 from .views import EvalView
@@ -75,7 +75,7 @@ class CalibrationImages:
                     self._pixels.append(pixels)
                     bar.update()
         if not self._pixels:
-            raise DataError(f"None of the images in {folder} can be read: {listed(self.unreadable)}.")
+            raise DataError(f"None of the images in {folder} can be read: {first_few(self.unreadable)}.")
         if len(self._pixels) < count:
             logger.warning(f"{folder} has {len(self._pixels)} images that can be used, fewer than {count}.")
 
@@ -86,7 +86,7 @@ class CalibrationImages:
             self.unreadable.append(str(error))
             if len(self.unreadable) > most:
                 raise DataError(
-                    f"More than {most} images cannot be read: {listed(self.unreadable)}. Mend or remove them, or let more be "
+                    f"More than {most} images cannot be read: {first_few(self.unreadable)}. Mend or remove them, or let more be "
                     "left out (--max-unreadable)."
                 ) from error
             logger.warning(f"Left out, cannot be read: {error}.")

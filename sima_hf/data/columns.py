@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..errors import DataError
+from ..errors.words import first_few
 
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
@@ -197,9 +198,8 @@ def standard(data, source: str, columns: tuple[str, str, str | None], classes: C
     indices = [classes.index(value) for value in values]
     strange = sorted({str(value) for value, index in zip(values, indices, strict=True) if index is None})
     if strange:
-        more = f" and {len(strange) - 10} more" if len(strange) > 10 else ""
         raise DataError(
-            f"{source} has classes that the training set does not have: {', '.join(strange[:10])}{more}. The training set has "
+            f"{source} has classes that the training set does not have: {first_few(strange)}. The training set has "
             f"{len(classes.names)}, from {classes.names[0]} to {classes.names[-1]}."
         )
     check_labelled(indices, source)

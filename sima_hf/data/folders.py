@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..errors import DataError, MissingDependencyError
+from ..errors.words import first_few
 from ..folders.local_paths import SPLITS
 from .images import UnreadableImage, decode
 
@@ -125,10 +126,7 @@ def check_readable(files: list[Path], most: int = 10) -> None:
         ) as error:  # a picture of too many pixels; and PIL's plugins raise whatever broken files make them meet
             unreadable.append(f"{path} ({type(error).__name__})")
     if unreadable:
-        more = f" and {len(unreadable) - most} more" if len(unreadable) > most else ""
-        raise DataError(
-            f"{len(unreadable)} of {len(files)} files cannot be read: {', '.join(unreadable[:most])}{more}."
-        )
+        raise DataError(f"{len(unreadable)} of {len(files)} files cannot be read: {first_few(unreadable, most)}.")
 
 
 def folder_splits(directory: str | Path) -> dict:

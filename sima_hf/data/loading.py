@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..errors import DataError, TrainingError
+from ..errors.words import first_few
 from .images import TrainImages, collate
 from .sampling import EpochBatches
 from .streaming import StreamedImages
@@ -202,7 +203,7 @@ class Unreadable:
                     logger.warning(f"Left out: {name} cannot be read ({len(self.names)} of at most {self.most}).")
         if len(self.names) > self.most:
             raise DataError(
-                f"{len(self.names)} images cannot be read, but at most {self.most} may be left out: {listed(self.names)}. Mend "
+                f"{len(self.names)} images cannot be read, but at most {self.most} may be left out: {first_few(self.names)}. Mend "
                 "or remove them, or allow more (--max_unreadable_images in the scripts)."
             )
 
@@ -212,12 +213,6 @@ class Unreadable:
             if name not in self.passed_over:
                 self.passed_over.append(name)
                 logger.warning(f"Not measured: {name} cannot be read.")
-
-
-def listed(names: list[str], most: int = 10) -> str:
-    """Names for a message, the first few of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def begin_worker(leaving, worker: int) -> None:

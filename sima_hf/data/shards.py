@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import DataError
+from ..errors.words import first_few
 
 
 # Ending -> how `datasets` calls the format.
@@ -126,9 +127,8 @@ def _read(builder, split: str, streaming: bool):
     except Exception as error:  # of tarfile, pyarrow, fsspec, the network ...
         cause = error.__cause__ or error
         files = [str(file) for file in builder.config.data_files[split]] if builder.config.data_files else []
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         raise DataError(
-            f"The split {split} ({', '.join(files[:3])}{more}) cannot be read: {type(cause).__name__}, {cause}"
+            f"The split {split} ({first_few(files, 3)}) cannot be read: {type(cause).__name__}, {cause}"
         ) from error
 
 

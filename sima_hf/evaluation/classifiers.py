@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from ..data.columns import composed, plain_name
 from ..errors import CheckpointError, DataError
+from ..errors.words import first_few
 from ..folders.manifest import MANIFEST, checkpoints, damage, last_good, step_of
 from ..loading.missing_weights import check_weights
 from ..loading.saved_class import check_name, check_no_adapter, why_not_loaded
@@ -78,9 +79,8 @@ def load_classifier(
         raise CheckpointError(why_not_loaded(place, error, hub.get("revision"))) from error
     missing = sorted(info["missing_keys"])
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CheckpointError(
-            f"{name} does not hold a whole {type(model).__name__}: it has no weights for {shown}. Evaluate a model that was "
+            f"{name} does not hold a whole {type(model).__name__}: it has no weights for {first_few(missing, 3)}. Evaluate a model that was "
             "trained for image classification."
         )
     check_weights(place, model, info)  # of other shapes
@@ -158,11 +158,11 @@ def match_labels(
     if len(unknown) == len(labels):
         raise DataError(
             f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "
-            f"{_some(names)}, the data {_some(labels)}. {remedy}"
+            f"{first_few(map(repr, names), 3)}, the data {first_few(map(repr, labels), 3)}. {remedy}"
         )
     if unknown:
         raise DataError(
-            f"{len(unknown)} of the data's {len(labels)} classes are not among the model's {len(names)}: {_some(unknown)}. "
+            f"{len(unknown)} of the data's {len(labels)} classes are not among the model's {len(names)}: {first_few(map(repr, unknown), 3)}. "
             "Evaluate on data of the classes that the model was trained for."
         )
     several = {name for name, count in Counter(names).items() if count > 1}
@@ -170,10 +170,6 @@ def match_labels(
     unclear = [label for label in labels if label in several]
     if unclear:
         raise DataError(
-            f"Several classes have the same name, so it is not clear which is meant by {_some(unclear)}. {remedy}"
+            f"Several classes have the same name, so it is not clear which is meant by {first_few(map(repr, unclear), 3)}. {remedy}"
         )
     return found
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")

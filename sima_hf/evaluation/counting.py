@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..data.images import NO_LABEL
 from ..data.pixels import normalize
 from ..data.processors import normalization, processor_for
 from ..errors import DataError
-from .metrics import IGNORED, NO_ANSWER, hits, rank_classes, warn_of_no_answer
+from .metrics import NO_ANSWER, hits, rank_classes, warn_of_no_answer
 
 
 __all__ = ["EvaluationResult", "evaluate_model", "normalization", "processor_for"]
@@ -100,7 +101,7 @@ class _Counts:
 
     def add(self, ranked: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> None:
         """Count classes by rank `(B, k)`, labels `(B,)` and losses `(B,)`; images with -100 only as left out."""
-        counted = labels != IGNORED
+        counted = labels != NO_LABEL
         self.left_out += (~counted).sum()
         ranked, labels = ranked[counted], labels[counted]
         self.losses.append(losses[counted])
@@ -167,7 +168,7 @@ def evaluate_model(
             if counts is None:
                 counts = _Counts(logits.shape[1], logits.device)
             labels = _as_classes(labels, to_class, logits.shape[1])
-            losses = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+            losses = nn.functional.cross_entropy(logits.float(), labels, ignore_index=NO_LABEL, reduction="none")
             found = (rank_classes(logits), labels, losses)
             counts.add(*(accelerator.gather_for_metrics(found) if several else found))
     finally:
@@ -227,11 +228,11 @@ def _logits(model: nn.Module, pixels: torch.Tensor, autocast: torch.dtype | None
 
 def _as_classes(labels: torch.Tensor, to_class: torch.Tensor | None, num_classes: int) -> torch.Tensor:
     """The model's class of each label; -100 stays."""
-    counted = labels != IGNORED
+    counted = labels != NO_LABEL
     most = num_classes if to_class is None else len(to_class)
     if ((labels < 0) | (labels >= most))[counted].any():
         raise DataError(
-            f"Labels must be from 0 to {most - 1}, or {IGNORED} to be left out, got {labels[counted].min()} to "
+            f"Labels must be from 0 to {most - 1}, or {NO_LABEL} to be left out, got {labels[counted].min()} to "
             f"{labels[counted].max()}."
         )
     return labels if to_class is None else torch.where(counted, to_class[labels.clamp(min=0)], labels)

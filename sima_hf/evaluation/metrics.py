@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..data.images import NO_LABEL
 from ..errors import DataError
 
 
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-IGNORED = -100  # the label of an image that counts nowhere, as in torch's cross-entropy
 NO_ANSWER = -1  # the class of an image whose logits hold a NaN: equal to no label
 TOP = 5
 
-__all__ = ["IGNORED", "NO_ANSWER", "compute_metrics", "hits", "rank_classes", "top_classes"]
+__all__ = ["NO_ANSWER", "compute_metrics", "hits", "rank_classes", "top_classes"]
 
 
 def rank_classes(logits: torch.Tensor, k: int = TOP) -> torch.Tensor:
@@ -117,13 +117,13 @@ def checked(predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tens
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(f"References must be class indices, got {labels.dtype}.")
-    counted = labels != IGNORED
+    counted = labels != NO_LABEL
     predictions, labels = predictions[counted], labels[counted].long()
     most = predictions.shape[1] if predictions.is_floating_point() else None
     outside = (labels < 0) | (labels >= most) if most is not None else labels < 0
     if outside.any():
         classes = "not negative" if most is None else f"from 0 to {most - 1}"
-        raise DataError(f"Labels must be {classes}, or {IGNORED} to be left out, got {labels[outside][0]}.")
+        raise DataError(f"Labels must be {classes}, or {NO_LABEL} to be left out, got {labels[outside][0]}.")
     if predictions.is_floating_point():
         return rank_classes(predictions), labels
     return predictions[:, :TOP].long(), labels
@@ -149,7 +149,7 @@ def accuracies(ranked: torch.Tensor, labels: torch.Tensor) -> dict[str, float | 
         DataError: there is no image.
     """
     if len(labels) == 0:
-        raise DataError(f"There is no image to measure on: none came, or all labels were {IGNORED}.")
+        raise DataError(f"There is no image to measure on: none came, or all labels were {NO_LABEL}.")
     first, among_five = hits(ranked, labels)
     warn_of_no_answer(int((ranked[:, 0] == NO_ANSWER).sum()), len(labels))
     return {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors.words import first_few
 from .confusion import draw_confusion_figure, shortened
 from .run import Evaluation
 
@@ -33,8 +34,7 @@ def report_text(report: dict) -> str:
         rows.append(("not a number", f"the logits of {report['not_a_number']:,} images, which count as wrong"))
     if report["left_out"]:
         unreadable = report["unreadable"]
-        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        rows.append(("left out", f"{report['left_out']:,}; unreadable: {', '.join(unreadable[:5]) or 'none'}{more}"))
+        rows.append(("left out", f"{report['left_out']:,}; unreadable: {first_few(unreadable, 5) or 'none'}"))
     width = max(len(name) for name, _ in rows)
     lines = ["", *(f"  {name:<{width}}  {value}" for name, value in rows)]
     worst = report["per_class"][:CLASSES_PRINTED]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
+from ..errors.words import first_few
 
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,9 +53,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def some(names: Iterable[Any]) -> str:
     """The first few of some names, and how many more there are."""
-    names = sorted(map(str, names))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return first_few(sorted(map(str, names)), _SHOWN)
 
 
 def check_pickles(folder: Path) -> None:

@@ -435,7 +435,7 @@ class _AfterEachStep(TrainerCallback):
         trainer = self.trainer
         if trainer.ema is not None and not trainer.accelerator.optimizer_step_was_skipped:
             trainer.ema.update(trainer.model)
-        if trainer.stop_request.agreed(state.global_step, args.device):
+        if trainer.stop_request.agreed(state.global_step, trainer.accelerator):
             trainer.stopped_by_signal = control.should_save = control.should_training_stop = True
         self._settle(control)
 

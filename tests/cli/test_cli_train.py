@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForImageClassification
 
 import sima_hf
@@ -71,7 +72,8 @@ def test_a_swapped_model_learns_from_its_original(saved, tmp_path, run):
     assert run("distill", *line(**options, output_dir=tmp_path)).code == 0
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     assert {"distillation_loss", "attention_loss"} <= set().union(*history)
-    assert sima_hf.certify(AutoModelForImageClassification.from_pretrained(tmp_path)).softmax_free
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert sima_hf.certify(model, torch.randn(1, 3, 16, 16)).softmax_free
 
 
 def test_mistakes_are_sentences(tmp_path, run, monkeypatch):

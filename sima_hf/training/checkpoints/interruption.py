@@ -4,8 +4,11 @@ import os
 import signal
 import threading
 import time
+from typing import TYPE_CHECKING
 
-import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 # How often processes agree on whether one of them was asked to stop: an exchange costs a synchronisation on a GPU.
@@ -41,19 +44,17 @@ class StopRequest:
         elif time.monotonic() - self._first > SECONDS_OF_ONE_REQUEST:
             os._exit(128 + number)
 
-    def agreed(self, step: int, device: torch.device | str = "cpu") -> bool:
+    def agreed(self, step: int, accelerator: "Accelerator") -> bool:
         """Whether any process was asked to stop; every process gets the same answer for the same step.
 
         Args:
             step: optimizer steps done; with several processes they ask each other at every tenth.
-            device: where the exchange between the processes takes place.
+            accelerator: by which they ask.
         """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.requested
-        if torch.distributed.get_world_size() == 1:
+        if accelerator.num_processes == 1:
             return self.requested
         if step % STEPS_BETWEEN_QUESTIONS:
             return False
-        asked = torch.tensor(int(self.requested), device=device)
-        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        return bool(asked)
+        if self.requested:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()

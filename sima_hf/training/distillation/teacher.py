@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ...data.columns import plain_name
 from ...errors import DataError
+from ...errors.words import first_few
 from ..resolution import resize
 
 
@@ -245,9 +246,8 @@ def class_indices(student: list[str], teacher: list[str], match: str = "name") -
     places = {key: index for index, key in enumerate(goal)}
     missing = [name for name, key in zip(student, own, strict=True) if key not in places]
     if missing:
-        shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
-            f"The teacher does not know {len(missing)} of the student's {len(student)} classes: {shown}. It can teach only "
+            f"The teacher does not know {len(missing)} of the student's {len(student)} classes: {first_few(map(repr, missing), 5)}. It can teach only "
             f"classes that are its own. {remedy}"
         )
     counts, own_counts = Counter(goal), Counter(own)

@@ -1,10 +1,9 @@
 """The loss of image classification, for labels and for the soft targets that mixup and label smoothing make."""
 
 import torch
-from torch.nn.functional import log_softmax
+import torch.nn.functional as F
 
-
-IGNORED = -100
+from ...data.images import NO_LABEL
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -23,15 +22,16 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     Raises:
         ValueError: the shapes do not belong together.
     """
-    indices = not targets.is_floating_point()
+    indices, dtype = not targets.is_floating_point(), torch.promote_types(logits.dtype, torch.float32)
     if logits.ndim != 2 or targets.shape != (logits.shape[:1] if indices else logits.shape):
         raise ValueError(
             f"Logits of shape (B, K) need class indices of shape (B,) or distributions of shape (B, K), got logits "
             f"{tuple(logits.shape)} and {targets.dtype} targets {tuple(targets.shape)}."
         )
-    scores = log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     if not indices:
-        return -(targets.to(scores.dtype) * scores).sum(dim=-1).sum() / max(len(scores), 1)
-    counted = targets != IGNORED
-    chosen = scores.gather(1, targets.long().masked_fill(~counted, 0)[:, None])[:, 0]
-    return -torch.where(counted, chosen, 0).sum() / counted.sum().clamp(min=1)
+        return F.cross_entropy(logits.to(dtype), targets.to(dtype))
+    # By hand, because the mean of none would be NaN.
+    counted = (targets != NO_LABEL).sum()
+    return F.cross_entropy(logits.to(dtype), targets.long(), ignore_index=NO_LABEL, reduction="sum") / counted.clamp(
+        min=1
+    )

@@ -5,16 +5,20 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 from sima_hf.training.checkpoints.interruption import StopRequest
+
+
+ALONE = SimpleNamespace(num_processes=1)
 
 
 def test_a_request_is_remembered_and_the_handler_restored():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        assert not stop.agreed(1)
+        assert not stop.agreed(1, ALONE)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(1)
+        assert stop.agreed(1, ALONE)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -23,7 +27,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 
     def enter():
         with StopRequest() as stop:
-            seen.append((signal.getsignal(signal.SIGTERM), stop.agreed(3)))
+            seen.append((signal.getsignal(signal.SIGTERM), stop.agreed(3, ALONE)))
 
     thread = threading.Thread(target=enter)
     thread.start()
@@ -34,7 +38,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 def test_a_second_request_ends_the_process_unless_it_is_the_first_again():
     code = """
 import os, signal, time
-from sima_hf.training import interruption
+from sima_hf.training.checkpoints import interruption
 with interruption.StopRequest():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
