@@ -145,6 +145,7 @@ class ToStandardRow:
         self.columns, self.classes, self.names = columns, classes, names
 
     def __call__(self, row: dict) -> dict:
+        """The row's image, and the number of its class."""
         image, label, key = self.columns
         value = row[label]
         if key is not None and value is not None:

@@ -1,0 +1,1 @@
+"""The architectures of the package; each has a folder of its own."""
