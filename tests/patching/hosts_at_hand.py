@@ -11,6 +11,8 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING
 
+from sima_hf.patching.hosts import HOSTS
+
 
 CASES = {**cases_plain.CASES, **cases_interface.CASES, **cases_own.CASES, **cases_composite.CASES}
 INPUTS = {**cases_plain.INPUTS, **cases_interface.INPUTS, **cases_own.INPUTS, **cases_composite.INPUTS}
@@ -27,6 +29,52 @@ IDS = [f"{case}-{name}" for case, name in MODELS]
 def type_of(case):
     """The model_type of a case, which may be a variant of it."""
     return case.split("/")[0]
+
+
+def kind_of(case):
+    """What a swapped host runs that others may share: its attention classes, a position bias, how it is reached."""
+    host = HOSTS.get(type_of(case))
+    if host is None:
+        return "composite"
+    classes = sorted(str(place) for place in host.modules.values())
+    return host.reached, host.position_bias, *classes, bool(host.within), bool(host.class_table), bool(host.left)
+
+
+# The classifiers that most users swap.
+MAIN = [
+    ("vit", "ViTForImageClassification"),
+    ("deit", "DeiTForImageClassification"),
+    ("dinov2", "Dinov2ForImageClassification"),
+    ("beit", "BeitForImageClassification"),
+    ("swin", "SwinForImageClassification"),
+    ("swinv2", "Swinv2ForImageClassification"),
+    ("cvt", "CvtForImageClassification"),
+    ("segformer", "SegformerForImageClassification"),
+    ("clip_vision_model", "CLIPVisionModel"),
+    ("siglip_vision_model", "SiglipVisionModel"),
+]
+# What the table does not tell apart: rotary positions, packed and padded images, a backbone, towers found by their type.
+_ALSO = [
+    ("dinov3_vit", "DINOv3ViTModel"),
+    ("qwen2_vl_vision", "Qwen2VisionTransformerPretrainedModel"),
+    ("siglip2_vision_model", "Siglip2VisionModel"),
+    ("dinov2", "Dinov2Backbone"),
+    ("upernet/beit", "UperNetForSemanticSegmentation"),
+    ("llava", "LlavaForConditionalGeneration"),
+]
+
+
+def _one_of_each_kind():
+    heads = {case: name for case, name in MODELS if not name.endswith("Backbone")}  # the last of each case
+    found = {}
+    for case, name in [*MAIN, *heads.items()]:
+        found.setdefault(kind_of(case), (case, name))
+    return [*dict.fromkeys([*MAIN, *found.values(), *(pair for pair in _ALSO if pair in MODELS)])]
+
+
+# For what depends on the kind of code that runs and not on the host: one model for each.
+KINDS = _one_of_each_kind()
+KIND_IDS = [f"{case}-{name}" for case, name in KINDS]
 
 
 def find(case, name):

@@ -4,14 +4,14 @@ import contextlib
 
 import pytest
 import torch
-from hosts_at_hand import IDS, MODELS, given, make, tensors, type_of
+from hosts_at_hand import IDS, KIND_IDS, KINDS, MODELS, given, make, tensors, type_of
 from tensors import relative_error
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, attention
 
 
-every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)
+every_kind = pytest.mark.parametrize(("case", "name"), KINDS, ids=KIND_IDS)
 # They choose a class of attention when they are built, which stays.
 BUILT_EAGER = ("data2vec-vision", "sam_vision_model", "sam_hq_vision_model", "sam", "sam_hq")
 
@@ -43,8 +43,11 @@ def softmax_maps(case, name, by="keyword"):
         pytest.skip(f"the softmax model itself does not give maps when asked this way: {error}")
 
 
-@pytest.mark.parametrize("by", ["keyword", "config"])
-@every_model
+@pytest.mark.parametrize(
+    ("case", "name", "by"),
+    [*((*pair, "keyword") for pair in MODELS), *((*pair, "config") for pair in KINDS)],
+    ids=[*IDS, *(f"{one}-by_config" for one in KIND_IDS)],
+)
 @torch.no_grad()
 def test_maps_come_wherever_eager_softmax_gives_them(case, name, by):
     _, expected = softmax_maps(case, name, by)
@@ -54,7 +57,7 @@ def test_maps_come_wherever_eager_softmax_gives_them(case, name, by):
     }
 
 
-@every_model
+@every_kind
 def test_gradients_reach_the_maps_that_are_returned(case, name):
     """Wherever softmax's do (ViTDet's maps are copies), as relevance methods need; and the output is the one without maps."""
     output, expected = softmax_maps(case, name)
@@ -78,7 +81,7 @@ def test_gradients_reach_the_maps_that_are_returned(case, name):
             assert relative_error(maps_output[field].detach(), value) < 1e-4, field
 
 
-@every_model
+@every_kind
 def test_no_map_is_built_when_nobody_asks(case, name, monkeypatch):
     """A map costs N x N."""
     built = []
