@@ -11,14 +11,22 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-oldest bench evidence calibration comparison deit-digits training-speed quality style build clean
+.PHONY: demo test test-fast test-oldest check-results bench evidence calibration comparison deit-digits training-speed quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
 
 # Two processes with a thread each: small tensors gain nothing from more threads, and lose much where others use the cores.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(VENV)/.installed  ## the whole suite, offline
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) --dist loadfile -m 'not results' $(ARGS)
+
+test-fast: $(VENV)/.installed  ## what fails first, in a minute or so: for daily work
+	$(PYTEST) -m 'not slow and not results' $(ARGS)
+
+check-results: $(VENV)/.installed  ## committed measurements reach their goals, and the pages say what they say
+	$(PYTEST) -m results $(ARGS)
 
 test-oldest:  ## the same with the oldest transformers that setup.cfg allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -135,6 +135,7 @@ def test_readme_without_marks_is_left_alone(rows, tmp_path):
     assert (tmp_path / "README.md").read_text() == "no marks"
 
 
+@pytest.mark.results
 def test_the_page_holds_the_committed_results(monkeypatch):
     monkeypatch.chdir(ROOT)
     page, path = Path("docs/benchmarks.md"), Path("benchmarks/results/attention_cpu_float32.csv")
@@ -148,6 +149,7 @@ GOALS = {
 }
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mode", ["", "train_"], ids=["forward", "train"])
 @pytest.mark.parametrize("contestant", GOALS)
@@ -160,6 +162,7 @@ def test_committed_results_reach_the_goals(contestant, mode, dtype):
         assert {row["backend"] for row in found.values()} == {"cpu"}
 
 
+@pytest.mark.results
 def test_committed_demo_results_reach_the_goal():
     results = json.loads((RESULTS / "quickstart_digits.json").read_text())
     assert len({run["seed"] for run in results["runs"]}) >= 3
@@ -200,8 +203,12 @@ def test_counted_traffic_is_what_the_kernels_load_and_store(mode, tokens, monkey
     assert (expected.pieces > 1) is (tokens > 256)
 
 
+@pytest.mark.results
 def test_committed_counts_are_what_the_command_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmark_traffic", "--output_dir", str(tmp_path)])
     benchmark_traffic.main()
-    name = "attention_cuda_counted.csv"
-    assert (tmp_path / name).read_text() == (RESULTS / name).read_text()
+    found, committed = (
+        [{**row, "sima_hf": ""} for row in benchmark_report.read_csv(folder / "attention_cuda_counted.csv")]
+        for folder in (tmp_path, RESULTS)
+    )
+    assert found == committed  # whatever version counted them

@@ -170,6 +170,7 @@ def test_at_the_command_line(tmp_path, monkeypatch):
     assert "--dtype must be float32" in str(result.exception)
 
 
+@pytest.mark.results
 def test_the_pages_hold_the_committed_results(monkeypatch):
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
@@ -193,6 +194,7 @@ GOALS = {
 }
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("key", GOALS, ids=str)
 def test_committed_results_reach_the_goals(key):
     kind, pixels, batch = key
@@ -203,6 +205,7 @@ def test_committed_results_reach_the_goals(key):
     assert 1 / float(row["ratio_to_baseline"]) >= GOALS[key]
 
 
+@pytest.mark.results
 def test_committed_memory_reaches_the_goal():
     results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
     with (results / benchmark_model_report.MEMORY).open(newline="") as file:

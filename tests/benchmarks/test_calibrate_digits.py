@@ -40,6 +40,7 @@ def shares(results, model, *keys):
     return found
 
 
+@pytest.mark.results
 def test_what_was_measured(results):
     assert results["measured_on"] == "test images"
     assert {(run["model"], run["seed"]) for run in results["runs"]} == {
@@ -56,6 +57,7 @@ def test_what_was_measured(results):
 AFTER_THREE = {"vit_4": 98.0, "vit_12": 98.5}
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("model", AFTER_THREE)
 def test_plain_vits(results, model):
     assert min(run["original"] for run in results["runs"] if run["model"] == model) >= 0.95
@@ -65,6 +67,7 @@ def test_plain_vits(results, model):
     assert statistics.mean(shares(results, model, "labels_from_calibrated", "30")) >= 99.5
 
 
+@pytest.mark.results
 def test_the_pages_have_the_results(figure):
     page = Path("docs/calibration.md")
     assert links_from(page, figure.markdown_table(RESULTS)) in (ROOT / page).read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ def mean_accuracy(results, model):
     return statistics.mean(100 * run["accuracy"] for run in results["runs"] if run["model"] == model)
 
 
+@pytest.mark.results
 def test_what_was_measured(results, script):
     assert results["measured_on"] == "test images"
     assert {(run["model"], run["seed"]) for run in results["runs"]} == {
@@ -69,6 +70,7 @@ def test_what_was_measured(results, script):
         assert run["softmax_free"] == ("softmax" not in run["model"])
 
 
+@pytest.mark.results
 def test_settings_are_those_of_the_script(results, script):
     """All of them are in the file, and the file is not of another version of the script."""
     assert results["contestants"] == json.loads(json.dumps(script.CONTESTANTS))
@@ -78,6 +80,7 @@ def test_settings_are_those_of_the_script(results, script):
     assert script.RECIPE.items() <= results["recipe"].items()
 
 
+@pytest.mark.results
 def test_gain_tokens_keeps_up_with_softmax(results):
     assert mean_accuracy(results, "vit_softmax") >= 95
     assert mean_accuracy(results, "cvt_tokens") >= mean_accuracy(results, "cvt_softmax") - 0.5
@@ -85,15 +88,18 @@ def test_gain_tokens_keeps_up_with_softmax(results):
     assert mean_accuracy(results, "vit_tokens") >= mean_accuracy(results, "vit_softmax") - 1.6
 
 
+@pytest.mark.results
 def test_one_head_is_enough(results):
     assert mean_accuracy(results, "vit_tokens_one_head") >= mean_accuracy(results, "vit_tokens") - 1
 
 
+@pytest.mark.results
 def test_every_family_learns(results):
     for model in ("native_none", "native_tokens", "cvt_softmax", "cvt_none", "cvt_tokens"):
         assert mean_accuracy(results, model) >= 95
 
 
+@pytest.mark.results
 def test_exponents_of_the_output(results, figure):
     kinds = figure.by_tokens(results)
     expected = {
@@ -109,6 +115,7 @@ def test_exponents_of_the_output(results, figure):
                 assert list(found[attention]["scale"]) == ["17", "65", "257", "1025"]
 
 
+@pytest.mark.results
 def test_texts_have_the_results(figure):
     table = figure.markdown_table(RESULTS)
     page = Path("docs/results.md")
@@ -116,6 +123,7 @@ def test_texts_have_the_results(figure):
     assert figure.scales_table(RESULTS) in (ROOT / page).read_text(encoding="utf-8")
 
 
+@pytest.mark.results
 def test_the_prose_says_what_the_file_says(results, figure):
     """The figures that stand in sentences."""
     start, grown = {}, {}

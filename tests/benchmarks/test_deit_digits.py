@@ -27,6 +27,7 @@ def results():
     return json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
+@pytest.mark.results
 def test_what_was_measured(results, script):
     """All settings are in the file, and the file is not of another version of the script."""
     assert results["measured_on"] == "test images"
@@ -37,6 +38,7 @@ def test_what_was_measured(results, script):
     assert len(results["runs"]) == len(found)
 
 
+@pytest.mark.results
 def test_fresh_sima_deit_is_within_a_point_of_softmax(results):
     accuracy = {
         attention: statistics.mean(100 * run["accuracy"] for run in results["runs"] if run["attention"] == attention)

@@ -264,6 +264,7 @@ def test_mistakes(script, capsys):
         assert "needs a GPU" in capsys.readouterr().err
 
 
+@pytest.mark.results
 def test_committed_results():
     rows = rows_of(ROOT / RESULTS)
     (fed,) = (row for row in rows if row["what"] == FED)
@@ -282,6 +283,7 @@ def test_committed_results():
     assert all(int(row["rounds"]) >= 5 for row in rows)
 
 
+@pytest.mark.results
 def test_the_page_has_the_results(parts):
     page = Path("docs/benchmarks.md")
     text, table = (ROOT / page).read_text(encoding="utf-8"), links_from(page, parts.table.markdown_table(RESULTS))
