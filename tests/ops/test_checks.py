@@ -44,7 +44,7 @@ def test_tensors_that_do_not_fit(tensors, error, words):
     ("mask", "error", "words"),
     [
         ([[True]], TypeError, "must be a tensor or None, got list"),
-        (torch.ones(2, 17, dtype=torch.long), TypeError, r"torch.int64 came.*mask\.bool\(\)"),
+        (torch.ones(2, 17, dtype=torch.long), TypeError, r"got torch.int64.*mask\.bool\(\)"),
         (torch.ones(2, 16, dtype=torch.bool), ValueError, r"\(2, 17\) or a full mask.*got shape \(2, 16\)"),
         (torch.ones(17, 17, dtype=torch.bool), ValueError, r"got shape \(17, 17\)"),
         (torch.ones(2, 17, 17, dtype=torch.bool), ValueError, r"got shape \(2, 17, 17\)"),

@@ -13,6 +13,9 @@ from sima_hf import sima_attention
 from sima_hf.ops import backend_report, cpu_library
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -38,8 +38,8 @@ for tokens, rounds in ((17, 20), (577, 20), (1300, 2)):
 """
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "device"), [("bfloat16", "cpu"), ("float16", "meta"), ("float64", "meta")])
 @pytest.mark.parametrize(
     "backend",
     [

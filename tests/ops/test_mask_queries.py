@@ -32,8 +32,7 @@ def expected(tensors, keep, same, gain="none", bias=None):
 
 
 @pytest.mark.parametrize("same", [True, False, None])
-@pytest.mark.parametrize("gain", ["none", "tokens"])
-@pytest.mark.parametrize("with_bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize(("with_bias", "gain"), [(False, "none"), (True, "tokens")], ids=["plain", "bias-gain"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cross_attention_between_sequences_of_one_length(backend, with_bias, gain, same):
     """Output and gradients; a Perceiver with as many latents as tokens, say. By default they are the same tokens."""

@@ -8,6 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sima_hf import sima_attention
 
 
+pytestmark = pytest.mark.slow
+
+
 class Recorder(TorchDispatchMode):
     """Names and sizes of every new tensor that an operation writes."""
 

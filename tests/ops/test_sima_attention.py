@@ -145,16 +145,19 @@ def float16_steps(found, expected):
 
 
 # The reference works in the dtype of its inputs, so only in the wide ones does it owe these tolerances.
-SERVED = [(backend, dtype) for backend in ("auto", "eager") for dtype in DTYPES]
+# In float64 `auto` is eager.
+SERVED = [("auto", dtype) for dtype in DTYPES if dtype != torch.float64] + [("eager", dtype) for dtype in DTYPES]
 SERVED += [("reference", torch.float64), ("reference", torch.float32)]
 SERVED_IDS = [f"{backend}-{str(dtype).removeprefix('torch.')}" for backend, dtype in SERVED]
 
 
+# Sizes where blocks of kernels begin and end: tokens and channels that are one, odd, just below and above powers of two.
+SIZES = [(1, 1), (1, 64), (2, 3), (2, 256), (49, 16), (49, 80), (63, 3), (63, 64), (197, 1), (197, 64), (197, 256)]
+
+
 @pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("gain", GAINS)
-@pytest.mark.parametrize("channels", [1, 3, 16, 64, 80, 256])
-@pytest.mark.parametrize("tokens", [1, 2, 49, 63, 197])
+@pytest.mark.parametrize(("order", "gain"), [("linear", "tokens"), ("quadratic", "none")])
+@pytest.mark.parametrize(("tokens", "channels"), SIZES)
 def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, backend, dtype):
     query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
     expected = formula(query, key, value, gain)
@@ -165,8 +168,7 @@ def test_every_dtype_within_its_tolerance(tokens, channels, gain, order, backend
 
 
 @pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize(("order", "gain"), [("linear", "tokens"), ("quadratic", "none")])
 @pytest.mark.parametrize("mask_kind", ["padding", "cross-padding", "full", "causal"])
 def test_masks_in_every_dtype_within_its_tolerance(mask_kind, gain, order, backend, dtype):
     queries, keys = (13, 23) if mask_kind == "cross-padding" else (23, 23)
@@ -188,8 +190,7 @@ def test_masks_in_every_dtype_within_its_tolerance(mask_kind, gain, order, backe
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("gain", GAINS)
-@pytest.mark.parametrize("channels", [1, 32])
-@pytest.mark.parametrize("tokens", [577, 4096, 16384, 65536])
+@pytest.mark.parametrize(("tokens", "channels"), [(577, 32), (4096, 1), (16384, 32), (65536, 32)])
 def test_many_tokens(tokens, channels, gain, dtype):
     query, key, value = inputs(1, 2, tokens, channels=channels, dtype=dtype)
     expected = formula(query, key, value, gain)
@@ -246,8 +247,7 @@ def test_what_padded_tokens_hold_does_not_matter(poison, keys, backend):
 
 
 @pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=SERVED_IDS)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize(("order", "gain"), [("linear", "tokens"), ("quadratic", "none")])
 def test_tiny_inputs_are_floored_as_the_paper_does(gain, order, backend, dtype):
     """In float16 numbers as small as this are zero already, and so is the result."""
     query, key, value = inputs()
@@ -305,9 +305,12 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("batch", "tokens"), [(1, 17), (5, 17), (2, 3), (2, 600)], ids=str)
-def test_every_layout_gives_the_same(layout, order, batch, tokens):
+@pytest.mark.parametrize(
+    ("batch", "tokens", "order"),
+    [(1, 17, "linear"), (5, 17, "quadratic"), (2, 3, "linear"), (2, 600, "linear")],
+    ids=str,
+)
+def test_every_layout_gives_the_same(layout, batch, tokens, order):
     tensors = inputs(batch, 3, tokens, dtype=torch.float32)
     arranged = [LAYOUTS[layout](tensor) for tensor in tensors]
     assert all(torch.equal(a, b) for a, b in zip(arranged, tensors, strict=True))

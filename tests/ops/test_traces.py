@@ -12,6 +12,9 @@ from transformers import SwinConfig, SwinModel, ViTConfig, ViTForImageClassifica
 from sima_hf import SimAConfig, SimAForImageClassification, certify, patch_model, sima_attention
 
 
+pytestmark = pytest.mark.slow
+
+
 class Logits(torch.nn.Module):
     def __init__(self, model):
         super().__init__()

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from sima_hf import sima_attention
 
 
+pytestmark = pytest.mark.slow
 SIZES = (197, 577, 1024, 49, 50, 5)
 
 
@@ -82,7 +83,6 @@ def test_a_compiled_gradient_of_torch_func(backend):
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager"])
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_inductor_forward_and_backward(dtype, backend):
     attend = functools.partial(sima_attention, backend=backend)
