@@ -323,7 +323,10 @@ def test_bad_input_is_explained(digits_model, photos, complaint, tmp_path):
         ((*model, "--eval_crop_pct", 1.5), r"in \(0, 1\].*got 1\.5"),
         ((*model, "--batch_size", 0), "--batch-size must be 1 or more"),
         ((*model, "--validation_dir", tmp_path / "missing"), "no folder .*missing"),
-        ((*model, "--validation_dir", names), "have no name in common: the model has '0', '1', '2' and 7 more, .*'ant', 'bee'"),
+        (
+            (*model, "--validation_dir", names),
+            "have no name in common: the model has '0', '1', '2' and 7 more, .*'ant', 'bee'",
+        ),
         ((*model, "--dataset", "digits", "--validation_dir", photos), "one source of images, but --dataset and"),
     ):
         assert re.search(words, complaint(*arguments)), arguments
