@@ -52,6 +52,7 @@ def hub(tmp_path_factory):
         yield environment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", BLOCKS)
 def test_python_block_runs(code, tmp_path, request):
     environment = None

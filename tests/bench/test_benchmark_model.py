@@ -14,6 +14,7 @@ from sima_hf.bench import model_report as benchmark_model_report
 from sima_hf.errors import UnsupportedModelError
 
 
+pytestmark = pytest.mark.slow
 NATIVE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 

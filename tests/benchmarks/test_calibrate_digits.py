@@ -11,6 +11,7 @@ import pytest
 from sima_hf.bench.attention_report import links_from
 
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results/calibration_digits.json")
 

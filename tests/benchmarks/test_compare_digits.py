@@ -13,6 +13,7 @@ import sima_hf
 from sima_hf.bench.attention_report import links_from
 
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results/comparison_digits.json")
 

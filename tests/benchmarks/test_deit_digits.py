@@ -10,6 +10,7 @@ from script_runs import losses, run
 from sima_hf.bench.attention_report import links_from
 
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks/results/deit_digits.json"
 

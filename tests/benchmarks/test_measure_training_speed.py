@@ -15,6 +15,7 @@ from PIL import Image
 from sima_hf.bench.attention_report import links_from
 
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results/training_speed_cpu.csv")
 PARTS = ["RandAugment", "normalising", "random erasing", "mixing"]

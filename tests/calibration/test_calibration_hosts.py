@@ -15,6 +15,9 @@ from sima_hf.errors import CalibrationError, UnsupportedModelError
 from sima_hf.patching import sima_attentions
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("case", ["dinov2", "swin/padded", "segformer", "videomae"])
 def test_the_report_says_what_is(case):
     """The last share in it, against both models run anew; with LayerScale, windows and padding, spatial reduction."""

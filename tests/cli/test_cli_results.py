@@ -260,6 +260,7 @@ def test_evaluate_says_what_is_wrong(saved, tmp_path, run):
         assert words in found.err, (arguments, found.err)
 
 
+@pytest.mark.slow
 def test_bench_for_machines(tmp_path, run, monkeypatch):
     monkeypatch.setattr(benchmark_model, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
     found = run("bench", "memory", "--pixels", "512", "--json", "--output-dir", tmp_path / "made")
@@ -354,6 +355,7 @@ def test_a_device_that_is_not_there_is_said_before_the_work(device, words, saved
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_bench_memory_says_what_is_wrong(tmp_path, run):
     for arguments, words in (
         (("nowhere-at-all",), "no folder nowhere-at-all, and no model of that name"),

@@ -269,17 +269,20 @@ def test_what_the_output_cannot_write_is_escaped():
     assert (found.stdout, found.stderr) == ("\\u65e5\\u672c\n", "")
 
 
+@pytest.mark.slow
 def test_the_installed_command():
     found = start(COMMAND, "convert", "nope.pth", "out")
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr == "sima-hf: There is no file nope.pth.\n"
 
 
+@pytest.mark.slow
 def test_nobody_reads_on():
     found = start("bash", "-c", f"{COMMAND} models | true; echo ${{PIPESTATUS[0]}}")
     assert (found.stdout, found.stderr) == ("141\n", "")
 
 
+@pytest.mark.slow
 def test_interrupted(tmp_path):
     arguments = ["bench", "attention", "--seconds", "60", "--tokens", "64", "--no-compile", "--output-dir", tmp_path]
     process = subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -310,6 +310,7 @@ def test_weights_of_other_shapes_than_the_config_says(saved, photos, tmp_path, r
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_whole_way_needs_no_optional_package(saved, photos, tmp_path):
     optional = ("accelerate", "datasets", "evaluate", "kornia", "matplotlib", "peft", "sklearn")
     arguments = ["patch", saved / "softmax", tmp_path / "out", "--calibrate-with", photos, "--images", 91, "--certify"]

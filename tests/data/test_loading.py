@@ -27,6 +27,9 @@ from sima_hf.data.views import TrainView
 from sima_hf.errors import DataError, TrainingError
 
 
+pytestmark = pytest.mark.slow
+
+
 def dataset(count=48, broken=()):
     rows = []
     for index in range(count):

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 import sima_hf
 
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "distill.py"
 SMALL = {
     "scale_learning_rate": False,

@@ -23,6 +23,7 @@ from sima_hf.data.sources import load_image_data
 from sima_hf.loading.saved_class import load_saved_class
 
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = {index: str(index) for index in range(10)}
 CLASSES = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}

@@ -12,6 +12,7 @@ from script_runs import TINY_ARGUMENTS, Run, command, losses, run
 from sima_hf.folders.manifest import checkpoints, damage, step_of
 
 
+pytestmark = pytest.mark.slow
 SCRIPTS = {
     "run_image_classification.py": {
         "report_to": "none",
@@ -46,7 +47,6 @@ def at_work_on(folder, step):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "two-workers"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_killed_runs_go_on_as_if_nothing_had_been(script, workers, undisturbed, tmp_path):

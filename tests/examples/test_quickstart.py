@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TINY = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,num_class_attention_layers=1"
 

@@ -24,6 +24,7 @@ from sima_hf.folders.manifest import checkpoints
 from sima_hf.training.checkpoints.folders import remove
 
 
+pytestmark = pytest.mark.slow
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"
 QUIET = {TRAINER: {"disable_tqdm": True, "report_to": "none"}, LOOP: {}}
 SHORT = {**TINY_ARGUMENTS, "max_train_images": None, "max_validation_images": None}
@@ -91,7 +92,6 @@ def png(image):
     return stream.getvalue()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_it_learns_from_a_folder_and_leaves_all_that_was_promised(script, folder, tmp_path):
     out = tmp_path / "out"
@@ -124,7 +124,6 @@ def accuracy_through_pipeline(model, validation):
     return np.mean([answer[0]["label"] == path.parent.name for answer, path in zip(answers, files, strict=True)])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_streams_of_shards_teach_too(script, kind, shards, tmp_path):
@@ -146,7 +145,6 @@ def test_streams_of_shards_teach_too(script, kind, shards, tmp_path):
     assert results["eval_accuracy"] > 0.4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_a_stream_goes_on_where_it_was(script, shards, tmp_path):
     """In the middle of the second epoch, with two workers: the same images, views and losses as without interruption."""
@@ -187,7 +185,6 @@ def softmax_vit(folder, tmp_path_factory):
     return out, run(TRAINER, out, train_dir=folder, **settings)["eval_accuracy"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_a_run_that_ruins_the_model_it_began_with_says_so(script, softmax_vit, folder, tmp_path):
     original, accuracy = softmax_vit
@@ -210,7 +207,6 @@ def test_a_run_does_not_write_among_its_images(folder, complaint):
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.slow
 def test_a_softmax_model_is_swapped_calibrated_and_trained_on(softmax_vit, folder, tmp_path):
     original, accuracy = softmax_vit
     assert accuracy > 0.7
@@ -269,7 +265,6 @@ def test_trackers_get_the_numbers(script, tmp_path):
         assert "Traceback" not in started.text
 
 
-@pytest.mark.slow
 def test_the_full_imagenet_command_runs_on_random_images(tmp_path):
     """As the README has it: the paper's model at 224 pixels with the whole recipe, for two steps."""
     sys.path.insert(0, str(EXAMPLES))

@@ -18,6 +18,7 @@ from hub_server import HubServer
 from sklearn.datasets import load_digits
 
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "stories.md").read_text(encoding="utf-8")
 STORIES = {

@@ -16,6 +16,7 @@ from sima_hf.folders.manifest import checkpoints, damage, step_of
 from sima_hf.training.checkpoints.folders import remove
 
 
+pytestmark = pytest.mark.slow
 TRAINER, LOOP = "run_image_classification.py", "run_image_classification_no_trainer.py"
 # Dropout and drop path are drawn by each process for itself, and mixup pairs images of one process.
 ALIKE = {
@@ -59,7 +60,6 @@ def test_both_scripts_train_alike(alone):
         torch.testing.assert_close(loop_weights[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_two_processes_are_one(script, kind, alone, tmp_path):
@@ -92,7 +92,6 @@ def forget_all_but_the_first(folder):
     (folder / "all_results.json").unlink()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_what_was_shared_out_goes_on(script, alone, tmp_path):
     """FSDP2, taken up in the middle: optimizer, average and weights are shared out again."""
@@ -104,7 +103,6 @@ def test_what_was_shared_out_goes_on(script, alone, tmp_path):
     assert losses(folder) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
 def test_sigterm_to_one_of_two_stops_both_at_the_same_step(tmp_path):
     folder = tmp_path / "run"
     arguments = {**ALIKE, **QUIET[TRAINER], "per_device_train_batch_size": 16, "num_train_epochs": 50}
@@ -118,7 +116,6 @@ def test_sigterm_to_one_of_two_stops_both_at_the_same_step(tmp_path):
     assert f"Stopped by SIGTERM after step {step}." in started[0].text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)], ids=["two-then-one", "one-then-two"])
 def test_a_checkpoint_does_not_care_how_many_processes_made_it(before, after, alone, tmp_path):
     _, _, expected, _ = alone(TRAINER)
@@ -168,7 +165,6 @@ def masks(folder, processes):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)], ids=["two-then-one", "one-then-two"])
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_each_process_drops_its_own_also_where_another_number_of_them_goes_on(script, before, after, tmp_path):
@@ -212,7 +208,6 @@ def shards_without_names(folder):
     return {"train_files": [folder / "train-*.tar"], "validation_files": [folder / "val-*.tar"], "streaming": True}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
 def test_one_process_reads_a_stream_for_its_classes_and_none_does_when_the_run_goes_on(script, tmp_path):
     folder = tmp_path / "run"

@@ -12,6 +12,7 @@ from hub_client import Client, ClientError
 from hub_server import HubServer
 
 
+pytestmark = pytest.mark.slow
 BEFORE = """
 import time
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download

@@ -11,6 +11,9 @@ from hub_server import HubServer
 from hub_stories import BEFORE, MODELS, reading_process
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     with HubServer(tmp_path_factory.mktemp("hub")) as server:

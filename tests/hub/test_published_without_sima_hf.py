@@ -11,6 +11,7 @@ from hub_server import HubServer
 from hub_stories import MODELS, reading_process
 
 
+pytestmark = pytest.mark.slow
 WITHOUT = "import sys; sys.modules['sima_hf'] = None  # any import of it fails from here on\n"
 REPOSITORIES = {
     # name: (what its classes are called, the files of its code)

@@ -16,6 +16,7 @@ from sima_hf.hub import auto_map
 from sima_hf.patching.remote_code.model_files import write_remote_code
 
 
+pytestmark = pytest.mark.slow
 # The first case of every host; variants differ in sizes, not in the code that is published.
 ONE_OF_EACH = {}
 for case in CASES:
@@ -82,7 +83,6 @@ def published(tmp_path_factory):
 TOWER_FIELDS = {"vision-encoder-decoder": "encoder", "vision-text-dual-encoder": "vision_config"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ONE_OF_EACH.values())
 def test_the_same_numbers_without_sima_hf(published, case):
     folder = published[case]

@@ -14,6 +14,7 @@ from sima_hf.hub import auto_map
 from sima_hf.patching.remote_code.model_files import write_remote_code
 
 
+pytestmark = pytest.mark.slow
 START = """
 import sys
 sys.modules["sima_hf"] = None

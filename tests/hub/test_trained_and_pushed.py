@@ -10,6 +10,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,image_size=16,patch_size=8"
 SHORT = [
@@ -44,7 +45,6 @@ def train(hub, place, script, model_type):
     return hub.files(f"org/{place.name}"), hub.commits(f"org/{place.name}"), run.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["run_image_classification.py", "run_image_classification_no_trainer.py"])
 def test_a_script_publishes_what_it_trained(hub, tmp_path_factory, script):
     files, commits, printed = train(hub, tmp_path_factory.mktemp("sima-deit"), script, "sima_deit")
@@ -58,7 +58,6 @@ def test_a_script_publishes_what_it_trained(hub, tmp_path_factory, script):
     assert "scikit-learn" in card.text or "digits" in card.text
 
 
-@pytest.mark.slow
 def test_a_softmax_baseline_is_pushed_as_transformers_does_it(hub, tmp_path_factory):
     files, _, _ = train(hub, tmp_path_factory.mktemp("deit"), "run_image_classification.py", "deit")
     assert {"config.json", "model.safetensors", "README.md", "sima_provenance.json"} < set(files)

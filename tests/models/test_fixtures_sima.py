@@ -10,6 +10,7 @@ from sima_hf import SimAConfig, SimAForImageClassification, convert_original_sta
 from sima_hf.models.sima.convert_sima import original_name
 
 
+pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures"
 VARIANTS = ("sima_nano_12_p16", "sima_tiny_12_p8", "sima_small_24_p16")
 INPUTS = ("224x224", "160x256", "150x203", "64x64", "32x32")

@@ -60,6 +60,7 @@ def test_in_either_order(backend, order):
     assert relative_error(found, expected(tensors, keep, False)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [9, 700])
 @pytest.mark.parametrize("backend", BOTH)
 def test_transforms_know_which_it_is(backend, tokens):

@@ -99,6 +99,7 @@ def test_no_map_is_built_when_nobody_asks(case, name, monkeypatch):
     assert not any(built)
 
 
+@pytest.mark.slow
 def test_maps_are_recorded_in_a_compiled_graph():
     model, inputs = (
         sima_hf.patch_model(make("siglip_vision_model", "SiglipVisionModel")),
@@ -114,6 +115,7 @@ def test_maps_are_recorded_in_a_compiled_graph():
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_compiled_by_itself():
     model, inputs = sima_hf.patch_model(make("vit", "ViTModel")), given("vit", "")
     with torch.no_grad():

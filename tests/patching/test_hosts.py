@@ -294,6 +294,7 @@ def test_bfloat16(case, name):
         assert relative_error(found[0], expected[0]) < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "name"), MAIN, ids=[case for case, _ in MAIN])
 def test_compile_in_one_graph(case, name):
     if case == "beit" and not hasattr(transformers.PreTrainedConfig, "sub_configs_defaults"):

@@ -22,6 +22,7 @@ from sima_hf.training.checkpoints.folders import checkpoint_to_resume
 from sima_hf.training.trainer import SimATrainer
 
 
+pytestmark = pytest.mark.slow
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 PLAIN = {
     "rand_augment": "none",

@@ -14,6 +14,7 @@ from sima_hf.training.distillation.teacher import Teacher
 from sima_hf.training.distillation.trainer import DistillationArguments, SimADistillationTrainer, build_teacher
 
 
+pytestmark = pytest.mark.slow
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
 NAMES = ["cat", "dog", "eel", "fox"]
 LAYERS = ["vit.layers.0.attention", "vit.layers.1.attention"]
