@@ -20,6 +20,7 @@ from transformers import (
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import PublishError
+from sima_hf.folders import manifest
 from sima_hf.hub import check_folder
 from sima_hf.loading.saved_class import load_saved_class
 from sima_hf.patching.certificate import Certificate, Operation, weights_mark
@@ -450,7 +451,7 @@ def test_what_a_kill_left_of_a_checkpoint(tmp_path):
     path = checkpoint(tmp_path, 3)
     half = tmp_path / ".incomplete-checkpoint-4"
     shutil.copytree(path, half)
-    (half / checkpoints.MANIFEST).unlink()
+    (half / manifest.MANIFEST).unlink()
     assert_refused(half, "half written or half removed", f"The last good checkpoint beside it is {path}")
 
 

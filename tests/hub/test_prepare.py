@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 from sima_hf.errors import PublishError
+from sima_hf.folders import manifest
 from sima_hf.folders.atomic_files import write_whole
 from sima_hf.hub import auto_map, find_facts, prepare_for_hub, remote_code
 from sima_hf.training.checkpoints import folders as checkpoints
@@ -165,7 +166,7 @@ def test_a_training_checkpoint_stays_as_it_was_sealed(tmp_path):
     ):
         prepare_for_hub(folder)
     assert contents(folder) == before
-    assert checkpoints.damage(folder) is None
+    assert manifest.damage(folder) is None
     type(swapped()).from_pretrained(folder).save_pretrained(tmp_path / "new")
     assert prepare_for_hub(tmp_path / "new") == tmp_path / "new"
 

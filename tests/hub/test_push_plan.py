@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf.errors import PublishError
+from sima_hf.folders import manifest
 from sima_hf.folders.weights import keys_in
 from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
 from sima_hf.training.checkpoints import folders as checkpoints
@@ -351,7 +352,7 @@ def test_a_checkpoint_of_a_training(tmp_path, saved):
         shutil.copytree(saved, aside, dirs_exist_ok=True)
         (aside / "training_args.bin").write_bytes(b"x")
     plan = plan_push(tmp_path / "checkpoint-3", "org/sima-vit")
-    assert set(plan.left) == {"training_args.bin", checkpoints.MANIFEST}
+    assert set(plan.left) == {"training_args.bin", manifest.MANIFEST}
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "org/", "/name", "org/sima vit", "org/sima--vit", "x" * 100])
