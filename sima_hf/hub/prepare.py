@@ -16,11 +16,11 @@ from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
 from ..patching.eligibility import check_came_alone
 from ..patching.remote_code.model_files import auto_map
-from .cards.card import model_card
-from .cards.facts import CardFacts, find_facts
+from .cards.facts import CardFacts
+from .cards.readme import without_pushed
 from .folder import CONFIG, check_folder
 from .published_files import README
-from .push_plan import Publication, read_text
+from .push_plan import Publication
 
 
 logger = logging.get_logger(__name__)
@@ -60,15 +60,13 @@ def prepare_for_hub(
     repo_id = _allowed(folder.resolve().name) if repo_id is None else _checked(repo_id)
     _check_unsealed(folder)
     checked = check_folder(folder, certificate)
-    facts = find_facts(folder) if facts is None else facts
     plan = Publication(checked, facts=facts).plan(repo_id)
     made = {
         file.name: file.content
         for file in plan.files
         if file.content is not None and (file.source is None or file.source.parent.resolve() == folder.resolve())
     }
-    readme = read_text(folder / README) if (folder / README).is_file() else None
-    made[README] = model_card(checked, repo_id, facts, readme).encode()  # without the push's notes for itself
+    made[README] = without_pushed(plan.card).encode()
     for name in sorted(made, key=lambda name: name == CONFIG):  # what names the code comes after it
         write_whole(folder / name, made[name])
     if plan.left:

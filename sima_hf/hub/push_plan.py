@@ -13,7 +13,7 @@ from ..patching.remote_code.model_files import auto_map, remote_code
 from ..version import __version__
 from .cards.card import write_card
 from .cards.facts import CardFacts, card_files, find_facts
-from .cards.readme import pushed_state, read_readme, readme_to_merge, with_state
+from .cards.readme import read_readme, readme_to_merge, with_pushed
 from .folder import CONFIG, CheckedFolder
 from .kept_results import kept_results
 from .published_files import (
@@ -185,8 +185,8 @@ class Publication:
         shown = replace(
             facts, results=(*facts.results, *kept.files)
         )  # these are in the repository, and not sent again
-        written, alone = (write_card(checked, repo_id, shown, readme, revision=branch) for readme in (merged, local))
-        card = with_state(written.text, pushed=pushed_state(written.text, alone.text, local))
+        written = write_card(checked, repo_id, shown, merged, revision=branch)
+        card = with_pushed(written.text, local, existing, merged)
         files = [
             _config(checked),
             *(PlannedFile.made(name, text) for name, text in self.code.items()),

@@ -12,7 +12,7 @@ from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub import plan_push, prepare_for_hub
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
-from sima_hf.hub.cards.readme import END, START, pushed_state, read_readme, readme_to_merge, with_state
+from sima_hf.hub.cards.readme import END, START, read_readme, readme_to_merge, with_pushed
 
 
 TASK = {"type": "image-classification"}
@@ -235,8 +235,8 @@ def test_an_edited_readme_is_still_told_apart_after_a_renewal(one, tmp_path):
     for accuracy in (0.9, 0.5):
         facts = measured(one, tmp_path, accuracy)
         merged = readme_to_merge(local, published, "org/x")
-        card, alone = (model_card(one, "org/x", facts, text) for text in (merged, local))
-        published = with_state(card, pushed=pushed_state(card, alone, local))
+        card = model_card(one, "org/x", facts, merged)
+        published = with_pushed(card, local, published, merged)
         assert figures(published) == [("x", accuracy, at("org/x"))]
     edited = local.replace("First.", "Second.")
     assert readme_to_merge(edited, published, "org/x") == edited

@@ -157,12 +157,10 @@ def written(readme: Readme, data: Mapping[str, Any], block: str, state: Mapping[
     return card
 
 
-def with_state(card: str, **more: Any) -> str:
-    """A card whose state says more."""
-    newline = "\r\n" if "\r\n" in card else "\n"
-    state = {**read_readme(card).state, **more}
-    before, _, after = card.partition(START)
-    return before + START + _STATE.sub(lambda _: _comment(state).replace("\n", newline), after, count=1)
+def _with_state(card: str, state: Mapping[str, Any]) -> str:
+    before, mark, after = card.partition(START)
+    comment = _comment(state).replace("\n", "\r\n" if "\r\n" in card else "\n")
+    return before + mark + _STATE.sub(lambda _: comment, after, count=1)
 
 
 def _comment(state: Mapping[str, Any]) -> str:
@@ -211,16 +209,25 @@ def readme_to_merge(local: str | None, published: str | None, repo_id: str) -> s
     )
 
 
-def pushed_state(card: str, alone: str, local: str | None) -> list[str | None]:
-    """What the state of a card says of the push: digest of its text around the block, and of the folder's README.
+def with_pushed(card: str, local: str | None, published: str | None, merged: str | None) -> str:
+    """A card whose state says what a push has to know of it the next time.
 
     Args:
-        card: merged with the README of the folder or of the repository.
-        alone: the same, merged with the folder's; where the text around the block is another, its digest is None.
+        card: as it is to be pushed.
         local: README of the folder; None without one.
+        published: README of the repository; None without one.
+        merged: that of them which the card was merged with.
     """
-    around = read_readme(card).around
-    return [digest(around) if around == read_readme(alone).around else None, None if local is None else digest(local)]
+    now, before = read_readme(card), read_readme(published)
+    unedited = before.state.get("pushed", [None])[:1] == [digest(before.around)]
+    from_folder = merged is local or (unedited and _lines(now.own) == _lines(read_readme(local).own))
+    pushed = [digest(now.around) if from_folder else None, None if local is None else digest(local)]
+    return _with_state(card, {**now.state, "pushed": pushed})
+
+
+def without_pushed(card: str) -> str:
+    """A card as it is in a folder, where nothing was pushed."""
+    return _with_state(card, {name: value for name, value in read_readme(card).state.items() if name != "pushed"})
 
 
 def _is_nobodys(readme: Readme) -> bool:
