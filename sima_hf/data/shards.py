@@ -50,8 +50,7 @@ def format_of(files: list[str]) -> str:
     forms = {FORMATS.get(Path(file).suffix.lower()) for file in files}
     if len(forms) != 1 or None in forms:
         raise DataError(
-            f"Data files must all end in .parquet, all in .arrow, or all in .tar (WebDataset), but {', '.join(files) or 'none'} "
-            "came."
+            f"Data files must all end in .parquet, all in .arrow, or all in .tar (WebDataset), got {first_few(files) or 'none'}."
         )
     return forms.pop()
 

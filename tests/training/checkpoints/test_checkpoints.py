@@ -11,6 +11,7 @@ import time
 import pytest
 
 from sima_hf.errors import CheckpointError, TrainingError
+from sima_hf.folders.manifest import MANIFEST
 from sima_hf.training.checkpoints import folders as module
 
 
@@ -99,11 +100,11 @@ def lose(folder):
 
 
 def unseal(folder):
-    (folder / module.MANIFEST).unlink()
+    (folder / MANIFEST).unlink()
 
 
 def scramble(folder):
-    (folder / module.MANIFEST).write_text("{")
+    (folder / MANIFEST).write_text("{")
 
 
 @pytest.mark.parametrize(
