@@ -151,23 +151,42 @@ def match_labels(
             f"The model has {len(names)} classes{' without names' if unnamed else ''}, but the data has {len(labels)}, so they "
             "cannot be matched by index."
         )
-    exact = {name: index for index, name in enumerate(names)}
-    plain = {plain_name(name): index for index, name in enumerate(names)}
-    found = [exact.get(label, plain.get(plain_name(label))) for label in labels]
-    unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
-    if len(unknown) == len(labels):
+    return match_names(names, labels, ("model", "data"), remedy)
+
+
+def match_names(
+    known: Sequence[str], wanted: Sequence[str], owners: tuple[str, str] = ("model", "data"), remedy: str = BY_INDEX
+) -> list[int]:
+    """The index among `known` of each name in `wanted`; letter case, `_` for a space and how accents are written aside.
+
+    Args:
+        known: names of classes, of which `wanted` may be a part, in any order.
+        wanted: the names to be found.
+        owners: what a message calls those who have them.
+        remedy: what a message says to do about names that do not agree.
+
+    Raises:
+        DataError: a name is not known, or stands for several classes.
+    """
+    known, wanted = [composed(name) for name in known], [composed(name) for name in wanted]
+    exact = {name: index for index, name in enumerate(known)}
+    plain = {plain_name(name): index for index, name in enumerate(known)}
+    found = [exact.get(name, plain.get(plain_name(name))) for name in wanted]
+    unknown = [name for name, index in zip(wanted, found, strict=True) if index is None]
+    owner, other = owners
+    if len(unknown) == len(wanted):
         raise DataError(
-            f"The model's {len(names)} classes and the data's {len(labels)} have no name in common: the model has "
-            f"{first_few(map(repr, names), 3)}, the data {first_few(map(repr, labels), 3)}. {remedy}"
+            f"The {owner}'s {len(known)} classes and the {other}'s {len(wanted)} have no name in common: the {owner} has "
+            f"{first_few(map(repr, known), 3)}, the {other} {first_few(map(repr, wanted), 3)}. {remedy}"
         )
     if unknown:
         raise DataError(
-            f"{len(unknown)} of the data's {len(labels)} classes are not among the model's {len(names)}: {first_few(map(repr, unknown), 3)}. "
-            "Evaluate on data of the classes that the model was trained for."
+            f"{len(unknown)} of the {other}'s {len(wanted)} classes are not among the {owner}'s {len(known)}: "
+            f"{first_few(map(repr, unknown), 5)}. All of the {other}'s must be classes of the {owner}. {remedy}"
         )
-    several = {name for name, count in Counter(names).items() if count > 1}
-    several |= {label for label, index in zip(labels, found, strict=True) if found.count(index) > 1}
-    unclear = [label for label in labels if label in several]
+    several = {name for name, count in Counter(known).items() if count > 1}
+    several |= {name for name, index in zip(wanted, found, strict=True) if found.count(index) > 1}
+    unclear = [name for name in wanted if name in several]
     if unclear:
         raise DataError(
             f"Several classes have the same name, so it is not clear which is meant by {first_few(map(repr, unclear), 3)}. {remedy}"

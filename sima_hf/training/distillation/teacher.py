@@ -1,6 +1,5 @@
 """A frozen teacher that sees what its own image processor would have made of the student's images, and answers in its classes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...data.columns import plain_name
 from ...errors import DataError
-from ...errors.words import first_few
+from ...evaluation.classifiers import match_names
 from ..resolution import resize
 
 
 # Sides in pixels of the images that an image processor is tried on, and the values it is tried with.
 _SIDES, _VALUES = (48, 80), (0, 64, 128, 191, 255)
 
+_BY_ORDER = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
 # Two normalisations that are this close are the same, and the images are handed on bit for bit.
 _SAME = 1e-6
 
@@ -233,31 +232,14 @@ def class_indices(student: list[str], teacher: list[str], match: str = "name") -
     """
     if match not in ("name", "order"):
         raise ValueError(f"Classes are matched by 'name' or 'order', got {match!r}.")
-    remedy = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
-    if match == "order" or student == teacher:
-        if len(student) == len(teacher):
-            return None
+    if match == "order" and len(student) != len(teacher):
         raise DataError(
             f"Classes can be matched by order where there are as many, but the student has {len(student)} and the teacher "
             f"{len(teacher)}."
         )
-    exact = set(student) <= set(teacher)
-    own, goal = (names if exact else [plain_name(name) for name in names] for names in (student, teacher))
-    places = {key: index for index, key in enumerate(goal)}
-    missing = [name for name, key in zip(student, own, strict=True) if key not in places]
-    if missing:
-        raise DataError(
-            f"The teacher does not know {len(missing)} of the student's {len(student)} classes: {first_few(map(repr, missing), 5)}. It can teach only "
-            f"classes that are its own. {remedy}"
-        )
-    counts, own_counts = Counter(goal), Counter(own)
-    doubled = next((key for key in own if counts[key] > 1 or own_counts[key] > 1), None)
-    if doubled is not None:
-        raise DataError(
-            f"The class name {doubled!r} stands for several classes, so that it does not tell which of the teacher's is which of "
-            f"the student's. {remedy}"
-        )
-    return torch.tensor([places[key] for key in own])
+    if match == "order" or student == teacher:
+        return None
+    return torch.tensor(match_names(teacher, student, ("teacher", "student"), _BY_ORDER))
 
 
 def _labels(config: Any) -> list[str]:
