@@ -328,10 +328,6 @@ def test_bad_input_is_explained(digits_model, photos, complaint, tmp_path):
             (*model, "--validation_dir", names),
             "have no name in common: the model has '0', '1', '2' and 7 more, .*'ant', 'bee'",
         ),
-<<<<<<< HEAD
-        ((*model, "--dataset", "digits", "--validation_dir", photos), "one source of images, but --dataset and"),
-=======
         ((*model, "--dataset", "digits", "--validation_dir", photos), "one source of images, got --dataset and"),
->>>>>>> 3e68fa1 (The test of evaluate_model expects the message of today)
     ):
         assert re.search(words, complaint(*arguments)), arguments
