@@ -39,6 +39,7 @@ def one(tmp_path_factory):
     return native(tmp_path_factory.mktemp("native"))
 
 
+@pytest.mark.slow
 def test_what_the_evaluation_script_writes_is_read(one, tmp_path):
     """The script itself, on digits: every figure comes through, and the card takes it."""
     from sima_hf.evaluation.report import write_report

@@ -62,6 +62,7 @@ def test_a_full_disk_is_called_that(tmp_path, text):
         fail(tmp_path, 2, RuntimeError(text))
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes_stands_for_a_full_disk(tmp_path):
     """The real thing: the operating system refuses to write more, in the middle of a file."""
     code = f"""
@@ -221,6 +222,7 @@ def test_a_folder_with_a_run_is_not_mixed_with_another(tmp_path):
         module.check_output_dir(tmp_path, may_hold_a_run=False)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_newest_whole_one_is_found(tmp_path):
     """A process that writes and removes without pause, killed ten times: what is called a checkpoint is always whole."""
     code = f"""

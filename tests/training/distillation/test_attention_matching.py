@@ -146,6 +146,7 @@ def test_checkpointing_gives_the_same_gradients_or_is_refused():
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
+@pytest.mark.slow
 def test_a_compiled_student_is_seen_without_a_graph_break():
     student, teacher = pair()
     pixels = images()
