@@ -84,6 +84,7 @@ def check(backend, sizes, dtype, masked, gain, device="cpu"):
         assert one.isfinite().all()
 
 
+@pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -92,6 +93,7 @@ def test_every_shape(backend, sizes, dtype, masked, gain):
     check(backend, sizes, dtype, masked, gain)
 
 
+@pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("sizes", [SIZES[2], SIZES[4], SIZES[5]], ids=str)
@@ -101,6 +103,7 @@ def test_tokens_split_over_programs(sizes, dtype, masked, gain, monkeypatch):
     check("triton", sizes, dtype, masked, gain)
 
 
+@pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
@@ -111,6 +114,7 @@ def test_tokens_in_pieces(sizes, dtype, masked, gain):
     check("cpu", sizes, dtype, masked, gain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("sizes", LARGE, ids=str)
 @both
@@ -127,6 +131,7 @@ def test_on_the_device(sizes, dtype):
         check("triton", sizes, dtype, False, gain, "cuda")
 
 
+@pytest.mark.slow
 @both
 def test_outputs_are_written_whole(backend, monkeypatch):
     """Whatever the memory held before."""
@@ -245,6 +250,7 @@ def test_operators_are_what_torch_expects(backend):
         torch.library.opcheck(backward, (out, query, key, value, keep, keep is not None, *saved), test_utils=checks)
 
 
+@pytest.mark.slow
 @both
 def test_one_graph_and_its_gradients(backend):
     torch._dynamo.reset()
@@ -259,6 +265,7 @@ def test_one_graph_and_its_gradients(backend):
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.slow
 @both
 def test_exported_graphs_hold_plain_operations(backend):
     class Attend(torch.nn.Module):
@@ -271,6 +278,7 @@ def test_exported_graphs_hold_plain_operations(backend):
     assert relative_error(program.module()(*tensors), formula(*tensors)) < 1e-5
 
 
+@pytest.mark.slow
 @both
 def test_traced_graphs_hold_plain_operations(backend):
     """What torch.jit.trace and the exporters built on it write is to run without this package."""

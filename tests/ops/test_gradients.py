@@ -77,6 +77,7 @@ def test_against_float64(tokens, channels, order, gain, dtype, backend):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "dtype"), SERVED, ids=str)
 @pytest.mark.parametrize("tokens", [16384, 65536])
 def test_many_tokens_against_float64(tokens, dtype, backend):

@@ -188,6 +188,7 @@ def test_masks_in_every_dtype_within_its_tolerance(mask_kind, gain, order, backe
     assert relative_error(found, expected) <= DTYPES[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize(("tokens", "channels"), [(577, 32), (4096, 1), (16384, 32), (65536, 32)])

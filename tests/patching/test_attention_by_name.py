@@ -48,6 +48,7 @@ def test_a_parent_of_a_tower_with_a_table_is_refused_as_well():
         by_name("sam", "SamModel", "sima")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", DEAF)
 def test_where_transformers_ignores_the_name_the_certificate_says_so(host):
     """Why the documentation says to call patch_model: no hook of Transformers is asked. `describe` claims no SimA there.
