@@ -17,10 +17,10 @@ demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few m
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
 
 # Two processes with a thread each: small tensors gain nothing from more threads, and lose much where others use the cores.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/.installed  ## the whole suite, offline
-	$(PYTEST) --dist loadfile -m 'not results' $(ARGS)
+	$(PYTEST) -m 'not results' $(ARGS)
 
 test-fast: $(VENV)/.installed  ## what fails first, in a minute or so: for daily work
 	$(PYTEST) -m 'not slow and not results' $(ARGS)
