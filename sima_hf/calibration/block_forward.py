@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import Block, Route, find_route
+from .blocks import Block
+from .residual_map import ResidualMap, probe_residual_map
 
 
 @dataclass
-class Call:
+class BlockCall:
     """The arguments of one call of a module, and the index of the batch that led to it."""
 
     batch: int
@@ -29,8 +30,8 @@ class _Stopped(Exception):
 
 
 @contextlib.contextmanager
-def _instead(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """`forward` in place of a module's own."""
+def override_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Replace the forward of a module within the block."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -75,18 +76,21 @@ def execution_order(model: nn.Module, blocks: list[Block], inputs: dict[str, Any
     return [place[module] for module in seen]
 
 
-def enter(
+def capture_call(
     model: nn.Module, blocks: list[Block], number: int, inputs: dict[str, Any], batch: int, output: Any = None
-) -> Call:
-    """The call of `blocks[number]` in a forward of `model`; with `output`, that of the block before, no earlier block runs."""
-    seen: list[Call] = []
+) -> BlockCall:
+    """Capture the call of `blocks[number]` in a forward of `model`.
+
+    If `output`, the result of the block before, is given, earlier blocks are skipped.
+    """
+    seen: list[BlockCall] = []
 
     def stop(*args, **kwargs):
-        seen.append(Call(batch, args, kwargs))
+        seen.append(BlockCall(batch, args, kwargs))
         raise _Stopped
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_instead(blocks[number].module, stop))
+        stack.enter_context(override_forward(blocks[number].module, stop))
         stack.enter_context(_resumed(blocks[:number], output))
         with contextlib.suppress(_Stopped):
             run(model, inputs, batch)
@@ -106,13 +110,13 @@ def _resumed(earlier: list[Block], output: Any) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for block in earlier[:-1]:
-            stack.enter_context(_instead(block.module, passes))
-        stack.enter_context(_instead(earlier[-1].module, lambda *args, **kwargs: output))
+            stack.enter_context(override_forward(block.module, passes))
+        stack.enter_context(override_forward(earlier[-1].module, lambda *args, **kwargs: output))
         yield
 
 
 @dataclass
-class Seen:
+class BranchActivations:
     """One branch of one block in one forward, as rows: `x` into its last linear layer, `y` out of it, the stream after it."""
 
     x: torch.Tensor
@@ -121,7 +125,7 @@ class Seen:
     shape: torch.Size
 
 
-def call_block(block: Block, call: Call) -> Any:
+def call_block(block: Block, call: BlockCall) -> Any:
     """What the block returns."""
     return block.module(*call.args, **call.kwargs)
 
@@ -131,7 +135,7 @@ def hidden_of(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _stream_after(block: Block, call: Call, branch: str) -> torch.Tensor:
+def _stream_after(block: Block, call: BlockCall, branch: str) -> torch.Tensor:
     if branch == "mlp":
         return hidden_of(call_block(block, call))
     seen: list[torch.Tensor] = []
@@ -149,23 +153,23 @@ def _stream_after(block: Block, call: Call, branch: str) -> torch.Tensor:
     return seen[0]
 
 
-def watch(block: Block, call: Call, branch: str) -> Seen:
-    """Run a block as far as the end of a branch, "attention" or "mlp"."""
+def run_branch(block: Block, call: BlockCall, branch: str) -> BranchActivations:
+    """Run a block up to the end of a branch, "attention" or "mlp"."""
     layer = getattr(block, branch)
     with first_seen(layer) as seen:
         stream = _stream_after(block, call, branch)
     x, y = (tensor.flatten(0, -2) for tensor in seen[layer])
-    return Seen(x, y, stream.flatten(0, -2), stream.shape)
+    return BranchActivations(x, y, stream.flatten(0, -2), stream.shape)
 
 
-def route_of(block: Block, call: Call, branch: str) -> Route | None:
-    """How the last linear layer of a branch enters the stream, found by running the block on zeros and known numbers."""
+def residual_map_of(block: Block, call: BlockCall, branch: str) -> ResidualMap | None:
+    """Find how the last linear layer of a branch enters the stream, by running the block on zeros and known numbers."""
     layer, hidden = getattr(block, branch), _hidden_in(call.args, call.kwargs)
     zero = torch.zeros_like(hidden)
     if call.args:
-        blank = Call(call.batch, (zero, *call.args[1:]), call.kwargs)
+        blank = BlockCall(call.batch, (zero, *call.args[1:]), call.kwargs)
     else:
-        blank = Call(call.batch, (), {**call.kwargs, "hidden_states": zero})
+        blank = BlockCall(call.batch, (), {**call.kwargs, "hidden_states": zero})
     with first_seen(layer) as seen:
         _stream_after(block, call, branch)
     shape = seen[layer][1].shape
@@ -174,14 +178,14 @@ def route_of(block: Block, call: Call, branch: str) -> Route | None:
         with contextlib.ExitStack() as stack:
             if branch == "mlp":
                 nothing = block.attention.out_features
-                stack.enter_context(_instead(block.attention, lambda x: x.new_zeros(*x.shape[:-1], nothing)))
-            stack.enter_context(_instead(layer, lambda x: values.reshape(shape)))
+                stack.enter_context(override_forward(block.attention, lambda x: x.new_zeros(*x.shape[:-1], nothing)))
+            stack.enter_context(override_forward(layer, lambda x: values.reshape(shape)))
             return _stream_after(block, blank, branch).flatten(0, -2)
 
-    return find_route(stream_with, shape[:-1].numel(), shape[-1], hidden)
+    return probe_residual_map(stream_with, shape[:-1].numel(), shape[-1], hidden)
 
 
-class Walk:
+class BlockRunner:
     """Calls of the blocks of a student and its teacher, in step, on the same batches.
 
     If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
@@ -205,32 +209,34 @@ class Walk:
     ):
         self.models, self.blocks, self.batches = models, blocks, batches
         self.images = 0
-        self.stored: list[tuple[dict[str, Any], list[Call]]] | None = []
+        self.stored: list[tuple[dict[str, Any], list[BlockCall]]] | None = []
         used = 0
         for index, inputs in enumerate(passage):
             self.images += next(value for value in inputs.values() if isinstance(value, torch.Tensor)).shape[0]
             if self.stored is None:
                 continue
-            calls = self._enter(0, inputs, index)
-            used += Call(0, (), inputs).bytes() + sum(call.bytes() for call in calls)
+            calls = self._capture(0, inputs, index)
+            used += BlockCall(0, (), inputs).bytes() + sum(call.bytes() for call in calls)
             if used > memory_budget:
                 self.stored = None
             else:
                 self.stored.append((inputs, calls))
         self.stored_bytes = used if self.stored is not None else 0
 
-    def _enter(self, number: int, inputs: dict[str, Any], batch: int, outputs: list | None = None) -> list[Call]:
+    def _capture(
+        self, number: int, inputs: dict[str, Any], batch: int, outputs: list | None = None
+    ) -> list[BlockCall]:
         outputs = outputs or [None] * len(self.models)
         together = zip(self.models, self.blocks, outputs, strict=True)
-        return [enter(model, blocks, number, inputs, batch, output) for model, blocks, output in together]
+        return [capture_call(model, blocks, number, inputs, batch, output) for model, blocks, output in together]
 
-    def calls(self, number: int) -> Iterator[list[Call]]:
+    def calls(self, number: int) -> Iterator[list[BlockCall]]:
         """For each batch, the call of the `number`-th block in every model."""
         if self.stored is not None:
             yield from (calls for _, calls in self.stored)
             return
         for batch, inputs in enumerate(self.batches):
-            yield self._enter(number, inputs, batch)
+            yield self._capture(number, inputs, batch)
 
     def advance(self, number: int) -> None:
         """Go on from the `number`-th block to the next."""
@@ -238,4 +244,4 @@ class Walk:
             return
         for index, (inputs, calls) in enumerate(self.stored):
             outputs = [call_block(blocks[number], call) for blocks, call in zip(self.blocks, calls, strict=True)]
-            self.stored[index] = (inputs, self._enter(number + 1, inputs, index, outputs))
+            self.stored[index] = (inputs, self._capture(number + 1, inputs, index, outputs))

@@ -1,14 +1,7 @@
-"""Where calibration acts: a table of block classes, and the models' own code asked how a layer's output meets the stream.
+"""Where the layers of a block are that calibration refits: a table by class of block, and the blocks of a model."""
 
-Between the last linear layer of a branch and the residual stream lie, by host, LayerScale, the return from windows, shifts
-and padding, and dropout that is off. All of that picks rows and scales channels, so it is found by running the block on
-known numbers. Where it is anything else (a norm after the branch), the layer's own output in the teacher is the goal instead.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
@@ -16,8 +9,8 @@ from ..patching import sima_attentions
 
 
 @dataclass(frozen=True)
-class BlockSites:
-    """A row of the table: one class of Transformers' transformer blocks, with paths below it.
+class BlockLayout:
+    """A row of the table: the paths of layers below one class of Transformers' blocks.
 
     Attributes:
         attention: the linear layer that ends the attention.
@@ -42,39 +35,43 @@ def _inner(place: str) -> dict[str, str]:
     return {"attention": "attention.output.dense", "mlp": ("output.dense",), **inner}
 
 
-def _clip(**fields) -> BlockSites:
+def _clip(**fields) -> BlockLayout:
     inner = {name: f"self_attn.{name[0]}_proj" for name in ("value", "query", "key")}
-    return BlockSites(attention="self_attn.out_proj", stream="layer_norm2", **inner, **fields)
+    return BlockLayout(attention="self_attn.out_proj", stream="layer_norm2", **inner, **fields)
 
 
 _OLDER, _WINDOWS = _inner("attention.attention"), _inner("attention.self")
 
-SITES = {
-    "ViTLayer": BlockSites(class_tokens=1),
-    "DeiTLayer": BlockSites(class_tokens=2),
-    "Dinov2Layer": BlockSites(stream="norm2", mlp=("mlp.fc2", "mlp.down_proj"), class_tokens=1),
-    "Dinov2WithRegistersLayer": BlockSites(stream="norm2", mlp=("mlp.fc2", "mlp.down_proj"), class_tokens=1),
-    "DINOv3ViTLayer": BlockSites(stream="norm2", mlp=("mlp.down_proj",), class_tokens=1),
-    "IJepaLayer": BlockSites(),
-    "PixioLayer": BlockSites(class_tokens="n_cls_tokens"),
-    "ViTMSNLayer": BlockSites(class_tokens=1),
-    "ViTMAELayer": BlockSites(class_tokens=1),
-    "VivitLayer": BlockSites(class_tokens=1),
-    "BeitLayer": BlockSites(class_tokens=1),
-    "Data2VecVisionLayer": BlockSites(**_OLDER, class_tokens=1),
-    "YolosLayer": BlockSites(**_OLDER),
-    "VideoMAELayer": BlockSites(**_OLDER),
-    "DPTViTLayer": BlockSites(**_OLDER, class_tokens=1),
+BLOCK_LAYOUTS = {
+    "ViTLayer": BlockLayout(class_tokens=1),
+    "DeiTLayer": BlockLayout(class_tokens=2),
+    "Dinov2Layer": BlockLayout(stream="norm2", mlp=("mlp.fc2", "mlp.down_proj"), class_tokens=1),
+    "Dinov2WithRegistersLayer": BlockLayout(stream="norm2", mlp=("mlp.fc2", "mlp.down_proj"), class_tokens=1),
+    "DINOv3ViTLayer": BlockLayout(stream="norm2", mlp=("mlp.down_proj",), class_tokens=1),
+    "IJepaLayer": BlockLayout(),
+    "PixioLayer": BlockLayout(class_tokens="n_cls_tokens"),
+    "ViTMSNLayer": BlockLayout(class_tokens=1),
+    "ViTMAELayer": BlockLayout(class_tokens=1),
+    "VivitLayer": BlockLayout(class_tokens=1),
+    "BeitLayer": BlockLayout(class_tokens=1),
+    "Data2VecVisionLayer": BlockLayout(**_OLDER, class_tokens=1),
+    "YolosLayer": BlockLayout(**_OLDER),
+    "VideoMAELayer": BlockLayout(**_OLDER),
+    "DPTViTLayer": BlockLayout(**_OLDER, class_tokens=1),
     "CLIPEncoderLayer": _clip(class_tokens=1),
     "MetaClip2EncoderLayer": _clip(class_tokens=1),
     "AltCLIPEncoderLayer": _clip(class_tokens=1),
     "ChineseCLIPVisionLayer": _clip(class_tokens=1),
     "SiglipEncoderLayer": _clip(),
-    "SegformerLayer": BlockSites(),
-    "SwinLayer": BlockSites(),
-    "Swinv2Layer": BlockSites(**_WINDOWS | {"stream": "intermediate"}),
-    "DonutSwinLayer": BlockSites(**_WINDOWS),
+    "SegformerLayer": BlockLayout(),
+    "SwinLayer": BlockLayout(),
+    "Swinv2Layer": BlockLayout(**_WINDOWS | {"stream": "intermediate"}),
+    "DonutSwinLayer": BlockLayout(**_WINDOWS),
 }
+
+# The same blocks as older Transformers, down to the oldest that is supported, built them.
+_DINOV2 = BlockLayout(**_OLDER | {"mlp": ("mlp.fc2", "mlp.weights_out")}, stream="norm2", class_tokens=1)
+OLDER_BLOCK_LAYOUTS = {"Dinov2Layer": _DINOV2, "Dinov2WithRegistersLayer": _DINOV2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +107,11 @@ def find_blocks(model: nn.Module) -> list[Block]:
     found = [
         (name, part)
         for name, part in model.named_modules()
-        if type(part).__name__ in SITES and any(path.startswith(f"{name}.") for path in paths)
+        if type(part).__name__ in BLOCK_LAYOUTS and any(path.startswith(f"{name}.") for path in paths)
     ]
     if not found:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no block that calibration knows, so nothing was changed. It knows {', '.join(SITES)}; "
+            f"{type(model).__name__} has no block that calibration knows, so nothing was changed. It knows {', '.join(BLOCK_LAYOUTS)}; "
             "other models need fine-tuning or distillation after the swap."
         )
     return [block_at(name, module) for name, module in found]
@@ -127,9 +124,9 @@ def block_at(name: str, module: nn.Module) -> Block:
         UnsupportedModelError: a layer that would be refitted is not a plain nn.Linear.
     """
     kind = type(module).__name__
-    row = SITES[kind]
+    row = BLOCK_LAYOUTS[kind]
     if _below(module, row.attention) is None:
-        row = OLDER_SITES.get(kind, row)
+        row = OLDER_BLOCK_LAYOUTS.get(kind, row)
     mlp = next((path for path in row.mlp if _below(module, path) is not None), row.mlp[0])
     for path in (row.attention, mlp):
         layer = _below(module, path)
@@ -164,7 +161,7 @@ def _described(layer: nn.Module | None) -> str:
     return f"{type(layer).__module__}.{type(layer).__qualname__}"  # PEFT's is called Linear, too
 
 
-def _class_tokens(module: nn.Module, row: BlockSites) -> int:
+def _class_tokens(module: nn.Module, row: BlockLayout) -> int:
     if isinstance(row.class_tokens, int):
         return row.class_tokens
     configs = (vars(part).get("config") for part in module.modules())
@@ -175,47 +172,3 @@ def _below(module: nn.Module | None, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module
-
-
-# The same blocks as older Transformers, down to the oldest that is supported, built them.
-_DINOV2 = BlockSites(**_OLDER | {"mlp": ("mlp.fc2", "mlp.weights_out")}, stream="norm2", class_tokens=1)
-OLDER_SITES = {"Dinov2Layer": _DINOV2, "Dinov2WithRegistersLayer": _DINOV2}
-
-
-@dataclass(frozen=True)
-class Route:
-    """How the `(R, C)` output of a linear layer enters the `(S, C)` rows of the stream: `stream = rest + scale * out[rows]`.
-
-    Attributes:
-        rows: `(S,)`, which row of the output each row of the stream takes.
-        scale: `(C,)`, by channel.
-    """
-
-    rows: torch.Tensor
-    scale: torch.Tensor
-
-
-def find_route(
-    run: Callable[[torch.Tensor], torch.Tensor], rows: int, channels: int, like: torch.Tensor
-) -> Route | None:
-    """The route from a linear layer to the stream, or None if it is not rows times channels.
-
-    Args:
-        run: gives the stream `(S, C)` of a block with zero input, when the layer's output is the `(rows, channels)` given.
-        rows, channels: shape of the layer's output.
-        like: a tensor of the block's dtype and device, of any shape.
-    """
-    ones = torch.ones(rows, channels, dtype=like.dtype, device=like.device)
-    rest, all_ones = run(0 * ones), run(ones)
-    scale = all_ones[0] - rest[0]
-    strongest = scale.abs().max()
-    if rest.any() or not strongest > 0 or not torch.equal(all_ones, scale.expand_as(all_ones)):
-        return None
-    # Row numbers in two digits, so that float32 carries them exactly enough through a scale.
-    digits = []
-    for digit in (torch.arange(rows) // 1024, torch.arange(rows) % 1024):
-        seen = run(ones * digit.to(like)[:, None])[:, scale.abs().argmax()] / scale[scale.abs().argmax()]
-        if (seen - seen.round()).abs().max() > 0.1:
-            return None
-        digits.append(seen.round().long())
-    return Route(digits[0] * 1024 + digits[1], scale)

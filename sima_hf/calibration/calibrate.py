@@ -13,7 +13,7 @@ from ..errors import CalibrationError
 from ..patching import sima_attentions
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
-from .fit import Calibration, Fit
+from .fit import Calibrator, LayerFit
 
 
 HEADS = ("classifier", "cls_classifier", "distillation_classifier")
@@ -35,7 +35,7 @@ class CalibrationReport:
         bases: how many blocks got another basis for queries and keys.
     """
 
-    fits: tuple[Fit, ...]
+    fits: tuple[LayerFit, ...]
     settings: dict[str, Any]
     images: int
     stored_bytes: int
@@ -126,10 +126,10 @@ def calibrate(
     own, goal = _working_copy(model), _working_copy(teacher).to(model.device)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        work = Calibration(own, goal, _Inputs(batches, own), dtypes, settings, progress)
+        work = Calibrator(own, goal, _Inputs(batches, own), dtypes, settings, progress)
         fits = work.fit(_heads(own) if classifier else [])
     _write_back(model, own, work.changed)
-    return CalibrationReport(tuple(fits), settings, work.walk.images, work.walk.stored_bytes, work.bases)
+    return CalibrationReport(tuple(fits), settings, work.runner.images, work.runner.stored_bytes, work.bases)
 
 
 def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> None:

@@ -10,14 +10,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
-from .block_forward import Call, Walk, execution_order, first_seen, route_of, run, watch
-from .blocks import Block, Route, block_at, find_blocks
+from .block_forward import BlockCall, BlockRunner, execution_order, first_seen, residual_map_of, run, run_branch
+from .blocks import Block, block_at, find_blocks
 from .least_squares import NormalEquations
 from .qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
+from .residual_map import ResidualMap
 
 
 @dataclass(frozen=True)
-class Fit:
+class LayerFit:
     """One layer that was refitted, and the shares of the variance it should produce that it left unexplained."""
 
     layer: str
@@ -26,7 +27,7 @@ class Fit:
 
 
 @dataclass
-class Look:
+class LayerBatch:
     """What one batch says about a layer, in rows.
 
     Attributes:
@@ -44,13 +45,13 @@ class Look:
     scale: torch.Tensor
 
 
-class Shares:
+class UnexplainedVariance:
     """Sums for the share of a weighted variance that is unexplained, in float64."""
 
     def __init__(self):
         self.weight, self.first, self.second, self.off, self.scale = 0.0, 0.0, 0.0, 0.0, None
 
-    def add(self, look: Look) -> None:
+    def add(self, look: LayerBatch) -> None:
         """Take in a batch."""
         weight, wanted = look.weight.double()[:, None], look.wanted.double()
         self.weight += weight.sum().item()
@@ -72,7 +73,7 @@ class Shares:
         return off.sum().item() / max(total.item(), 1e-300)
 
 
-class Calibration:
+class Calibrator:
     """One run of calibration; changes `model`, which is a copy, and notes in `changed` the names of parameters it changed.
 
     Raises:
@@ -106,9 +107,11 @@ class Calibration:
             )
         self.goals = [block_at(block.name, teacher.get_submodule(block.name)) for block in self.blocks]
         passage = itertools.chain([first], passage)  # not anew: what gives its batches once would lose this one
-        self.walk = Walk([model, teacher], [self.blocks, self.goals], batches, passage, settings["memory_budget"])
+        self.runner = BlockRunner(
+            [model, teacher], [self.blocks, self.goals], batches, passage, settings["memory_budget"]
+        )
 
-    def fit(self, heads: list[str]) -> list[Fit]:
+    def fit(self, heads: list[str]) -> list[LayerFit]:
         """Fit all blocks in the order in which they run, then `heads`."""
         from tqdm.auto import tqdm
 
@@ -121,38 +124,44 @@ class Calibration:
                     fits.append(self._fit_branch(number, branch))
                     bar.update()
                 if number + 1 < len(self.blocks):
-                    self.walk.advance(number)
+                    self.runner.advance(number)
             for name in heads:
                 fits.append(self._fit_head(name))
                 bar.update()
         return fits
 
-    def _fit_branch(self, number: int, branch: str) -> Fit:
+    def _fit_branch(self, number: int, branch: str) -> LayerFit:
         block = self.blocks[number]
         layer = getattr(block, branch)
         first = self._choose_basis(number) if branch == "attention" and self.settings["basis"] else None
         before, after = self._refit(layer, self._looks(number, branch))
         if branch == "attention" and self.settings["balance"]:
             self._balance(block, self.goals[number])
-        return Fit(self.names[layer], before if first is None else first, after)
+        return LayerFit(self.names[layer], before if first is None else first, after)
 
-    def _looks(self, number: int, branch: str) -> Iterator[Look]:
-        routes: dict[tuple, Route | None] = {}
-        for call, goal_call in self.walk.calls(number):
-            yield self._look(number, branch, call, goal_call, routes)
+    def _looks(self, number: int, branch: str) -> Iterator[LayerBatch]:
+        maps: dict[tuple, ResidualMap | None] = {}
+        for call, goal_call in self.runner.calls(number):
+            yield self._look(number, branch, call, goal_call, maps)
 
-    def _look(self, number: int, branch: str, call: Call, goal_call: Call, routes: dict[tuple, Route | None]) -> Look:
+    def _look(
+        self, number: int, branch: str, call: BlockCall, goal_call: BlockCall, maps: dict[tuple, ResidualMap | None]
+    ) -> LayerBatch:
         block = self.blocks[number]
-        own, wanted = watch(block, call, branch), watch(self.goals[number], goal_call, branch)
+        own, wanted = run_branch(block, call, branch), run_branch(self.goals[number], goal_call, branch)
         kind = (own.shape, own.y.shape)
-        if kind not in routes:
-            routes[kind] = route_of(block, call, branch)
-        route = routes[kind]
-        if route is None:
-            return Look(own.x, wanted.y - own.y, torch.ones_like(own.y[:, 0]), wanted.y, torch.ones_like(own.y[0]))
+        if kind not in maps:
+            maps[kind] = residual_map_of(block, call, branch)
+        residual = maps[kind]
+        if residual is None:
+            return LayerBatch(
+                own.x, wanted.y - own.y, torch.ones_like(own.y[:, 0]), wanted.y, torch.ones_like(own.y[0])
+            )
         # A channel that LayerScale has switched off wants no change.
-        change = torch.where(route.scale == 0, 0, (wanted.stream - own.stream) / route.scale)
-        return Look(own.x[route.rows], change, self._weights(block, own.shape, change), wanted.stream, route.scale)
+        change = torch.where(residual.scale == 0, 0, (wanted.stream - own.stream) / residual.scale)
+        return LayerBatch(
+            own.x[residual.rows], change, self._weights(block, own.shape, change), wanted.stream, residual.scale
+        )
 
     def _weights(self, block: Block, shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
         """`(R,)` for a stream of a shape: class tokens have their weight, all others 1."""
@@ -163,8 +172,8 @@ class Calibration:
             weights[..., : block.class_tokens] = max(1.0, others) if chosen is None else chosen
         return weights.flatten()
 
-    def _refit(self, layer: nn.Linear, looks: Iterable[Look]) -> tuple[float, float]:
-        sums, shares = NormalEquations.of(layer), Shares()
+    def _refit(self, layer: nn.Linear, looks: Iterable[LayerBatch]) -> tuple[float, float]:
+        sums, shares = NormalEquations.of(layer), UnexplainedVariance()
         for look in looks:
             sums.add(look.x, look.change, look.weight)
             shares.add(look)
@@ -195,10 +204,10 @@ class Calibration:
         layers = (block.query, block.key)
         if None in layers or not block.heads or layers[0].out_features != layers[1].out_features:
             return None
-        moments, shares, routes = [HeadMoments.of(layer, block.heads) for layer in layers], Shares(), {}
-        for call, goal_call in self.walk.calls(number):
+        moments, shares, maps = [HeadMoments.of(layer, block.heads) for layer in layers], UnexplainedVariance(), {}
+        for call, goal_call in self.runner.calls(number):
             with first_seen(*layers) as seen:
-                shares.add(self._look(number, "attention", call, goal_call, routes))
+                shares.add(self._look(number, "attention", call, goal_call, maps))
             for layer, sums in zip(layers, moments, strict=True):
                 sums.add(seen[layer][1])
         centre, constant = layers[1].bias is not None, None not in (layers[0].bias, layers[1].bias)
@@ -207,14 +216,14 @@ class Calibration:
         apply_basis(*layers, choose_basis(*moments, centre=centre, constant=constant))
         for layer in layers:
             self._changed(layer)
-        self._scale_biases(block, next(self.walk.calls(number))[0], constant)
+        self._scale_biases(block, next(self.runner.calls(number))[0], constant)
         self.bases += 1
         return shares.now()
 
-    def _scale_biases(self, block: Block, call: Call, constant: bool) -> None:
+    def _scale_biases(self, block: Block, call: BlockCall, constant: bool) -> None:
         """Bring position biases, made for logits, to the scale of SimA's product, as it is for one batch."""
         with first_seen(block.query, block.key) as seen:
-            watch(block, call, "attention")
+            run_branch(block, call, "attention")
         query, key = (seen[layer][1] for layer in (block.query, block.key))
         scale = product_scale(query.flatten(0, -3), key.flatten(0, -3), block.heads)
         for name, table in block.bias_tables().items():
@@ -235,10 +244,10 @@ class Calibration:
         self._changed(block.value)
         self._changed(block.attention)
 
-    def _fit_head(self, name: str) -> Fit:
-        return Fit(name, *self._refit(getattr(self.model, name), self._head_looks(name)))
+    def _fit_head(self, name: str) -> LayerFit:
+        return LayerFit(name, *self._refit(getattr(self.model, name), self._head_looks(name)))
 
-    def _head_looks(self, name: str) -> Iterator[Look]:
+    def _head_looks(self, name: str) -> Iterator[LayerBatch]:
         for index, inputs in enumerate(self.batches):
             pairs = []
             for net in (self.model, self.teacher):
@@ -247,17 +256,17 @@ class Calibration:
                     run(net, inputs, index)
                 pairs.append([tensor.flatten(0, -2) for tensor in seen[head]])
             (x, y), (_, wanted) = pairs
-            yield Look(x, wanted - y, torch.ones_like(y[:, 0]), wanted, torch.ones_like(y[0]))
+            yield LayerBatch(x, wanted - y, torch.ones_like(y[:, 0]), wanted, torch.ones_like(y[0]))
 
 
-def _softmax_keeps(goal: Block, call: Call, basis: tuple[torch.Tensor, ...]) -> bool:
+def _softmax_keeps(goal: Block, call: BlockCall, basis: tuple[torch.Tensor, ...]) -> bool:
     """Whether a basis leaves the teacher's attention what it is: not if there is more than a dot product between q and k."""
     layers = (goal.query, goal.key)
     before = [(parameter, parameter.clone()) for layer in layers for parameter in layer.parameters()]
-    expected = watch(goal, call, "attention").x
+    expected = run_branch(goal, call, "attention").x
     try:
         apply_basis(*layers, basis)
-        found = watch(goal, call, "attention").x
+        found = run_branch(goal, call, "attention").x
     finally:
         for parameter, value in before:
             parameter.copy_(value)

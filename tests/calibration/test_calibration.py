@@ -302,7 +302,7 @@ def test_half_precision_is_calibrated_in_float32(trained, dtype):
             [(IMAGES[0], 1)],
             {},
             TypeError,
-            "tensor of pixel_values or a dict .* got tuple",
+            "tensor of pixel_values or a dict .*, got tuple",
         ),
         (
             lambda: swapped(vit()),

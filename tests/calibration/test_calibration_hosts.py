@@ -10,7 +10,7 @@ from torch import nn
 
 import sima_hf
 from sima_hf.calibration import fit as calibration_steps
-from sima_hf.calibration.blocks import SITES, find_blocks
+from sima_hf.calibration.blocks import BLOCK_LAYOUTS, find_blocks
 from sima_hf.errors import CalibrationError, UnsupportedModelError
 from sima_hf.patching import sima_attentions
 
@@ -74,7 +74,7 @@ def test_every_host(case):
     """Each fit explains more, nothing but its layers changes, and what cannot be calibrated says so."""
     teacher = make(case, HOSTS[case])
     model = swapped(teacher)
-    if not any(type(module).__name__ in SITES and sima_attentions(module) for module in model.modules()):
+    if not any(type(module).__name__ in BLOCK_LAYOUTS and sima_attentions(module) for module in model.modules()):
         with pytest.raises(UnsupportedModelError, match=r"no block that calibration knows, .* ViTLayer"):
             sima_hf.calibrate(model, teacher, [given(case, HOSTS[case])], progress=False)
         return
@@ -102,15 +102,15 @@ def test_every_host(case):
 def test_the_table_names_classes_that_exist():
     """Every row is met by a host of the tests, so that none is only believed."""
     met = {type(module).__name__ for case in HOSTS for module in make(case, HOSTS[case]).modules()}
-    assert set(SITES) <= met
+    assert set(BLOCK_LAYOUTS) <= met
 
 
 @pytest.mark.parametrize(("case", "none"), [("swin/padded", False), ("dinov2", False), ("swinv2", True)])
 def test_routes_are_found_by_asking(case, none, monkeypatch):
-    """Windows, shifts and padding are rows; LayerScale is a scale; a norm behind the branch is no route."""
+    """Windows, shifts and padding are rows; LayerScale is a scale; a norm behind the branch is no residual."""
     found = []
-    original = calibration_steps.route_of
-    monkeypatch.setattr(calibration_steps, "route_of", lambda *args: found.append(original(*args)) or found[-1])
+    original = calibration_steps.residual_map_of
+    monkeypatch.setattr(calibration_steps, "residual_map_of", lambda *args: found.append(original(*args)) or found[-1])
     teacher = make(case, HOSTS[case])
     if case == "dinov2":
         with torch.no_grad():
@@ -119,7 +119,7 @@ def test_routes_are_found_by_asking(case, none, monkeypatch):
                     layer.lambda1.copy_(torch.linspace(0.1, 2, len(layer.lambda1)))
     sima_hf.calibrate(swapped(teacher), teacher, [given(case, HOSTS[case])], progress=False)
     assert found
-    assert all((route is None) is none for route in found)
+    assert all((residual is None) is none for residual in found)
     if case == "dinov2":
         torch.testing.assert_close(found[0].scale, torch.linspace(0.1, 2, 32))
     if case == "swin/padded":

@@ -5,20 +5,20 @@ import torch
 from torch import nn
 
 import sima_hf
-from sima_hf.calibration.blocks import Route, find_route
 from sima_hf.calibration.least_squares import NormalEquations
 from sima_hf.calibration.qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
+from sima_hf.calibration.residual_map import ResidualMap, probe_residual_map
 
 
 def test_a_route_with_many_rows_and_a_tiny_scale():
     rows, channels = 300_000, 3
     order = torch.randperm(rows)[: rows // 2]
     scale = torch.tensor([1e-5, -3e-5, 2e-5])
-    route = find_route(lambda y: scale * y[order], rows, channels, torch.zeros(1))
-    assert isinstance(route, Route)
-    assert torch.equal(route.rows, order)
-    torch.testing.assert_close(route.scale, scale)
-    assert find_route(lambda y: (scale * y[order]).softmax(-1), rows, channels, torch.zeros(1)) is None
+    residual = probe_residual_map(lambda y: scale * y[order], rows, channels, torch.zeros(1))
+    assert isinstance(residual, ResidualMap)
+    assert torch.equal(residual.rows, order)
+    torch.testing.assert_close(residual.scale, scale)
+    assert probe_residual_map(lambda y: (scale * y[order]).softmax(-1), rows, channels, torch.zeros(1)) is None
 
 
 def test_a_basis_keeps_softmax_and_makes_channels_equal():
