@@ -137,7 +137,7 @@ def _own_modules(part: nn.Module, within: str) -> Iterator[tuple[str, nn.Module]
     stack, model_type = [("", part)], type(_config_of(part)).model_type
     while stack:
         path, module = stack.pop()
-        if f"{path}.".startswith(f"{within}." if within else ""):
+        if not within or within in path.split("."):
             yield path, module
         for name, child in module.named_children():
             other = isinstance(child, PreTrainedModel) and type(child.config).model_type != model_type

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 
-from .attention_modules import sima_attentions
-from .configs import SimAHostConfig
-from .hosts import host_of_config
+from .attention_modules import Attention, sima_attentions
 
 
 @dataclass(frozen=True)
@@ -54,36 +53,14 @@ def describe(model: PreTrainedModel) -> Description:
         A `Description`; `print` it, or read `swapped` (path, host, number of attentions, backend, gain, position bias of each
         part) and `left` (path -> class).
     """
-    parts = [
-        (path, part) for path, part in model.named_modules() if isinstance(vars(part).get("config"), PreTrainedConfig)
-    ]
-    swapped: list[SwappedPart] = []
-    covered: dict[str, list[str]] = {}
-    for path, part in parts:
-        config = part.config
-        if not isinstance(config, SimAHostConfig) or any(
-            _inside(path, [place]) for place in covered.get(config.model_type, ())
-        ):
-            continue
-        host = host_of_config(config)
-        held = [one.sima_config for one in sima_attentions(part) if one.host is host]
-        if not held:
-            continue
-        swapped.append(
-            SwappedPart(
-                path,
-                host.model_type,
-                len(held),
-                held[0]._attn_implementation.removeprefix("sima").removeprefix("_") or "auto",
-                config.attention_gain,
-                host.position_bias,
-                host.within,
-            )
-        )
-        covered.setdefault(config.model_type, []).append(path)
+    paths = {module: path for path, module in model.named_modules()}
+    found: dict[nn.Module, list[Attention]] = {}
+    for attention in sima_attentions(model):
+        found.setdefault(attention.part, []).append(attention)
+    swapped = [_swapped_part(paths[part], attentions) for part, attentions in found.items()]
     places = [part.path for part in swapped]
     left: dict[str, str] = {}
-    for path, part in parts:
+    for part, path in paths.items():
         if (
             path
             and isinstance(part, PreTrainedModel)
@@ -95,6 +72,14 @@ def describe(model: PreTrainedModel) -> Description:
         if part.within:
             left[f"{part.path}.*".lstrip(".")] = f"all attention outside {part.within}"
     return Description(type(model).__name__, tuple(swapped), left)
+
+
+def _swapped_part(path: str, attentions: list[Attention]) -> SwappedPart:
+    host, config = attentions[0].host, attentions[0].sima_config
+    backend = config._attn_implementation.removeprefix("sima").removeprefix("_") or "auto"
+    return SwappedPart(
+        path, host.model_type, len(attentions), backend, config.attention_gain, host.position_bias, host.within
+    )
 
 
 def _inside(path: str, others: list[str]) -> bool:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from .attention_modules import sima_attentions
 from .configs import SimAHostConfig
 
 
@@ -85,13 +86,9 @@ def _names(said: set[tuple[str, str]], config: SimAHostConfig) -> bool:
 
 
 def _held(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
-    """Every config of SimA attention that a module holds, with the path of the module."""
-    found = {
-        id(value): (path, value)
-        for path, module in reversed(list(model.named_modules()))  # the outermost holder names it
-        for value in vars(module).values()
-        if isinstance(value, SimAHostConfig)
-    }
+    """The config of every SimA attention in a model, with the path of the part that it belongs to."""
+    paths = {module: path for path, module in model.named_modules()}
+    found = {id(one.sima_config): (paths[one.part], one.sima_config) for one in sima_attentions(model)}
     return list(found.values())
 
 
