@@ -310,7 +310,7 @@ def test_half_precision_is_calibrated_in_float32(trained, dtype):
             IMAGES,
             {"ridge": 0},
             CalibrationError,
-            "`ridge` must be a positive number, but 0",
+            "`ridge` must be a positive number, got 0",
         ),
         (
             lambda: swapped(vit()),

@@ -107,13 +107,13 @@ def test_a_script_tells_mistakes_and_lets_faults_through(capsys, monkeypatch):
 
 
 BROKEN = """
-from sima_hf import named_models
+from sima_hf.loading import by_name
 from sima_hf.cli import main
 
 def broken(name, **kwargs):
     one, two = [name]
 
-named_models.load_with_report = broken
+by_name.load_with_report = broken
 main(["certify", {folder!r}])
 """
 

@@ -12,7 +12,7 @@ import transformers
 
 import sima_hf
 from sima_hf.calibration.calibrate import CalibrationReport
-from sima_hf.calibration.fit import Fit
+from sima_hf.calibration.fit import LayerFit
 from sima_hf.errors import PublishError
 from sima_hf.folders.provenance import (
     PROVENANCE,
@@ -147,7 +147,7 @@ def test_training_settings_are_the_recipe_and_no_places(tmp_path):
 
 
 def test_calibration_facts_are_what_the_report_says():
-    fits = (Fit("a", 0.5, 0.1), Fit("b", 0.3, 0.3))
+    fits = (LayerFit("a", 0.5, 0.1), LayerFit("b", 0.3, 0.3))
     report = CalibrationReport(fits, {"ridge": 1e-6, "class_token_weight": None, "memory_budget": 5}, 128, 0, 2)
     facts = calibration_facts(report, "photos")
     assert facts == {
@@ -159,5 +159,5 @@ def test_calibration_facts_are_what_the_report_says():
         "unexplained_after": 0.2,
         "ridge": 1e-6,
     }
-    odd = CalibrationReport((Fit("a", math.inf, 0.1),), {}, 1, 0, 0)
+    odd = CalibrationReport((LayerFit("a", math.inf, 0.1),), {}, 1, 0, 0)
     assert "unexplained_before" not in calibration_facts(odd)

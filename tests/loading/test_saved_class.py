@@ -139,7 +139,7 @@ def test_the_folder_is_named_whose_weights_are_missing_or_damaged(load, saved, t
         ("https://hf.co/gpt2", "on the Hub, gpt2, or"),
         ("a/b/c", "There is no folder a/b/c with a model in it"),
         ("~/a", "There is no folder ~/a with a model in it"),
-        (__file__, "test_load.py is a file; give the folder"),
+        (__file__, "test_saved_class.py is a file; give the folder"),
     ],
 )
 def test_names_that_are_none(name, words, load):
