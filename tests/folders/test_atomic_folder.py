@@ -113,7 +113,7 @@ def test_a_vocabulary_of_a_rare_name_is_the_tokenizers_where_there_is_one(tmp_pa
 KILLED = """
 import os, sys
 from pathlib import Path
-from sima_hf import whole_folder as module
+from sima_hf.folders import atomic_folder as module
 
 def fill(folder, text):
     for name in ("config.json", "model.safetensors"):
