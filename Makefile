@@ -22,7 +22,7 @@ PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist
 test: $(VENV)/.installed  ## the whole suite, offline
 	$(PYTEST) -m 'not results' $(ARGS)
 
-test-fast: $(VENV)/.installed  ## what fails first, in a minute or so: for daily work
+test-fast: $(VENV)/.installed  ## what fails first, in a few minutes: for daily work
 	$(PYTEST) -m 'not slow and not results' $(ARGS)
 
 check-results: $(VENV)/.installed  ## committed measurements reach their goals, and the pages say what they say
