@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hosts_at_hand import KIND_IDS, KINDS, given, make, tensors
+from hosts_at_hand import IDS, MODELS, given, make, tensors
 from tensors import DTYPES, definition, inputs, relative_error
 from transformers import Trainer, TrainingArguments
 
@@ -10,7 +10,7 @@ import sima_hf
 from sima_hf.attention import PositionBias, one_dtype, sima_attention_forward, without_autocast
 
 
-every_kind = pytest.mark.parametrize(("case", "name"), KINDS, ids=KIND_IDS)
+every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)
 
 
 def step(model, case, name, dtype=None):
@@ -29,7 +29,7 @@ def error(found, expected):
     return sorted(errors)[len(errors) // 2] if errors else 0.0
 
 
-@every_kind
+@every_model
 def test_a_step_under_autocast(case, name):
     try:
         softmax, _ = step(make(case, name), case, name, torch.bfloat16)
