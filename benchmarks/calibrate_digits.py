@@ -1,6 +1,6 @@
 """What calibration keeps of a swapped model, and what fine-tuning and distillation add: measured on scikit-learn's digits.
 
-Four small models are trained with softmax, swapped, calibrated with 32 to 2,048 unlabelled images, and trained on for up to
+Four small models are trained with softmax, swapped, calibrated with 32 to 2,048 unlabeled images, and trained on for up to
 30 epochs from there and from the bare swap. Nothing was chosen by the 500 test images: `--choose` trains on fewer images and
 measures on held-out training images, and that is what the settings below come from.
 

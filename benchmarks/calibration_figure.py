@@ -63,7 +63,7 @@ def draw_figure(path: Path) -> None:
             axis.grid(alpha=0.3)
         _line(above, runs, "calibrated", "calibrated", "#4e9a06", "-")
         above.set_title(TITLES[model], fontsize=11)
-        above.set_xlabel("images of calibration, unlabelled")
+        above.set_xlabel("images of calibration, unlabeled")
         for key, (label, color, style) in LINES.items():
             _line(below, runs, key, label, color, style)
         below.set_xlabel("epochs after it")

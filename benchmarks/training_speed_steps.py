@@ -39,7 +39,7 @@ def augmenting(batch: dict, device: str, calls: int, wait: Callable[[], None]) -
     pixels, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
     scaled = unit_interval(pixels)
     normalized = normalize(pixels, whole.mean, whole.std)
-    grey = scaled.new_tensor(whole.mean)
+    gray = scaled.new_tensor(whole.mean)
 
     def mix(seeds: torch.Tensor):
         drawn = draw_mix(seeds, *pixels.shape[-2:], whole.mixup, whole.cutmix, whole.mixup_switch_prob)
@@ -48,8 +48,8 @@ def augmenting(batch: dict, device: str, calls: int, wait: Callable[[], None]) -
 
     parts = {
         "augmenting": lambda seeds: whole(pixels, labels, seeds),
-        "RandAugment": lambda seeds: whole.rand_augment(scaled, seeds, fill=grey),
-        "normalising": lambda seeds: normalize(pixels, whole.mean, whole.std),
+        "RandAugment": lambda seeds: whole.rand_augment(scaled, seeds, fill=gray),
+        "normalizing": lambda seeds: normalize(pixels, whole.mean, whole.std),
         "random erasing": lambda seeds: random_erasing(normalized, seeds, whole.random_erasing),
         "mixing": mix,
     }

@@ -11,7 +11,7 @@ from sima_hf.bench.attention_report import read_csv, replace_between
 FED, REPEATED, STEP = "training from the loader", "training on a repeated batch", "training step"
 # Everything else is what data costs: shown as a multiple of the step.
 TRAINING = (FED, REPEATED, STEP)
-PARTS = ("RandAugment", "normalising", "random erasing", "mixing")
+PARTS = ("RandAugment", "normalizing", "random erasing", "mixing")
 
 
 @dataclass(frozen=True)

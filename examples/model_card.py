@@ -13,7 +13,7 @@ TEMPLATE = """---
 # {name}
 
 An image classifier without softmax: every attention is [SimA](https://arxiv.org/abs/2206.08898), in which queries and keys
-are L1-normalised over the tokens and three matrices are multiplied in the cheaper order.
+are L1-normalized over the tokens and three matrices are multiplied in the cheaper order.
 
 | | |
 |---|---|

@@ -19,7 +19,7 @@ CLASSES, SIZE = 1000, (500, 375)
 
 
 def jpeg(generator: np.random.Generator) -> bytes:
-    """A picture that costs about as much to store and decode as a photograph: coloured noise of several sizes."""
+    """A picture that costs about as much to store and decode as a photograph: colored noise of several sizes."""
     pixels = np.zeros((SIZE[1], SIZE[0], 3))
     for cells in (4, 16, 64, 256):
         noise = generator.uniform(0, 255, (cells, cells, 3)).astype(np.uint8)

@@ -15,7 +15,7 @@ class PositionBias:
     """A position bias on its way through a model that adds masks to it: keeps the two apart, as SimA needs them.
 
     In Transformers, models with relative positions hand the sum of bias and mask to the attention function. Softmax can read
-    that; SimA adds the bias to the product of the normalised query and key, while a mask changes the norms.
+    that; SimA adds the bias to the product of the normalized query and key, while a mask changes the norms.
     """
 
     bias: torch.Tensor
@@ -172,7 +172,7 @@ def sima_mask(
 ) -> torch.Tensor | None:
     """The mask that Transformers makes for SimA's attention functions.
 
-    Plain padding becomes `(B,1,1,Nk)`, boolean, which SimA honours in linear time; anything else becomes the full boolean mask
+    Plain padding becomes `(B,1,1,Nk)`, boolean, which SimA honors in linear time; anything else becomes the full boolean mask
     that scaled_dot_product_attention would get.
     """
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask

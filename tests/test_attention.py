@@ -147,7 +147,7 @@ def test_two_masks_on_one_bias_are_refused():
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
 def test_padding_keeps_its_form(dtype):
-    """`(B,1,1,Nk)`, which is honoured in linear time; the full mask would cost N x N."""
+    """`(B,1,1,Nk)`, which is honored in linear time; the full mask would cost N x N."""
     keep = torch.ones(2, 9, dtype=torch.bool)
     keep[1, 5:] = False
     mask = sima_mask(

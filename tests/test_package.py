@@ -186,7 +186,7 @@ def test_folders_and_files_are_few_enough_to_find_ones_way():
 
 
 @pytest.mark.parametrize("name", ["configuration_sima", "embeddings_sima", "modeling_sima", "image_processing_sima"])
-def test_published_files_import_only_their_neighbours(name):
+def test_published_files_import_only_their_neighbors(name):
     """They are copied to the Hub as they are, where `from .sibling import x` is all that works."""
     tree = ast.parse((PACKAGE / "models" / "sima" / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):

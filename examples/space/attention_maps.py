@@ -136,7 +136,7 @@ def _one_layer(weights: torch.Tensor, grid: tuple[int, int]):
 
 
 def seen_picture(pixel_values: torch.Tensor, processor) -> np.ndarray:
-    """What the model saw, `(H, W, 3)` uint8: the processor's normalisation undone."""
+    """What the model saw, `(H, W, 3)` uint8: the processor's normalization undone."""
     image = pixel_values[0].float().cpu()
     if getattr(processor, "do_normalize", True):
         mean, std = (getattr(processor, name, None) or [0.5] for name in ("image_mean", "image_std"))

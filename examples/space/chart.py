@@ -1,4 +1,4 @@
-"""The curves of time against resolution, as inline SVG in the page's own text colour, and the same numbers as a table."""
+"""The curves of time against resolution, as inline SVG in the page's own text color, and the same numbers as a table."""
 
 import html
 import math

@@ -108,13 +108,13 @@ def _check_ours(cache: Path) -> None:
 
 def light_on_dark(image: Image.Image) -> tuple[Image.Image, str]:
     """A picture of a digit as the model knows them, light on dark, and a sentence if it had to be inverted."""
-    grey = image.convert("L")
-    pixels = np.asarray(grey)
+    gray = image.convert("L")
+    pixels = np.asarray(gray)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if np.median(border) <= 127:
         return image, ""
     return ImageOps.invert(
-        grey
+        gray
     ), "It is dark on light; the digits model has seen light on dark only, so it was inverted."
 
 

@@ -1,6 +1,6 @@
-"""The page's own HTML: maps as pictures on the grid of patches, with colour bars, laid out so that they fold on a narrow screen.
+"""The page's own HTML: maps as pictures on the grid of patches, with color bars, laid out so that they fold on a narrow screen.
 
-Text is HTML text in the page's own colours, so it can be read in light and in dark; only maps and pictures are PNG.
+Text is HTML text in the page's own colors, so it can be read in light and in dark; only maps and pictures are PNG.
 """
 
 import base64
@@ -12,7 +12,7 @@ from attention_maps import LayerMaps, Seen
 from PIL import Image
 
 
-# Colours from low to high. Both give zero the same light grey, so that zero looks alike in signed and in softmax maps.
+# Colors from low to high. Both give zero the same light gray, so that zero looks alike in signed and in softmax maps.
 SIGNED = ((0x0B, 0x3C, 0x8C), (0x5B, 0x93, 0xD6), (0xF2, 0xF2, 0xF2), (0xE8, 0x7C, 0x55), (0x8E, 0x0B, 0x1E))
 POSITIVE = ((0xF2, 0xF2, 0xF2), (0xFB, 0xC8, 0x78), (0xF0, 0x86, 0x2A), (0xC4, 0x4A, 0x08), (0x7A, 0x1F, 0x02))
 OVERLAY_OPACITY = 0.7
@@ -63,7 +63,7 @@ def said(sentences: list[str] | tuple[str, ...], refused: bool = False) -> str:
 
 
 def colors_of(values: np.ndarray, colors: tuple, low: float, high: float) -> np.ndarray:
-    """`(..., 3)` uint8 of values `(...)`, linear between the colours, which lie evenly from `low` to `high`."""
+    """`(..., 3)` uint8 of values `(...)`, linear between the colors, which lie evenly from `low` to `high`."""
     place = np.clip((values - low) / (high - low or 1.0), 0, 1) * (len(colors) - 1)
     table = np.array(colors, dtype=np.float64)
     steps = np.arange(len(colors))
@@ -71,13 +71,13 @@ def colors_of(values: np.ndarray, colors: tuple, low: float, high: float) -> np.
 
 
 def scale_of(weights: np.ndarray, signed: bool) -> tuple[tuple, float, float]:
-    """Colours and the values of their ends: centred at zero for signed maps, from zero for softmax's."""
+    """Colors and the values of their ends: centered at zero for signed maps, from zero for softmax's."""
     high = float(np.abs(weights).max()) or 1.0
     return (SIGNED, -high, high) if signed else (POSITIVE, 0.0, high)
 
 
 def map_image(weights: np.ndarray, signed: bool, picture: np.ndarray | None = None) -> Image.Image:
-    """A map `(h, w)` in colours, a pixel for each patch; with a picture `(H, W, 3)`, that one tinted as strongly as it was looked at."""
+    """A map `(h, w)` in colors, a pixel for each patch; with a picture `(H, W, 3)`, that one tinted as strongly as it was looked at."""
     colors, low, high = scale_of(weights, signed)
     colored = colors_of(weights, colors, low, high)
     if picture is None:
@@ -143,7 +143,7 @@ def _card(title: str, image: Image.Image, caption: str, bar: str = "") -> str:
 
 
 def _large(kind: str, layer: LayerMaps, signed: bool, head: int | None, looker: str, picture) -> str:
-    """One map with its colour bar, and in words what the colours leave out."""
+    """One map with its color bar, and in words what the colors leave out."""
     weights, special, who = layer.shown(looker, head)
     colors, low, high = scale_of(weights, signed)
     steps = ", ".join(f"rgb{color}" for color in colors)

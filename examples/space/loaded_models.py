@@ -73,7 +73,7 @@ class Pair:
         return next(iter(self.models.values()))
 
     def pixel_values(self, image) -> torch.Tensor:
-        """`(1, C, H, W)` of a picture of mode "RGB"; in grey for a model of one channel."""
+        """`(1, C, H, W)` of a picture of mode "RGB"; in gray for a model of one channel."""
         if channels(self.main) == 1:
             image = image.convert("L")
         values = self.processor(image, return_tensors="pt")["pixel_values"]

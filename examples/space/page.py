@@ -67,7 +67,7 @@ def examine(pair: Pair, path: str | None) -> tuple[Shown, list[str]]:
 
 
 def probe(pair: Pair) -> Shown:
-    """What the models make of plain grey, to know their layers and heads before anybody comes.
+    """What the models make of plain gray, to know their layers and heads before anybody comes.
 
     Raises:
         LoadError: they do not take an image through their processor.

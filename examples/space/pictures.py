@@ -97,7 +97,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Picture:
     if image.getexif().get(ORIENTATION, 1) in range(2, 9):
         image, notes = ImageOps.exif_transpose(image), [*notes, "It was turned as its EXIF data say."]
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image, notes = _eight_bits(image), [*notes, "Its grey values were brought to 8 bits."]
+        image, notes = _eight_bits(image), [*notes, "Its gray values were brought to 8 bits."]
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getextrema()[3][0] < 255:
@@ -109,7 +109,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Picture:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floating point as 8 bits; Pillow's own conversion would cut off all above 255."""
+    """Gray of 16 or 32 bits or floating point as 8 bits; Pillow's own conversion would cut off all above 255."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())

@@ -63,7 +63,7 @@ class Row:
 
 
 def literal_formula(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`(B,H,N,D)` from three of that shape by the original code's two lines: normalise in memory, multiply in the cheaper order."""
+    """`(B,H,N,D)` from three of that shape by the original code's two lines: normalize in memory, multiply in the cheaper order."""
     query, key = F.normalize(query, p=1.0, dim=-2), F.normalize(key, p=1.0, dim=-2)
     if query.shape[-2] < query.shape[-1]:
         return (query @ key.transpose(-2, -1)) @ value

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..machine.plotting import pyplot
 
 
-# Contestant -> label and colour in the picture.
+# Contestant -> label and color in the picture.
 SHOWN = {
     "softmax": ("softmax (scaled_dot_product_attention)", "#8a8a8a"),
     "literal": ("SimA, the paper's formula as written", "#3465a4"),

@@ -97,7 +97,7 @@ class Calibrator:
         passage = iter(batches)
         first = next(passage, None)
         if first is None:
-            raise CalibrationError("`batches` is empty: give at least one batch of unlabelled images.")
+            raise CalibrationError("`batches` is empty: give at least one batch of unlabeled images.")
         found = find_blocks(model)
         self.blocks = [found[index] for index in execution_order(model, found, first)]
         if not self.blocks:
@@ -210,10 +210,10 @@ class Calibrator:
                 shares.add(self._look(number, "attention", call, goal_call, maps))
             for layer, sums in zip(layers, moments, strict=True):
                 sums.add(seen[layer][1])
-        centre, constant = layers[1].bias is not None, None not in (layers[0].bias, layers[1].bias)
-        if not _softmax_keeps(goal, goal_call, choose_basis(*moments, centre=centre, constant=False)):
+        center, constant = layers[1].bias is not None, None not in (layers[0].bias, layers[1].bias)
+        if not _softmax_keeps(goal, goal_call, choose_basis(*moments, center=center, constant=False)):
             return None
-        apply_basis(*layers, choose_basis(*moments, centre=centre, constant=constant))
+        apply_basis(*layers, choose_basis(*moments, center=center, constant=constant))
         for layer in layers:
             self._changed(layer)
         self._scale_biases(block, next(self.runner.calls(number))[0], constant)

@@ -4,7 +4,7 @@ Softmax sees the logits `q k^T / sqrt(D)` only: any invertible `T` gives `(T q)^
 all keys changes nothing. SimA divides every channel by its own sum over the tokens, so to SimA the basis is everything. The
 one chosen here, for each head, from second moments of q and k:
 
-- keys are centred, which softmax does not notice;
+- keys are centered, which softmax does not notice;
 - q and k get the same, diagonal second moments `s`; the channel with the least is given up for a constant `D^(1/4)` in q and
   k, so that `q^T k + sqrt(D)` is what SimA sees, for `exp(x) = 1 + x + ...` with `x = q^T k / sqrt(D)`;
 - a rotation makes all channels equally strong, so that SimA's division by channel is, on the whole, one by a number.
@@ -44,14 +44,14 @@ class HeadMoments:
         self.rows += x.shape[1]
 
 
-def choose_basis(query: HeadMoments, key: HeadMoments, centre: bool, constant: bool) -> tuple[torch.Tensor, ...]:
+def choose_basis(query: HeadMoments, key: HeadMoments, center: bool, constant: bool) -> tuple[torch.Tensor, ...]:
     """Maps of q and of k `(H, D, D)`, an offset of the keys `(H, D)`, and what is added to both `(H, D)`, all float64.
 
     The new vectors are `map_q @ q + added` and `map_k @ (k - offset) + added`.
 
     Args:
         query, key: sums of the two projections' outputs.
-        centre: take the mean off the keys.
+        center: take the mean off the keys.
         constant: give up a channel for the constant; without it softmax's map stays what it is.
 
     Raises:
@@ -63,7 +63,7 @@ def choose_basis(query: HeadMoments, key: HeadMoments, centre: bool, constant: b
         )
     found = [
         _basis_of_head(
-            query.second[head] / query.rows, key.second[head] / key.rows, centre * key.first[head] / key.rows, constant
+            query.second[head] / query.rows, key.second[head] / key.rows, center * key.first[head] / key.rows, constant
         )
         for head in range(query.heads)
     ]

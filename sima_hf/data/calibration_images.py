@@ -22,9 +22,9 @@ logger = logging.get_logger(__name__)
 
 
 class CalibrationImages:
-    """Unlabelled images, drawn at random from a folder, decoded once and kept as bytes; iterable as often as wanted.
+    """Unlabeled images, drawn at random from a folder, decoded once and kept as bytes; iterable as often as wanted.
 
-    Where the image processor does more than to rescale and normalise bytes, what it makes is kept as float32, four times the
+    Where the image processor does more than to rescale and normalize bytes, what it makes is kept as float32, four times the
     memory.
 
     Args:
@@ -109,7 +109,7 @@ class CalibrationImages:
         return len(self._pixels)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches `{"pixel_values": float32 (B, C, H, W)}`, normalised, the last one perhaps smaller; the same each time."""
+        """Batches `{"pixel_values": float32 (B, C, H, W)}`, normalized, the last one perhaps smaller; the same each time."""
         for start in range(0, len(self._pixels), self.batch_size):
             pixels = torch.stack(self._pixels[start : start + self.batch_size])
             if self._mean is not None:
@@ -133,7 +133,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 class _Processed:
-    """The normalised pixels that a processor makes of an image, float32 (C, H, W)."""
+    """The normalized pixels that a processor makes of an image, float32 (C, H, W)."""
 
     def __init__(self, processor):
         self.processor = processor

@@ -35,7 +35,7 @@ class Classes:
         self._numbered = all(map(is_number, self.names))
 
     def index(self, value: int | str | None) -> int | None:
-        """The index of a class by its name or, where names are no numbers, by its number; -1 if unlabelled, None if unknown."""
+        """The index of a class by its name or, where names are no numbers, by its number; -1 if unlabeled, None if unknown."""
         if value is None:
             return -1
         name = composed(value).strip()
@@ -47,7 +47,7 @@ class Classes:
 
 
 def names_of(values: Iterable[int | str | None]) -> list[str]:
-    """The classes that occur, sorted: as numbers where all are, else as text. Unlabelled images (None) do not count."""
+    """The classes that occur, sorted: as numbers where all are, else as text. Unlabeled images (None) do not count."""
     found = {composed(value).strip() for value in values if value is not None}
     return sorted(found, key=int) if all(map(is_number, found)) else sorted(found)
 
@@ -159,7 +159,7 @@ class ToStandardRow:
 
 
 def _named(value: int | str | None, names: list[str] | None) -> int | str | None:
-    """What a ClassLabel's number stands for: a name, or None (unlabelled) for -1; other values as they are."""
+    """What a ClassLabel's number stands for: a name, or None (unlabeled) for -1; other values as they are."""
     if names is None or value is None:
         return value
     return names[value] if value >= 0 else None
@@ -188,7 +188,7 @@ def standard(data, source: str, columns: tuple[str, str, str | None], classes: C
     if own_names == classes.names:
         data = _renamed(data.select_columns([image, label]), {image: "image", label: "label"})
         if isinstance(data, Dataset):
-            check_labelled(data["label"][:], source)
+            check_labeled(data["label"][:], source)
         return data
     if not isinstance(data, Dataset):
         return data.map(
@@ -203,7 +203,7 @@ def standard(data, source: str, columns: tuple[str, str, str | None], classes: C
             f"{source} has classes that the training set does not have: {first_few(strange)}. The training set has "
             f"{len(classes.names)}, from {classes.names[0]} to {classes.names[-1]}."
         )
-    check_labelled(indices, source)
+    check_labeled(indices, source)
     data = _renamed(data.select_columns([image]), {image: "image"})
     return data.add_column("label", indices, feature=target["label"])
 
@@ -214,7 +214,7 @@ def _renamed(data, names: dict[str, str]):
     return data.rename_columns(changed) if changed else data
 
 
-def check_labelled(labels: list[int | None], source: str) -> None:
+def check_labeled(labels: list[int | None], source: str) -> None:
     """Raise DataError if there are images without a label."""
     without = sum(label is None or label < 0 for label in labels)
     if without:

@@ -162,7 +162,7 @@ def _reason(error: Exception, image) -> str:
 
 
 def decode(image) -> PILImage.Image:
-    """An image of PIL in RGB, upright; grey of 16 bits is divided by 257, with a warning, since others cut it off at 255.
+    """An image of PIL in RGB, upright; gray of 16 bits is divided by 257, with a warning, since others cut it off at 255.
 
     Raises:
         ValueError: there is no image. For a broken file, whatever PIL raises.
@@ -181,7 +181,7 @@ def decode(image) -> PILImage.Image:
 
 
 def _eight_bits(image: PILImage.Image, given) -> PILImage.Image:
-    """Grey of 16 bits as 8 bits. By the range that 16 bits have, not by what occurs: that differs from image to image."""
+    """Gray of 16 bits as 8 bits. By the range that 16 bits have, not by what occurs: that differs from image to image."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating point numbers, whose range no file says; make it one of 8 bits")
     levels = np.asarray(image, dtype=np.float64)

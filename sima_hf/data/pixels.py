@@ -16,7 +16,7 @@ def unit_interval(pixel_values: torch.Tensor) -> torch.Tensor:
     """
     if pixel_values.dtype != torch.uint8:
         raise TypeError(
-            f"Images must come as bytes (torch.uint8, 0 to 255), neither rescaled nor normalised, got {pixel_values.dtype}."
+            f"Images must come as bytes (torch.uint8, 0 to 255), neither rescaled nor normalized, got {pixel_values.dtype}."
         )
     return pixel_values.float() / 255
 

@@ -1,4 +1,4 @@
-"""Image processors at another resolution and crop, and the normalisation that belongs to them."""
+"""Image processors at another resolution and crop, and the normalization that belongs to them."""
 
 import copy
 from pathlib import Path
@@ -97,7 +97,7 @@ def normalization(processor) -> tuple[list[float], list[float]]:
     made, seen = processor(_probe(), return_tensors="pt")["pixel_values"], _view(processor).to(torch.uint8)
     if seen.shape != made.shape or not torch.allclose(normalize(seen, mean, std), made, rtol=1e-4, atol=1e-4):
         raise DataError(
-            f"{type(processor).__name__} does more to an image's bytes than to rescale and normalise them channel by channel, "
+            f"{type(processor).__name__} does more to an image's bytes than to rescale and normalize them channel by channel, "
             "which cannot be done on the device."
         )
     return mean, std
@@ -133,7 +133,7 @@ def _changed(processor, **settings):
 
 
 def _plain(processor, **settings):
-    """A processor that resizes, crops, rescales and normalises, nothing else, with the settings of another."""
+    """A processor that resizes, crops, rescales and normalizes, nothing else, with the settings of another."""
     if getattr(processor, "backend", "pil") == "torchvision":
         from transformers import BitImageProcessor as kind
     else:
@@ -149,7 +149,7 @@ def _probe() -> np.ndarray:
 
 
 def _view(processor, image: np.ndarray | None = None) -> torch.Tensor:
-    """The bytes that a processor makes of an image, that one by default, neither rescaled nor normalised: `(1, 3, H, W)`."""
+    """The bytes that a processor makes of an image, that one by default, neither rescaled nor normalized: `(1, 3, H, W)`."""
     return processor(_probe() if image is None else image, do_rescale=False, do_normalize=False, return_tensors="pt")[
         "pixel_values"
     ]

@@ -1,6 +1,6 @@
 """From a decoded image to bytes of one size: a random view for training, the image processor's view for evaluation.
 
-What is left to do (colours, erasing, mixing, normalisation) is done on the device, a batch at a time.
+What is left to do (colors, erasing, mixing, normalization) is done on the device, a batch at a time.
 """
 
 import math
@@ -122,7 +122,7 @@ def crop_box(
 
 
 class EvalView:
-    """The pixels that a Transformers image processor makes, before it rescales and normalises them.
+    """The pixels that a Transformers image processor makes, before it rescales and normalizes them.
 
     Args:
         processor: an image processor that returns images of one size.
@@ -144,7 +144,7 @@ class EvalView:
         if not torch.equal(pixels.to(made.dtype), made):
             raise ValueError(
                 f"{type(self.processor).__name__} gives {made.dtype} that are not whole numbers from 0 to 255 although "
-                "rescaling and normalisation are off; use a processor that keeps bytes, such as SimAImageProcessor."
+                "rescaling and normalization are off; use a processor that keeps bytes, such as SimAImageProcessor."
             )
         return pixels
 

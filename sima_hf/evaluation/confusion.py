@@ -1,4 +1,4 @@
-"""Pictures of which classes a classifier takes for which; only mistakes have a colour, so that they can be seen."""
+"""Pictures of which classes a classifier takes for which; only mistakes have a color, so that they can be seen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,9 +47,9 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], most: int = LISTE
 
 
 def draw_confusion(axis, confusion: np.ndarray, names: Sequence[str], title: str = "") -> None:
-    """Counts of true against predicted classes on a matplotlib axis; mistakes in red, right answers without colour.
+    """Counts of true against predicted classes on a matplotlib axis; mistakes in red, right answers without color.
 
-    Up to 20 classes have their counts written out, up to 50 their names; of more than 100 classes several neighbours share a
+    Up to 20 classes have their counts written out, up to 50 their names; of more than 100 classes several neighbors share a
     square, which counts the mistakes among them.
 
     Args:
@@ -91,7 +91,7 @@ def draw_confusion(axis, confusion: np.ndarray, names: Sequence[str], title: str
 
 
 def _draw_scale(axis, picture, most: int, together: int) -> None:
-    """A colour bar with round counts."""
+    """A color bar with round counts."""
     ticks = sorted({0, *(number for power in range(12) for number in (10**power, 3 * 10**power) if number <= most)})
     label = "mistakes" if together == 1 else f"mistakes in {together} x {together} classes"
     bar = axis.figure.colorbar(picture, cax=axis.inset_axes([1.02, 0.2, 0.025, 0.6]))

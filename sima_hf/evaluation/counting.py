@@ -137,9 +137,9 @@ def evaluate_model(
 
     Args:
         model: gives logits `(B, K)`, alone, as `.logits`, or first in a tuple. It is used where it is.
-        batches: dicts with `pixel_values` `(B, C, H, W)`, uint8 or already normalised, and `labels` int64 `(B,)`, -100 where an
+        batches: dicts with `pixel_values` `(B, C, H, W)`, uint8 or already normalized, and `labels` int64 `(B,)`, -100 where an
             image is to be left out; maybe with `unreadable`, names of images that could not be read.
-        mean, std: normalisation of bytes, one number for each channel on the scale of [0, 1]; see `normalization`.
+        mean, std: normalization of bytes, one number for each channel on the scale of [0, 1]; see `normalization`.
         classes: the model's class of each label, where they are not the same; see `match_labels`.
         accelerator: an `accelerate.Accelerator` that has prepared the batches; each image then counts once, whatever the
             number of processes and the size of the last batch, and all processes get the same result.
@@ -147,7 +147,7 @@ def evaluate_model(
         progress: show a bar, on the main process only.
 
     Raises:
-        DataError: no labelled image, bytes without `mean` and `std`, labels outside the model's classes, or images of a size
+        DataError: no labeled image, bytes without `mean` and `std`, labels outside the model's classes, or images of a size
             that the model cannot take.
     """
     parameter = next(model.parameters())
@@ -200,7 +200,7 @@ def _normalized(pixels: torch.Tensor, mean, std, dtype: torch.dtype) -> torch.Te
         return pixels.to(dtype)
     if mean is None or std is None:
         raise DataError(
-            "Images came as bytes: give the `mean` and `std` to normalise them with, or normalise them before."
+            "Images came as bytes: give the `mean` and `std` to normalize them with, or normalize them before."
         )
     return normalize(pixels, mean, std).to(dtype)
 

@@ -90,7 +90,7 @@ def compute_metrics(prediction: "EvalPrediction") -> dict[str, float]:
         `{"accuracy", "top_5_accuracy"}`, shares of the images whose label is not -100.
 
     Raises:
-        DataError: shapes that do not fit, labels that the logits have no class for, or no labelled image at all.
+        DataError: shapes that do not fit, labels that the logits have no class for, or no labeled image at all.
     """
     predictions = prediction.predictions
     while isinstance(predictions, (tuple, list)):

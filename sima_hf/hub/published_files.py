@@ -17,7 +17,7 @@ from .pictures import PICTURES, shown_pictures
 
 
 README = "README.md"
-_LICENCES = ("license", "license.txt", "license.md", "notice", "notice.txt")
+_LICENSES = ("license", "license.txt", "license.md", "notice", "notice.txt")
 SETTINGS = ("*_config.json",)  # those of them that say how a processor, a tokenizer or generation is set up
 # How entries of such files, and of config.json, end that name where on somebody's disk something was loaded from.
 _PATH_ENTRIES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file")
@@ -153,15 +153,15 @@ def pictures_in(folder: Path, text: str) -> list[PlannedFile]:
 
 
 def others_in(folder: Path) -> list[PlannedFile]:
-    """What a reader needs besides weights, config, code and card: image processor, tokenizer, licence.
+    """What a reader needs besides weights, config, code and card: image processor, tokenizer, license.
 
     Raises:
         PublishError: one of them is a link that leads out of the folder, see `check_inside`; or settings that are no JSON.
     """
-    licences = [path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, _LICENCES)]
+    licenses = [path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, _LICENSES)]
     return [
         (PlannedFile.settings if matches(path.name, SETTINGS) else PlannedFile.inside)(path, folder)
-        for path in (*model_settings(folder), *licences)
+        for path in (*model_settings(folder), *licenses)
     ]
 
 

@@ -32,7 +32,7 @@ def sima_attention(
     bias: torch.Tensor | None = None,
     mask_queries: bool | None = None,
 ) -> torch.Tensor:
-    """Softmax-free attention: query and key are L1-normalised over the tokens, then three matrices are multiplied.
+    """Softmax-free attention: query and key are L1-normalized over the tokens, then three matrices are multiplied.
 
     `out = (q / |q|_1) (k / |k|_1)^T v` with the norms taken per head and channel over the token axis, floored at
     1e-12 (SimA, arXiv 2206.08898, section 3). No softmax, no exp, no `1/sqrt(D)`. A channel that is zero at every
@@ -56,7 +56,7 @@ def sima_attention(
         order: "linear" for `q (k^T v)`, "quadratic" for `(q k^T) v`, "auto" for the one with fewer operations. The fused
             backends take the linear one whatever it says.
         backend: "auto", or a name listed by `sima_hf.ops.backend_report()`.
-        bias: position bias, floating point `(B or 1, H or 1, Nq, Nk)`, added to the product of the normalised query and key
+        bias: position bias, floating point `(B or 1, H or 1, Nq, Nk)`, added to the product of the normalized query and key
             before the mask and the gain: `out = gain * (q^ k^T + bias) v`. Costs `N x N`.
         mask_queries: whether key padding hides the queries at the same positions as well; by default where there are as many
             queries as keys. False where queries are tokens of their own that happen to be as many. Without key padding it

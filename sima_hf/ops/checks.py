@@ -136,7 +136,7 @@ def _as_boolean(mask: torch.Tensor) -> torch.Tensor:
     sentence = (
         "A float mask must hold only 0 (may be seen) and values of -100 or less (hidden), but this one holds others: "
         "it is a position bias, made to be added to the logits of a softmax, which SimA does not have. Give it as `bias`, "
-        "without the hidden tokens, if it is to be added to the product of the normalised query and key."
+        "without the hidden tokens, if it is to be added to the product of the normalized query and key."
     )
     if torch.compiler.is_compiling():
         torch._assert_async(is_mask, sentence)

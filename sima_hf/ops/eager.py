@@ -1,4 +1,4 @@
-"""The folded form in plain torch: neither a normalised query nor a normalised key is ever written.
+"""The folded form in plain torch: neither a normalized query nor a normalized key is ever written.
 
 `q^ (k^T v) = q M` with `M = diag(1/(a b)) (k^T v)`, where a and b are the length-D token sums of |q| and |k|. So the only
 passes over the tokens are the two sums and the two products; everything else happens on D x D numbers, in float32 or wider.

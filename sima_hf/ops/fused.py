@@ -139,7 +139,7 @@ def _plain_operations_wanted(*tensors: torch.Tensor) -> bool:
 
 
 def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable, Callable]:
-    """The operators, with what torch needs to trace and to vectorise them. Gradients are `Fused`'s alone."""
+    """The operators, with what torch needs to trace and to vectorize them. Gradients are `Fused`'s alone."""
     full, full_backward = f"sima::{name}", f"sima::{name}_backward"
     tensors = "Tensor query, Tensor key, Tensor value, Tensor? keep, bool mask_queries"
     torch.library.define(full, f"({tensors}, bool tokens_gain, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")

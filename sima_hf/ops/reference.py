@@ -1,6 +1,6 @@
 """SimA as the paper writes it: the oracle that every other backend is held against.
 
-Normalise query and key, then multiply. In the dtype of the inputs, so run it in float64 for an answer to trust. Every mask
+Normalize query and key, then multiply. In the dtype of the inputs, so run it in float64 for an answer to trust. Every mask
 goes through the one general definition, in which row i has norms of its own, taken over the tokens it may see.
 """
 

@@ -156,7 +156,7 @@ class RecipeArguments:
     rand_augment: str | None = field(
         default="rand-m9-mstd0.5-inc1", metadata=_help("RandAugment's magnitude in timm's words, or 'none'.")
     )
-    color_jitter: float = field(default=0.4, metadata=_help("Jitter of colours, used where RandAugment is not."))
+    color_jitter: float = field(default=0.4, metadata=_help("Jitter of colors, used where RandAugment is not."))
     color_jitter_with_rand_augment: bool = field(default=False, metadata=_help("Use it besides RandAugment."))
     random_erasing: float = field(default=0.25, metadata=_help("Probability of erasing a rectangle by noise."))
     mixup: float = field(default=0.8, metadata=_help("Alpha of mixup; 0 is off."))

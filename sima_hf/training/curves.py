@@ -10,7 +10,7 @@ from ..machine.plotting import pyplot
 
 BLUE, ORANGE, GREEN, GREY, RED = "#3465a4", "#e07b1a", "#4e9a06", "#8a8a8a", "#c0392b"
 
-# Panel -> key in the history, label, colour. With averaged weights Trainer logs theirs as eval_... and the raw ones apart.
+# Panel -> key in the history, label, color. With averaged weights Trainer logs theirs as eval_... and the raw ones apart.
 LOSSES = (
     ("loss", "training", BLUE),
     ("eval_loss", "validation", ORANGE),
@@ -219,7 +219,7 @@ def _draw_line(axis, line: list[tuple[float, float]], color: str, label: str, al
 
 
 def running_mean(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Each value replaced by the mean of the finite ones among it and its neighbours, 2 % of the line to either side."""
+    """Each value replaced by the mean of the finite ones among it and its neighbors, 2 % of the line to either side."""
     reach = max(1, len(line) // 50)
     found = []
     for index, (x, y) in enumerate(line):

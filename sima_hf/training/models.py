@@ -180,7 +180,7 @@ def _reorder(model: PreTrainedModel, order: list[int]) -> None:
 
 
 def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:
-    """Calibrate a swapped model on batches of normalised pixels `(B,3,H,W)`, in place."""
+    """Calibrate a swapped model on batches of normalized pixels `(B,3,H,W)`, in place."""
     built.calibration = calibrate(built.model, built.original, list(batches), progress=progress)
 
 

@@ -48,11 +48,11 @@ _EXACT_LOSS = "loss_of_each_image"
 
 
 class SimATrainer(Trainer):
-    """Trains image classifiers on batches of bytes, which are augmented and normalised on the device.
+    """Trains image classifiers on batches of bytes, which are augmented and normalized on the device.
 
     Whatever `transformers.Trainer` does works; in addition, or instead:
 
-    - Augmentation, mixup, cutmix, soft targets: `BatchAugmentation` on each training batch; normalisation alone in evaluation.
+    - Augmentation, mixup, cutmix, soft targets: `BatchAugmentation` on each training batch; normalization alone in evaluation.
     - The average of the weights is updated after each step and saved in every checkpoint, as a model folder `ema/` beside the raw
       weights; `--eval_weights` and `--save_weights` have it evaluated, and saved in the end, in their place.
     - A checkpoint is complete or absent (`checkpoints.writing`), and resuming from it is exact on one process.
@@ -62,10 +62,10 @@ class SimATrainer(Trainer):
     Args:
         model: an image classifier, native, swapped or with softmax.
         args: `SimATrainingArguments`.
-        image_mean, image_std: normalisation, one number for each channel; by default the image processor's.
+        image_mean, image_std: normalization, one number for each channel; by default the image processor's.
         max_unreadable: unreadable training images to pass over before `DataError`.
         train_dataset: a split of `datasets` with a column of images and one of classes, which need no transform: views,
-            augmentation and normalisation are made here, as `args` say. Or `TrainImages` or `StreamedImages`.
+            augmentation and normalization are made here, as `args` say. Or `TrainImages` or `StreamedImages`.
         eval_dataset: such a split, no stream, or `EvalImages`; or a dictionary of them. So for `evaluate` and `predict`.
         processing_class: the image processor; needed with splits, and saved with the model.
         image_column, label_column: of the splits, where types and usual names do not tell.
@@ -75,7 +75,7 @@ class SimATrainer(Trainer):
     Raises:
         DataError: splits without an image processor or usable columns, with classes that are not the model's, or with images
             that have no label.
-        ValueError: neither normalisation nor an image processor.
+        ValueError: neither normalization nor an image processor.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class SimATrainer(Trainer):
         """As Trainer's, for `predict`."""
         return super().get_test_dataloader(self.splits.for_evaluation(test_dataset))
 
-    # Loss and optimisation
+    # Loss and optimization
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy with soft targets `(B,K)` in training, with classes `(B,)` in evaluation; float32."""
@@ -417,8 +417,8 @@ def _ranks_and_losses(logits, labels: torch.Tensor) -> tuple[torch.Tensor, torch
 
 def _accuracies_and_loss(prediction: EvalPrediction) -> dict[str, float]:
     ranked, losses = prediction.predictions
-    labelled = prediction.label_ids >= 0
-    loss = float(losses[labelled].mean(dtype="float64")) if labelled.any() else math.nan
+    labeled = prediction.label_ids >= 0
+    loss = float(losses[labeled].mean(dtype="float64")) if labeled.any() else math.nan
     return {**compute_metrics(EvalPrediction(ranked, prediction.label_ids)), _EXACT_LOSS: loss}
 
 

@@ -18,7 +18,7 @@ from sima_hf.bench.attention_report import links_from
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results/training_speed_cpu.csv")
-PARTS = ["RandAugment", "normalising", "random erasing", "mixing"]
+PARTS = ["RandAugment", "normalizing", "random erasing", "mixing"]
 FED, REPEATED, STEP = "training from the loader", "training on a repeated batch", "training step"
 # Two models of toy size, two rounds.
 SHORT = (

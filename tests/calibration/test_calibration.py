@@ -103,9 +103,9 @@ def test_it_is_the_least_squares_solution(trained):
     torch.testing.assert_close(found.weight.double(), solution[:-1].T, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.bias.double(), solution[-1], rtol=1e-3, atol=1e-4)
     total = weight.expand(*x.shape[:2], 1).flatten(0, 1)
-    centred = seen["stream"].flatten(0, 1)
-    centred = centred - (total * centred).sum(dim=0) / total.sum()
-    share = (wanted - rows @ solution).square().sum() / (total * centred.square()).sum()
+    centered = seen["stream"].flatten(0, 1)
+    centered = centered - (total * centered).sum(dim=0) / total.sum()
+    share = (wanted - rows @ solution).square().sum() / (total * centered.square()).sum()
     assert report.fits[0].after == pytest.approx(share.item(), rel=1e-3)
 
 

@@ -29,7 +29,7 @@ def test_a_basis_keeps_softmax_and_makes_channels_equal():
     moments = [HeadMoments(3, 8, torch.device("cpu")) for _ in range(2)]
     for sums, rows in zip(moments, (query, key), strict=True):
         sums.add(rows.flatten(1))
-    map_q, map_k, offset, added = choose_basis(*moments, centre=True, constant=False)
+    map_q, map_k, offset, added = choose_basis(*moments, center=True, constant=False)
     new_q = torch.einsum("hdc,nhc->nhd", map_q, query)
     new_k = torch.einsum("hdc,nhc->nhd", map_k, key - offset)
     logits, wanted = (torch.einsum("nhc,mhc->hnm", *pair) for pair in ((new_q, new_k), (query, key)))
@@ -37,7 +37,7 @@ def test_a_basis_keeps_softmax_and_makes_channels_equal():
     for rows in (new_q, new_k):
         power = rows.square().mean(dim=0)
         torch.testing.assert_close(power, power.mean(dim=1, keepdim=True).expand_as(power))
-    map_q, map_k, offset, added = choose_basis(*moments, centre=True, constant=True)
+    map_q, map_k, offset, added = choose_basis(*moments, center=True, constant=True)
     torch.testing.assert_close(added.square().sum(dim=1), torch.full((3,), 8**0.5, dtype=torch.float64))
 
 
@@ -55,7 +55,7 @@ def test_a_scaled_bias_gives_softmaxs_map_to_first_order(constant):
             layer.weight.copy_(torch.eye(heads * channels))
             layer.bias.zero_()
             sums.add(layer(rows))
-        apply_basis(*layers, choose_basis(*moments, centre=True, constant=constant))
+        apply_basis(*layers, choose_basis(*moments, center=True, constant=constant))
         new = [layer(rows) for layer, rows in zip(layers, (query, key), strict=True)]
     scaled = scaled_bias(bias, product_scale(*new, heads), channels, constant)
 

@@ -107,7 +107,7 @@ def test_a_stream_that_does_not_say_how_many_images_it_has(root, tmp_path):
 
 
 def small(folder, split, labels, feature=None):
-    """A parquet file of grey images with these labels."""
+    """A parquet file of gray images with these labels."""
     folder.mkdir(exist_ok=True)
     images = [PILImage.new("L", (4, 4), index) for index in range(len(labels))]
     feature = feature or Value("string" if isinstance(labels[0], str) else "int64")

@@ -42,17 +42,17 @@ def encoded(image, kind="png", **options):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def dataset(count=10, broken=(), unlabelled=()):
-    """Image i is 4 x 4, of grey i."""
+def dataset(count=10, broken=(), unlabeled=()):
+    """Image i is 4 x 4, of gray i."""
     rows = [encoded(PILImage.new("L", (4, 4), index)) for index in range(count)]
     for index in broken:
         rows[index] = {"bytes": rows[index]["bytes"][:20], "path": f"folder/{index}.png"}
-    labels = [None if index in unlabelled else index % 3 for index in range(count)]
+    labels = [None if index in unlabeled else index % 3 for index in range(count)]
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
     return Dataset.from_dict({"image": rows, "label": labels}, features=features)
 
 
-def grey(sample):
+def gray(sample):
     assert sample["pixel_values"].unique().numel() == 1
     return sample["pixel_values"][0, 0, 0].item()
 
@@ -94,23 +94,23 @@ def test_samples_are_views_of_the_draws():
     images = TrainImages(dataset(), with_seed)
     draws = [Draw(4, 10), Draw(4, 20), Draw(7, 30), Draw(4, 40)]
     samples = images.__getitems__(draws)
-    assert [grey(sample) for sample in samples] == [14, 24, 37, 44]
+    assert [gray(sample) for sample in samples] == [14, 24, 37, 44]
     assert [sample["labels"] for sample in samples] == [1, 1, 1, 1]
     assert [sample["seeds"] for sample in samples] == [10, 20, 30, 40]
     assert all(sample["unreadable"] == [] for sample in samples)
-    assert grey(images[Draw(9, 1)]) == 10
+    assert gray(images[Draw(9, 1)]) == 10
     assert len(images) == 10
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_and_named():
     images = TrainImages(dataset(broken=(3, 4, 9)), with_seed, max_unreadable=5)
     sample = images[Draw(3, 100)]
-    assert grey(sample) == 105
+    assert gray(sample) == 105
     assert sample["labels"] == 5 % 3
     assert sample["seeds"] == 100
     assert [name.partition(" (")[0] for name in sample["unreadable"]] == ["folder/3.png", "folder/4.png"]
-    assert grey(images[Draw(9, 0)]) == 0  # behind the last comes the first
-    assert grey(images[Draw(2, 0)]) == 2
+    assert gray(images[Draw(9, 0)]) == 0  # behind the last comes the first
+    assert gray(images[Draw(2, 0)]) == 2
 
 
 def test_nothing_readable_gives_a_black_sample_with_as_many_names_as_it_takes_to_end_the_run():
@@ -134,18 +134,18 @@ def test_an_image_is_decoded_once_for_its_views_and_kept_while_there_is_room(mon
     decoded.clear()
     images = TrainImages(dataset(), pixels_of, cache_bytes=2 * 3 * 4 * 4)
     for _ in range(3):
-        assert [grey(sample) for sample in images.__getitems__([Draw(index, 0) for index in range(5)])] == [*range(5)]
+        assert [gray(sample) for sample in images.__getitems__([Draw(index, 0) for index in range(5)])] == [*range(5)]
     assert len(decoded) == 5 + 3 + 3  # two fit
     copy = pickle.loads(pickle.dumps(images))
     assert len(copy._cache) == 0
-    assert grey(copy[Draw(1, 0)]) == 1
+    assert gray(copy[Draw(1, 0)]) == 1
 
 
 def test_evaluation_keeps_unreadable_images_in_their_place():
-    images = EvalImages(dataset(6, broken=(2,), unlabelled=(4,)), pixels_of_eval)
+    images = EvalImages(dataset(6, broken=(2,), unlabeled=(4,)), pixels_of_eval)
     samples = images.__getitems__(list(range(6)))
     assert [sample["labels"] for sample in samples] == [0, 1, NO_LABEL, 0, NO_LABEL, 2]
-    assert [grey(sample) for sample in samples] == [0, 1, 0, 3, 0, 5]
+    assert [gray(sample) for sample in samples] == [0, 1, 0, 3, 0, 5]
     assert [len(sample["unreadable"]) for sample in samples] == [0, 0, 1, 0, 1, 0]
     assert "has no label" in samples[4]["unreadable"][0]
     assert images[3]["labels"] == 0

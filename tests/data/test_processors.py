@@ -42,7 +42,7 @@ def photo():
 
 
 def by_pil(photo, image_size, crop_pct, resample):
-    """Shorter side to `image_size / crop_pct`, centre crop: float64 `(3, S, S)` in 0..255."""
+    """Shorter side to `image_size / crop_pct`, center crop: float64 `(3, S, S)` in 0..255."""
     shorter = int(image_size / crop_pct)
     wide, tall = photo.size
     new = (shorter, int(shorter * tall / wide)) if wide < tall else (int(shorter * wide / tall), shorter)
@@ -114,7 +114,7 @@ def test_none_and_folders_without_one_get_the_originals(tmp_path, photo):
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.__name__)
-def test_normalisation_on_the_device_is_the_processors(host, photo):
+def test_normalization_on_the_device_is_the_processors(host, photo):
     processor = processor_for(host(), 32, 1.0)
     mean, std = normalization(processor)
     seen = processor(photo, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]

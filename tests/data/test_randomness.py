@@ -1,4 +1,4 @@
-"""Random numbers from integers: the published hash, the vectorised form, and the distributions."""
+"""Random numbers from integers: the published hash, the vectorized form, and the distributions."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_the_hash_is_splitmix64():
         assert combine(number, 7) == splitmix64(splitmix64(number % 2**64) ^ 7) // 2
 
 
-def test_the_vectorised_form_is_the_same():
+def test_the_vectorized_form_is_the_same():
     seeds = torch.tensor(EXTREMES)
     for salt in ((), (3,), (-1, 2**63 - 1), (5, 0, -(2**63))):
         assert combine_each(seeds, *salt).tolist() == [combine(seed, *salt) for seed in EXTREMES]
@@ -36,7 +36,7 @@ def test_the_vectorised_form_is_the_same():
     assert pairs.tolist() == [[combine(a, 4, b) for b in EXTREMES] for a in EXTREMES]
 
 
-def test_order_and_length_matter_and_neighbours_differ():
+def test_order_and_length_matter_and_neighbors_differ():
     hashes = {combine(*numbers) for numbers in ((), (0,), (0, 0), (1, 2), (2, 1), (1, 2, 0), (3,), (0, 3))}
     assert len(hashes) == 8
     assert len({combine(seed, epoch) for seed in range(50) for epoch in range(50)}) == 2500
@@ -60,7 +60,7 @@ def test_uniform_numbers_are_uniform():
         assert 63 - 50 < ((counts - 1000).square() / 1000).sum() < 63 + 50
 
 
-def test_neighbouring_seeds_salts_and_positions_are_independent():
+def test_neighboring_seeds_salts_and_positions_are_independent():
     """Correlations of 20,000 independent pairs have a standard deviation of 0.007."""
     seeds = torch.arange(20000)
     numbers = [uniform(seeds, count=2)[:, 0], uniform(seeds, count=2)[:, 1], uniform(seeds + 1, count=2)[:, 0]]

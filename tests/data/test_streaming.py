@@ -22,15 +22,15 @@ from sima_hf.errors import DataError
 FEATURES = Features({"image": Image(decode=False), "label": ClassLabel(names=["even", "odd"])})
 
 
-def grey(index):
+def gray(index):
     buffer = io.BytesIO()
     PILImage.new("L", (4, 4), index).save(buffer, "png")
     return {"bytes": buffer.getvalue(), "path": f"{index}.png"}
 
 
 def stream(count=60, shards=4, broken=()):
-    """Image i is of grey i; a shard holds images that follow one another."""
-    rows = [grey(index) for index in range(count)]
+    """Image i is of gray i; a shard holds images that follow one another."""
+    rows = [gray(index) for index in range(count)]
     for index in broken:
         rows[index]["bytes"] = b"broken"
     labels = [index % 2 for index in range(count)]
@@ -239,7 +239,7 @@ def test_more_broken_images_than_allowed_end_in_a_sample_without_a_label():
 def test_a_shard_that_cannot_be_read():
     def rows(shards):
         for shard in shards:
-            yield {"image": grey(shard), "label": 0}
+            yield {"image": gray(shard), "label": 0}
             if shard == 1:
                 raise OSError("unexpected end of data")
 

@@ -120,9 +120,9 @@ def test_evaluation_pixels_are_the_processors(crop_pct, size):
     made = EvalView(processor)(picture(*size))
     assert made.dtype == torch.uint8
     mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    normalised = (made.numpy().astype(np.float64) / 255 - mean) / std
+    normalized = (made.numpy().astype(np.float64) / 255 - mean) / std
     wanted = processor(picture(*size), return_tensors="pt").pixel_values[0].double().numpy()
-    assert np.abs(normalised - wanted).max() < 1e-6
+    assert np.abs(normalized - wanted).max() < 1e-6
 
 
 def test_a_processor_that_gives_no_bytes_is_refused():

@@ -97,7 +97,7 @@ def _cut_without_manifest(run):
     ],
     ids=["lacking", "unsealed", "empty", "cut", "cut-unsealed"],
 )
-def test_half_written_checkpoints_are_recognised(harm, words, run):
+def test_half_written_checkpoints_are_recognized(harm, words, run):
     harm(run)
     with pytest.raises(CheckpointError, match=words):
         load_classifier(str(run / "checkpoint-2"))

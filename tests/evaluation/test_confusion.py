@@ -51,7 +51,7 @@ def test_the_commonest_mistakes_come_first():
     assert most_confused(np.eye(3, dtype=int), ["a", "b", "c"]) == []
 
 
-def test_few_classes_have_their_counts_and_only_mistakes_are_coloured(axis):
+def test_few_classes_have_their_counts_and_only_mistakes_are_colored(axis):
     confusion = np.array([[5, 3, 0], [0, 1, 3], [9, 0, 90]])
     draw_confusion(axis, confusion, ["ant", "bee", "cat"], "a title")
     written = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axis.texts}

@@ -52,7 +52,7 @@ class Planted(nn.Module):
 
 
 def planted_images(count, seed=0):
-    """Logits with ties as images `(3, 1, 7)` that are already normalised, and labels some of which are -100."""
+    """Logits with ties as images `(3, 1, 7)` that are already normalized, and labels some of which are -100."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(-4, 5, (count, CLASSES), generator=generator) / 2
     labels = torch.randint(0, CLASSES, (count,), generator=generator)

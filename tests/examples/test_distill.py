@@ -125,7 +125,7 @@ def test_a_swapped_model_learns_from_its_original(teacher, tmp_path, distill):
 
 
 def test_a_native_model_learns_from_another_kind(teacher, tmp_path, distill):
-    """Another resolution, normalisation and order of classes than the teacher's; nothing but the teacher's decisions."""
+    """Another resolution, normalization and order of classes than the teacher's; nothing but the teacher's decisions."""
     model = ViTForImageClassification.from_pretrained(teacher)
     for parameter in model.classifier.parameters():
         parameter.data = parameter.data.flip(0)

@@ -43,12 +43,12 @@ def complaint(monkeypatch):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A folder of coloured images in three classes, of several sizes and file types."""
+    """A folder of colored images in three classes, of several sizes and file types."""
     folder = tmp_path_factory.mktemp("photos")
-    for name, colour in {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}.items():
+    for name, color in {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}.items():
         (folder / name).mkdir()
         for index in range(14):
-            shade = tuple(min(255, channel + 2 * index) for channel in colour)
+            shade = tuple(min(255, channel + 2 * index) for channel in color)
             suffix = ("png", "jpg")[index % 2]
             Image.new("RGB", (30 + index, 40), shade).save(folder / name / f"{index}.{suffix}")
     return folder

@@ -149,20 +149,20 @@ def test_layers_that_do_not_fit_are_counted(space):
     assert space.maps.layer_maps(None, (2, 2))[1].startswith("No maps")
 
 
-def test_signed_maps_are_coloured_around_zero(space):
+def test_signed_maps_are_colored_around_zero(space):
     weights = np.array([[-1.0, 0.0], [0.5, 4.0]])
     colors, low, high = space.drawing.scale_of(weights, signed=True)
     assert (low, high) == (-4.0, 4.0)
     image = np.asarray(space.drawing.map_image(weights, signed=True)).astype(int)
-    grey = tuple(colors[len(colors) // 2])
-    assert tuple(image[0, 1]) == grey
+    gray = tuple(colors[len(colors) // 2])
+    assert tuple(image[0, 1]) == gray
     assert image[0, 0, 2] > image[0, 0, 0]  # blue for negative
     assert image[1, 0, 0] > image[1, 0, 2]  # red for positive
     assert tuple(image[1, 1]) == tuple(colors[-1])
     _, low, _ = space.drawing.scale_of(np.abs(weights), signed=False)
     positive = np.asarray(space.drawing.map_image(np.abs(weights), signed=False))
     assert low == 0
-    assert tuple(positive[0, 1]) == grey  # zero looks alike in both
+    assert tuple(positive[0, 1]) == gray  # zero looks alike in both
 
 
 def test_overlay_leaves_what_was_not_looked_at(space):

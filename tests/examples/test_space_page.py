@@ -193,8 +193,8 @@ def test_classifies_and_draws(opened, served, noise):
         assert drawn.shape == (4, 4, 3)  # one pixel for each patch, enlarged by the browser
         assert width > 150
         strongest = np.unravel_index(np.abs(weights).argmax(), weights.shape)
-        away_from_grey = np.abs(drawn.astype(int) - 0xF2).sum(-1)
-        assert away_from_grey[strongest] == away_from_grey.max() > 200
+        away_from_gray = np.abs(drawn.astype(int) - 0xF2).sum(-1)
+        assert away_from_gray[strongest] == away_from_gray.max() > 200
         if kind == "SimA":
             clear = np.abs(weights) > 0.1 * np.abs(weights).max()
             redder = drawn[..., 0].astype(int) > drawn[..., 2]

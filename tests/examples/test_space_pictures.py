@@ -120,7 +120,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(pictures, write):
     values = np.array([[0, 257, 128 * 257, 65535]] * 4, dtype=np.uint16)
     read = pictures.read_picture(write(Image.fromarray(values), "deep.png"))
     assert [read.image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
-    assert read.notes == ("Its grey values were brought to 8 bits.",)
+    assert read.notes == ("Its gray values were brought to 8 bits.",)
 
 
 def test_floating_point_with_holes(pictures, write):
@@ -147,7 +147,7 @@ def test_of_an_animation_the_first_frame(pictures, write):
     assert read.notes == ("Of its 3 frames the first is shown.",)
 
 
-def test_printers_colours(pictures, write):
+def test_printers_colors(pictures, write):
     read = pictures.read_picture(write(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "print.tiff"))
     red, green, blue = read.image.getpixel((0, 0))
     assert red > 200

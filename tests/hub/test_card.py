@@ -321,8 +321,8 @@ def test_what_was_given_wins_over_what_is_found(native_folder, tmp_path):
         card_files(both)
     with pytest.raises(PublishError, match="There is no file"):
         find_facts(folder, benchmark=folder / "none.csv")
-    with pytest.raises(TypeError, match="colour"):
-        find_facts(folder, colour="red")
+    with pytest.raises(TypeError, match="color"):
+        find_facts(folder, color="red")
 
 
 def test_a_base_model_is_a_name_on_the_hub(native_folder):

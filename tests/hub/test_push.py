@@ -141,7 +141,7 @@ def test_a_readme_that_stays_makes_no_commit(hub, client, folder):
 
 
 def test_front_matter_edited_on_the_hub_is_kept(hub, client, folder):
-    """As its pages offer to do: a licence and a data set; then somebody changes the folder's text."""
+    """As its pages offer to do: a license and a data set; then somebody changes the folder's text."""
     (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
     pushed(client, folder, "org/front")
     edit_on_the_hub(client, "org/front", readme(hub, "org/front").replace("---\n", "---\nlicense: mit\n", 1))

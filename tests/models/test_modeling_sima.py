@@ -229,7 +229,7 @@ def test_base_model_from_a_classifiers_folder_and_back(tmp_path):
     assert torch.equal(again.eval().sima(images).pooler_output, classifier.sima(images).pooler_output)
 
 
-def test_missing_tensors_are_initialised_and_loaded_ones_kept(tmp_path):
+def test_missing_tensors_are_initialized_and_loaded_ones_kept(tmp_path):
     model = SimAForImageClassification(tiny())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -259,7 +259,7 @@ def test_missing_tensors_are_initialised_and_loaded_ones_kept(tmp_path):
     assert loaded["sima.embeddings.patch_embeddings.layers.0.convolution.weight"].abs().max() < 1
 
 
-def test_initialisation_is_the_originals():
+def test_initialization_is_the_originals():
     config = SimAConfig.from_variant("sima_tiny_24_p8", num_hidden_layers=2)
     model = SimAForImageClassification(config)
     for name, module in model.named_modules():
@@ -371,7 +371,7 @@ def test_weight_decay_groups():
                 assert full in decayed
 
 
-def test_synchronised_batch_norm_keeps_the_keys():
+def test_synchronized_batch_norm_keeps_the_keys():
     model = SimAForImageClassification(tiny())
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())

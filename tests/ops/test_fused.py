@@ -144,7 +144,7 @@ def test_outputs_are_written_whole(backend, monkeypatch):
 
 @pytest.mark.parametrize("view", ["heads first", "every second token", "channels apart", "one for all images"])
 @both
-def test_strides_are_honoured(backend, view):
+def test_strides_are_honored(backend, view):
     def seen(x):
         return {
             "heads first": lambda: x.contiguous(),

@@ -199,7 +199,7 @@ def test_many_tokens(tokens, channels, gain, dtype):
     assert found.isfinite().all()
     if dtype == torch.float16 and gain == "none" and tokens >= 4096:
         # The result sinks towards float16's smallest numbers, so the nearest one is all there can be. One step is allowed
-        # where rounding from float32 tips the balance between two neighbours.
+        # where rounding from float32 tips the balance between two neighbors.
         assert float16_steps(found, expected) <= 1
         assert (found == expected.half()).double().mean() > 0.99
     else:

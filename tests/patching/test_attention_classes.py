@@ -92,11 +92,11 @@ def test_fully_shard_attentions_then_patch(one_process):
         sima_hf.patch_model(whole)
 
 
-class Labelled(nn.MultiheadAttention):
+class Labeled(nn.MultiheadAttention):
     """A subclass that computes what torch's computes."""
 
     def extra_repr(self):
-        return "labelled"
+        return "labeled"
 
 
 class Scaled(Swinv2SelfAttention):
@@ -108,15 +108,15 @@ class Scaled(Swinv2SelfAttention):
 
 def test_a_users_subclass_without_a_forward_of_its_own_is_swapped_and_pickled():
     model, plain = make(*SIGLIP), sima_hf.patch_model(make(*SIGLIP))
-    model.head.attention.__class__ = Labelled
+    model.head.attention.__class__ = Labeled
     sima_hf.patch_model(model)
-    assert isinstance(model.head.attention, Labelled)
-    assert "labelled" in repr(model.head.attention)
+    assert isinstance(model.head.attention, Labeled)
+    assert "labeled" in repr(model.head.attention)
     torch.testing.assert_close(output(model), output(plain))
     again = pickle.loads(pickle.dumps(model))
     assert type(again.head.attention) is type(model.head.attention)
     torch.testing.assert_close(output(again), output(plain))
-    assert type(sima_hf.unpatch_model(again).head.attention) is Labelled
+    assert type(sima_hf.unpatch_model(again).head.attention) is Labeled
 
 
 def test_a_users_subclass_that_calls_the_hosts_forward_calls_simas():

@@ -160,7 +160,7 @@ def test_two_generations_of_save_and_load(case, name, tmp_path):
 
 
 # What needs no gradient: a norm of query and key has a weight for each channel, which SimA's norms divide out again.
-CANCELLED = {
+CANCELED = {
     "internvl_vision/qk_norm": ("q_norm.weight", "k_norm.weight"),
     "janus_vision_model/qk_norm": ("q_norm.weight", "k_norm.weight"),
 }
@@ -184,7 +184,7 @@ def test_gradients_reach_what_they_reached(case, name):
     before = gradients(make(case, name).double())
     after = gradients(sima_hf.patch_model(make(case, name).double()))
     noise = 1e-12 * max(before.values())
-    learning = {key for key, norm in before.items() if norm > noise and not key.endswith(CANCELLED.get(case, ()))}
+    learning = {key for key, norm in before.items() if norm > noise and not key.endswith(CANCELED.get(case, ()))}
     assert learning
     assert {key for key in learning if after.get(key, 0.0) < 1e-6 * before[key]} == set()
 

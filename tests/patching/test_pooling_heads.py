@@ -1,4 +1,4 @@
-"""Pooling heads, where one query asks: keys alone are normalised, and whoever asks learns."""
+"""Pooling heads, where one query asks: keys alone are normalized, and whoever asks learns."""
 
 import math
 

@@ -53,7 +53,7 @@ def test_a_model_that_was_loaded_cannot_be_undone(tmp_path):
     assert sima_hf.unpatch_model(plain) is plain
 
 
-def test_padding_masks_are_honoured(monkeypatch):
+def test_padding_masks_are_honored(monkeypatch):
     """Transformers drops a 2-D mask for attention names it knows no mask for; ours are known."""
     model = sima_hf.patch_model(make("vit", "ViTModel"))
     pixels = given("vit", "")["pixel_values"]

@@ -94,7 +94,7 @@ def same(one, two):
 
 
 def test_steps_by_hand(images, tmp_path):
-    """The data order, normalisation, smoothed targets, decay and rates of two steps, written out in float64."""
+    """The data order, normalization, smoothed targets, decay and rates of two steps, written out in float64."""
     model = native()
     by_hand = copy.deepcopy(model).double().train()
     trainer = trainer_of(

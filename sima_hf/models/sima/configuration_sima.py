@@ -76,7 +76,7 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
         position_encoding_temperature (`float`, *optional*, defaults to 10000):
             Temperature of the Fourier features' frequencies.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the truncated normal that initialises linear layers and the class token.
+            Standard deviation of the truncated normal that initializes linear layers and the class token.
         layer_norm_eps (`float`, *optional*, defaults to 1e-06):
             Epsilon of the layer norms.
         image_size (`int`, *optional*, defaults to 224):

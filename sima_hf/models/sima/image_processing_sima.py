@@ -6,7 +6,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 
 class SimAImageProcessor(BitImageProcessorPil):
     r"""
-    Resizes the shorter side to 256 (bicubic), cuts the central 224 x 224, normalises by ImageNet's statistics.
+    Resizes the shorter side to 256 (bicubic), cuts the central 224 x 224, normalizes by ImageNet's statistics.
 
     It is Transformers' own `BitImageProcessor` with other defaults, and is saved as one: a folder written by it loads
     through `AutoImageProcessor` everywhere, sima_hf or not.
@@ -19,7 +19,7 @@ class SimAImageProcessor(BitImageProcessorPil):
 
     @classmethod
     def for_image_size(cls, image_size: int, crop_pct: float = 0.875, **kwargs) -> "SimAImageProcessor":
-        """The same for another resolution: shorter side `image_size / crop_pct`, centre crop `image_size`, in pixels.
+        """The same for another resolution: shorter side `image_size / crop_pct`, center crop `image_size`, in pixels.
 
         Raises:
             ValueError: `image_size` below 1, or `crop_pct` not in (0, 1].

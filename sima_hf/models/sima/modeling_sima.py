@@ -264,7 +264,7 @@ class SimAClassAttentionLayer(GradientCheckpointingLayer):
 
 
 class SimAPreTrainedModel(PreTrainedModel):
-    """Initialisation as in the original, and what Transformers needs to know of SimA models."""
+    """Initialization as in the original, and what Transformers needs to know of SimA models."""
 
     config: SimAConfig
     config_class = SimAConfig
@@ -345,7 +345,7 @@ class SimAModel(SimAPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised pixels, of any height and width.
+                Normalized pixels, of any height and width.
             output_hidden_states (`bool`, *optional*):
                 Return the embeddings and the output of every block: `(batch_size, N, hidden_size)` up to the last SimA
                 block, `(batch_size, 1 + N, hidden_size)` after the class attention blocks.
@@ -392,7 +392,7 @@ class SimAForImageClassification(SimAPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised pixels, of any height and width.
+                Normalized pixels, of any height and width.
             labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Class indices; then `loss` is their cross-entropy (`config.problem_type` chooses another).
 
@@ -429,7 +429,7 @@ class SimABackbone(BackboneMixin, SimAPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised pixels, of any height and width.
+                Normalized pixels, of any height and width.
 
         Returns:
             `feature_maps`, one `(batch_size, hidden_size, h, w)` for each of `config.out_features`.

@@ -48,7 +48,7 @@ class MultiHeadForward:
         """`(B,Nk)` from `(B*H,Nq,Nk)`, where one query asks."""
         if mask.dim() != 3 or queries != 1:
             raise ValueError(
-                f"SimA in a pooling head honours masks of keys for one query, `(batch * heads, 1, keys)`, got a mask of "
+                f"SimA in a pooling head honors masks of keys for one query, `(batch * heads, 1, keys)`, got a mask of "
                 f"shape {tuple(mask.shape)} for {queries} queries."
             )
         kept = mask.view(batch, self.num_heads, -1)[:, 0]

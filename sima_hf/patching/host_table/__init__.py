@@ -36,7 +36,7 @@ REFUSED = {
     "perceiver": "its latents attend to up to 50,176 inputs, whose norms would couple every pixel",
     "florence2": "its vision tower attends over channels, not tokens",
     "florence_vision": "it attends over channels, not tokens",
-    "dinat": "it attends to neighbourhoods by a CUDA operation of its own",
+    "dinat": "it attends to neighborhoods by a CUDA operation of its own",
     "imagegpt": "it is a causal decoder",
     "clip_text_model": "it is a causal text tower",
     "sima": "it is SimA by itself; `attn_implementation` and `attention_gain` of its config choose among what there is",

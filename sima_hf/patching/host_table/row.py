@@ -22,7 +22,7 @@ class Host:
         summary: what is special about its attention.
         reached: how a swap reaches its attention: "interface" (Transformers', whatever else is in `modules`), "own code" (by
             `modules`), or "tower" for a model made of several.
-        position_bias: "none", or "add" for a bias that is added to the product of the normalised query and key.
+        position_bias: "none", or "add" for a bias that is added to the product of the normalized query and key.
         modules: name of a class of the host -> "file.Class" in `attentions/` that takes its forward's place.
         within: path below the model to which the swap is limited; the rest keeps its attention.
         towers: names of the sub-configs that are swapped, for a model made of several.

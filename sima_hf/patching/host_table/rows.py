@@ -8,7 +8,7 @@ _BEIT = {"BeitRelativePositionBias": "beit.SeparateBias"}
 _HEAD = {"MultiheadAttention": "multihead.MultiHeadForward"}
 _SCALE = ("exp", "the scale of each head is the exp of a parameter, not of the tokens")
 _PLAIN = "plain ViT"
-_POOLED = "in the pooling head, where one query asks, keys alone are normalised"
+_POOLED = "in the pooling head, where one query asks, keys alone are normalized"
 _PACKED = "rotary positions, applied before the attention; images packed, each attended by itself"
 
 
@@ -342,14 +342,14 @@ ROWS = (
         "eomt",
         "EomtConfig",
         DENSE,
-        "DINOv2 with query tokens; masks that the model predicts are honoured",
+        "DINOv2 with query tokens; masks that the model predicts are honored",
         modules={"EomtAttention": "eomt.BooleanMask"},
     ),
     Host(
         "eomt_dinov3",
         "EomtDinov3Config",
         DENSE,
-        "DINOv3 with query tokens; masks that the model predicts are honoured",
+        "DINOv3 with query tokens; masks that the model predicts are honored",
         modules={"EomtDinov3Attention": "eomt.BooleanMask"},
     ),
     Host("detr", "DetrConfig", DENSE, "self-attention of the encoder alone; padding masked", within="encoder"),

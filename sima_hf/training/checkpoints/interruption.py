@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-# How often processes agree on whether one of them was asked to stop: an exchange costs a synchronisation on a GPU.
+# How often processes agree on whether one of them was asked to stop: an exchange costs a synchronization on a GPU.
 STEPS_BETWEEN_QUESTIONS = 10
 # Schedulers and launchers may both send it: what comes so soon after is the same request.
 SECONDS_OF_ONE_REQUEST = 5.0

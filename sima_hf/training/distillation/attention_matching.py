@@ -171,5 +171,5 @@ def _variances(outputs: list[torch.Tensor]) -> torch.Tensor:
         torch.distributed.all_gather(parts, torch.stack(own))
     variance, mean, count = torch.stack(parts).unbind(dim=-1)  # (processes, layers) each
     share = count / count.sum(dim=0)
-    centre = (share * mean).sum(dim=0)
-    return (share * (variance + (mean - centre).square())).sum(dim=0).clamp_min(SMALLEST_VARIANCE)
+    center = (share * mean).sum(dim=0)
+    return (share * (variance + (mean - center).square())).sum(dim=0).clamp_min(SMALLEST_VARIANCE)

@@ -60,7 +60,7 @@ class DistillationLoss:
     def __call__(
         self, base_loss: torch.Tensor, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The loss to minimise and its distillation part, both scalars; None for the part of kind "none".
+        """The loss to minimize and its distillation part, both scalars; None for the part of kind "none".
 
         Args:
             base_loss: scalar, the loss from the labels.

@@ -17,7 +17,7 @@ from ..resolution import resize
 _SIDES, _VALUES = (48, 80), (0, 64, 128, 191, 255)
 
 _BY_ORDER = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
-# Two normalisations that are this close are the same, and the images are handed on bit for bit.
+# Two normalizations that are this close are the same, and the images are handed on bit for bit.
 _SAME = 1e-6
 
 
@@ -29,9 +29,9 @@ class Teacher:
 
     Args:
         model: a classifier whose output has `logits`, such as any of Transformers. It is frozen and set to evaluation in place.
-        mean, std: the teacher's normalisation of pixels from 0 to 1, a number for each channel.
+        mean, std: the teacher's normalization of pixels from 0 to 1, a number for each channel.
         image_size: side in pixels, or (height, width), of the images that the teacher takes; None: any.
-        student_mean, student_std: normalisation of the images that come. None: the teacher's own.
+        student_mean, student_std: normalization of the images that come. None: the teacher's own.
         student_labels: the student's class names in order. None: logits as the teacher has them.
         match_labels: "name", by the names in the teacher's `config.id2label`; or "order", class i is class i, where the names
             say the same in other words.
@@ -83,7 +83,7 @@ class Teacher:
 
         Args:
             name: folder or Hub name of a classifier and its image processor.
-            student_processor: the student's image processor, whose normalisation the images will have.
+            student_processor: the student's image processor, whose normalization the images will have.
             student_config: the student's config, of which `id2label` is read.
             image_size: side in pixels at which the teacher is to work, its position embeddings stretched to it; by default the
                 size that its processor makes. Attention can be matched at the student's only.
@@ -93,7 +93,7 @@ class Teacher:
 
         Raises:
             OSError: there is no such model, or it has no image processor.
-            DataError: as above, or a processor that does more than scale and shift colours.
+            DataError: as above, or a processor that does more than scale and shift colors.
         """
         # From its own file: the one at the top wants torchvision in older Transformers.
         from transformers import AutoModelForImageClassification
@@ -118,8 +118,8 @@ class Teacher:
         )
 
     def expect(self, student_mean: Sequence[float], student_std: Sequence[float]) -> None:
-        """Take images that were normalised by these numbers from now on; `SimADistillationTrainer` says so with its own."""
-        self.scale, self.shift = _change_of_normalisation(self.mean, self.std, student_mean, student_std)
+        """Take images that were normalized by these numbers from now on; `SimADistillationTrainer` says so with its own."""
+        self.scale, self.shift = _change_of_normalization(self.mean, self.std, student_mean, student_std)
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move it, in place."""
@@ -129,7 +129,7 @@ class Teacher:
     def view(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The student's images `(B,C,H,W)` as the teacher takes them, `(B,C,H',W')` float32.
 
-        Normalisation is exact and linear, also for values that no image has (erased by noise). Another size is bicubic with
+        Normalization is exact and linear, also for values that no image has (erased by noise). Another size is bicubic with
         antialiasing; values beyond black and white, by which it overshoots at edges, stay.
         """
         pixels = pixel_values.float()
@@ -144,7 +144,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B,K)` float32 in the order of the student's classes, for images `(B,C,H,W)` normalised as the student's."""
+        """Logits `(B,K)` float32 in the order of the student's classes, for images `(B,C,H,W)` normalized as the student's."""
         pixels, device = self.view(pixel_values), pixel_values.device.type
         parameter = next(self.model.parameters(), pixels)
         enabled = torch.is_autocast_enabled(device) if self.dtype is None else self.dtype != torch.float32
@@ -153,8 +153,8 @@ class Teacher:
         return logits if self.classes is None else logits[:, self.classes.to(logits.device)]
 
 
-def _change_of_normalisation(mean, std, student_mean, student_std) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Scale and shift `(C,)` float64 from the student's normalised values to the teacher's; None twice if they are the same."""
+def _change_of_normalization(mean, std, student_mean, student_std) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Scale and shift `(C,)` float64 from the student's normalized values to the teacher's; None twice if they are the same."""
     given = {"mean": mean, "std": std, "student_mean": student_mean, "student_std": student_std}
     values = {name: torch.tensor(value, dtype=torch.float64) for name, value in given.items()}
     if len({value.shape for value in values.values()}) > 1 or not all(
@@ -172,21 +172,21 @@ def _change_of_normalisation(mean, std, student_mean, student_std) -> tuple[torc
 
 
 def measured_processor(processor: Any) -> tuple[list[float], list[float], tuple[int, int] | None, bool]:
-    """What an image processor does to pixels, found by running it on images of one colour.
+    """What an image processor does to pixels, found by running it on images of one color.
 
-    So nothing has to be known of its options, of which each processor has its own (offsets, a second normalisation, blue first).
+    So nothing has to be known of its options, of which each processor has its own (offsets, a second normalization, blue first).
 
     Returns:
-        mean and std, as if pixels from 0 to 1 were normalised by them; the size (height, width) it gives to square images, or
+        mean and std, as if pixels from 0 to 1 were normalized by them; the size (height, width) it gives to square images, or
         None if it keeps theirs; whether it puts blue first.
 
     Raises:
         DataError: it gives no RGB images, or does something else than scale and shift each channel.
     """
     sizes = {_run(processor, (0, 0, 0), side)[1] for side in _SIDES}
-    grey = torch.stack([_run(processor, (value,) * 3, _SIDES[0])[0] for value in _VALUES])  # (values, channels)
+    gray = torch.stack([_run(processor, (value,) * 3, _SIDES[0])[0] for value in _VALUES])  # (values, channels)
     red, _ = _run(processor, (255, 0, 0), _SIDES[0])
-    black, white = grey[0], grey[-1]
+    black, white = gray[0], gray[-1]
     slope = white - black
     found = red - black
     flipped = bool(found[-1].abs() > found[0].abs())
@@ -194,10 +194,10 @@ def measured_processor(processor: Any) -> tuple[list[float], list[float], tuple[
     expected[-1 if flipped else 0] = slope[-1 if flipped else 0]
     line = black + slope * torch.tensor(_VALUES, dtype=torch.float64)[:, None] / 255
     tolerance = 1e-4 * slope.abs().max()
-    if not (slope > 0).all() or (grey - line).abs().max() > tolerance or (found - expected).abs().max() > tolerance:
+    if not (slope > 0).all() or (gray - line).abs().max() > tolerance or (found - expected).abs().max() > tolerance:
         raise DataError(
-            f"{type(processor).__name__} does more to colours than scaling and shifting each channel, which cannot be undone on "
-            "the student's normalised images. Take a teacher with an ordinary image processor."
+            f"{type(processor).__name__} does more to colors than scaling and shifting each channel, which cannot be undone on "
+            "the student's normalized images. Take a teacher with an ordinary image processor."
         )
     mean, std = -black / slope, 1 / slope
     if flipped:  # of the student's channels, before they are turned
@@ -205,11 +205,11 @@ def measured_processor(processor: Any) -> tuple[list[float], list[float], tuple[
     return mean.tolist(), std.tolist(), sizes.pop() if len(sizes) == 1 else None, flipped
 
 
-def _run(processor: Any, colour: tuple[int, int, int], side: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The colour `(3,)` float64 that an image of one colour has at its centre after the processor, and its size."""
+def _run(processor: Any, color: tuple[int, int, int], side: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    """The color `(3,)` float64 that an image of one color has at its center after the processor, and its size."""
     from PIL import Image
 
-    image = Image.fromarray(np.full((side, side, 3), colour, dtype=np.uint8))
+    image = Image.fromarray(np.full((side, side, 3), color, dtype=np.uint8))
     pixels = processor(image, return_tensors="pt")["pixel_values"]
     if pixels.dim() != 4 or pixels.shape[1] != 3:
         raise DataError(

@@ -91,12 +91,12 @@ def build_teacher(
         arguments: who teaches, and what.
         model_args: read for `--patch` and for how the Hub is asked.
         student: the model to be trained, of whose config the names of classes are read.
-        processor: the student's image processor, whose normalisation the images will have.
+        processor: the student's image processor, whose normalization the images will have.
         image_size: the student's resolution in pixels.
 
     Raises:
         ValueError: a teacher is needed and none is named.
-        DataError: it does not know the student's classes, or its image processor does more than normalise.
+        DataError: it does not know the student's classes, or its image processor does more than normalize.
         OSError: there is no such model, or it has no image processor.
     """
     if not arguments.needs_teacher:
@@ -134,7 +134,7 @@ class SimADistillationTrainer(SimATrainer):
 
     Args:
         model, args, image_mean, image_std: as for `SimATrainer`.
-        teacher: a `Teacher`, which is told the normalisation of the images; None where nothing is learnt from one.
+        teacher: a `Teacher`, which is told the normalization of the images; None where nothing is learnt from one.
         distillation_type, distillation_alpha, distillation_tau: as for `DistillationLoss`.
         attention_weight: weight of `AttentionMatching` between the student and the teacher's model; 0 is off.
         kwargs: further arguments of `SimATrainer`.

@@ -1,4 +1,4 @@
-"""What happens to a training batch on the device: bytes in, augmented and normalised images with soft targets out."""
+"""What happens to a training batch on the device: bytes in, augmented and normalized images with soft targets out."""
 
 from collections.abc import Sequence
 
@@ -42,12 +42,12 @@ def color_jitter(images: torch.Tensor, seeds: torch.Tensor, strength: float) -> 
 class BatchAugmentation:
     """The recipe's augmentation of a batch, on the device where it lies.
 
-    In the order of the original: RandAugment (or colour jitter where that is off), normalisation, random erasing, mixup or
+    In the order of the original: RandAugment (or color jitter where that is off), normalization, random erasing, mixup or
     CutMix with soft targets. What is drawn depends on the images' seeds only. Everything up to erasing depends on the image's
     own seed, mixing on those of the whole batch, as does its partner.
 
     Args:
-        mean, std: what the model's images are normalised with, one number for each of 3 channels.
+        mean, std: what the model's images are normalized with, one number for each of 3 channels.
         num_labels: K.
         rand_augment: such as "rand-m9-mstd0.5-inc1" (the "rand-" may be missing); None or "none" is off.
         color_jitter: strength; None or 0 is off.
@@ -55,11 +55,11 @@ class BatchAugmentation:
         mixup, cutmix: alpha of the Beta distribution of the share; 0 is off.
         mixup_switch_prob: probability of CutMix where both are on.
         label_smoothing: share of the target that is spread over all labels.
-        color_jitter_with_rand_augment: jitter colours besides RandAugment, before it; else RandAugment replaces it.
+        color_jitter_with_rand_augment: jitter colors besides RandAugment, before it; else RandAugment replaces it.
 
     Raises:
         ValueError: a number or string out of its range.
-        MissingDependencyError (an ImportError): RandAugment or colour jitter is on and kornia is not installed.
+        MissingDependencyError (an ImportError): RandAugment or color jitter is on and kornia is not installed.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class BatchAugmentation:
                 another device would have to be waited for.
 
         Returns:
-            Images, float32 (B, 3, H, W), normalised; targets, float32 (B, num_labels), each row with sum 1; on the device of
+            Images, float32 (B, 3, H, W), normalized; targets, float32 (B, num_labels), each row with sum 1; on the device of
             the pixels.
 
         Raises:

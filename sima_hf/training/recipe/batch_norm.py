@@ -71,7 +71,7 @@ def synchronize_batch_norm(model: nn.Module, process_group: dist.ProcessGroup | 
 
     Raises:
         TrainingError (a RuntimeError): the model has a BatchNorm of a class with a forward of its own, which would stay
-            unsynchronised. Nothing is changed then.
+            unsynchronized. Nothing is changed then.
     """
     found = [
         (name, module)
@@ -82,7 +82,7 @@ def synchronize_batch_norm(model: nn.Module, process_group: dist.ProcessGroup | 
     for name, module in found:
         if type(module) not in SYNCHRONIZED:
             raise TrainingError(
-                f"{name} is a {type(module).__name__}, which cannot be synchronised across processes; only "
+                f"{name} is a {type(module).__name__}, which cannot be synchronized across processes; only "
                 f"{' and '.join(kind.__name__ for kind in SYNCHRONIZED)} can. Exchange it, or train in one process."
             )
     for _, module in found:
@@ -92,7 +92,7 @@ def synchronize_batch_norm(model: nn.Module, process_group: dist.ProcessGroup | 
 
 
 class _NormOverProcesses(torch.autograd.Function):
-    """Batch normalisation with one exchange of 2C + 1 numbers forward, and one of 2C numbers backward."""
+    """Batch normalization with one exchange of 2C + 1 numbers forward, and one of 2C numbers backward."""
 
     @staticmethod
     def forward(
@@ -136,8 +136,8 @@ class _NormOverProcesses(torch.autograd.Function):
         input, weight, mean, inverse, count = ctx.saved_tensors
         dims = _all_but_channels(input)
         gradient = gradient.to(mean.dtype)
-        normalised = (input.to(mean.dtype) - _spread(mean, input)) * _spread(inverse, input)
-        sums = torch.stack([gradient.sum(dims), (gradient * normalised).sum(dims)])
+        normalized = (input.to(mean.dtype) - _spread(mean, input)) * _spread(inverse, input)
+        sums = torch.stack([gradient.sum(dims), (gradient * normalized).sum(dims)])
         for_bias, for_weight = sums.unbind(0)
         for_input = None
         if ctx.needs_input_grad[0]:
@@ -145,7 +145,7 @@ class _NormOverProcesses(torch.autograd.Function):
             dist.all_reduce(of_all, group=ctx.group)
             shift, slope = (_spread(value / count, input) for value in of_all.unbind(0))
             scale = inverse if weight is None else inverse * weight.to(mean.dtype)
-            for_input = ((gradient - shift - normalised * slope) * _spread(scale, input)).to(input.dtype)
+            for_input = ((gradient - shift - normalized * slope) * _spread(scale, input)).to(input.dtype)
         return (
             for_input,
             for_weight.to(weight.dtype) if weight is not None else None,

@@ -20,7 +20,7 @@ def draw_boxes(
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> torch.Tensor:
-    """Draw at most one rectangle for each image, vectorised.
+    """Draw at most one rectangle for each image, vectorized.
 
     Of ten attempts with an area uniform in `area` and an aspect log-uniform in `aspect`, the first that is smaller than the
     image in both directions counts; where none is, the image stays whole, as in the reference implementations.
@@ -59,7 +59,7 @@ def random_erasing(images: torch.Tensor, seeds: torch.Tensor, probability: float
     rest of its batch nor the global random state. CPU and CUDA give other noise for the same seed, in the same places.
 
     Args:
-        images: floating, (B, C, H, W), normalised, on any device. Changed in place.
+        images: floating, (B, C, H, W), normalized, on any device. Changed in place.
         seeds: int64, (B,); best on the CPU, since places are computed there.
         probability: of an image to get a rectangle.
 

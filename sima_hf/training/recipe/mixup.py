@@ -53,7 +53,7 @@ def draw_mix(
         switch_probability: of CutMix, where both are on.
 
     Returns:
-        A `Mix`. CutMix's region has the share of the image that the distribution gives, its centre anywhere; what lies
+        A `Mix`. CutMix's region has the share of the image that the distribution gives, its center anywhere; what lies
         outside the image is cut off, and the share is that of the pixels that stay.
     """
     if not mixup and not cutmix:
@@ -68,8 +68,8 @@ def draw_mix(
     side = math.sqrt(1 - share)
     edges = []
     for length in (height, width):
-        centre, half = source.randrange(length), int(length * side) // 2
-        edges += [max(centre - half, 0), min(centre + half, length)]
+        center, half = source.randrange(length), int(length * side) // 2
+        edges += [max(center - half, 0), min(center + half, length)]
     top, bottom, left, right = edges
     return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 

@@ -4,7 +4,7 @@ The set of operations and their ranges are those of the recipe's "rand-m9-mstd0.
 magnitude. Images are floats in [0, 1] that stand for 256 levels: after each operation they are rounded to these, because
 each operation is defined by what Pillow does to bytes. Equalize, Invert, Posterize, Solarize and SolarizeAdd agree with Pillow
 exactly, the others within one level, because Pillow cuts off fractions that are rounded here. Rotation, shear and
-translation are bicubic, as the recipe asks timm for, by Pillow's own kernel, and the fill colour begins at a sharp edge.
+translation are bicubic, as the recipe asks timm for, by Pillow's own kernel, and the fill color begins at a sharp edge.
 """
 
 import math
@@ -34,7 +34,7 @@ class Operation(NamedTuple):
     Attributes:
         name: as the field calls it.
         argument: from magnitudes in [0, 10] and signs of -1 or 1, both float64 (B,), to what `apply` takes.
-        apply: from images, their arguments as float32 (B,) on the images' device, and the fill colour (3,) to images.
+        apply: from images, their arguments as float32 (B,) on the images' device, and the fill color (3,) to images.
     """
 
     name: str
@@ -88,7 +88,7 @@ class RandAugment(NamedTuple):
         Args:
             images: float32, (B, 3, H, W), in [0, 1].
             seeds: int64, (B,); best on the CPU, since the choices are made there.
-            fill: (3,), the colour of what comes into the image from outside, in [0, 1].
+            fill: (3,), the color of what comes into the image from outside, in [0, 1].
 
         Returns:
             Of the same shape, dtype and device.
@@ -153,7 +153,7 @@ def enhance() -> Any:
         import kornia.enhance
     except ImportError as error:
         raise MissingDependencyError(
-            "RandAugment and colour jitter need kornia: pip install 'sima-hf[train]'"
+            "RandAugment and color jitter need kornia: pip install 'sima-hf[train]'"
         ) from error
     return kornia.enhance
 
@@ -164,12 +164,12 @@ def brightness(images: Images, factors: torch.Tensor, fill: torch.Tensor | None 
 
 
 def contrast(images: Images, factors: torch.Tensor, fill: torch.Tensor | None = None) -> Images:
-    """Mixture of each image and its mean grey, by factors `(B,)`: 0 is grey, 1 the image; `ImageEnhance.Contrast`."""
+    """Mixture of each image and its mean gray, by factors `(B,)`: 0 is gray, 1 the image; `ImageEnhance.Contrast`."""
     return enhance().adjust_contrast_with_mean_subtraction(images, factors)
 
 
 def saturation(images: Images, factors: torch.Tensor, fill: torch.Tensor | None = None) -> Images:
-    """Mixture of each image and its grey version, by factors `(B,)`: 0 is grey, 1 the image; `ImageEnhance.Color`."""
+    """Mixture of each image and its gray version, by factors `(B,)`: 0 is gray, 1 the image; `ImageEnhance.Color`."""
     return enhance().adjust_saturation_with_gray_subtraction(images, factors)
 
 
@@ -209,7 +209,7 @@ def _solarize_add(images: Images, additions: torch.Tensor, fill: torch.Tensor) -
 def _warp(images: Images, fill: torch.Tensor, *rows: tuple) -> Images:
     """Bicubic sampling where `(x, y, 1)`, in pixels from the image's middle, is mapped to by two rows of a matrix.
 
-    As in Pillow, a pixel whose source lies outside the image has the fill colour, and none is mixed with it; kornia's
+    As in Pillow, a pixel whose source lies outside the image has the fill color, and none is mixed with it; kornia's
     warps would mix them.
     """
     height, width = images.shape[-2:]

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, damage is recognised, and the good one before is named."""
+"""Checkpoints are whole or not there, damage is recognized, and the good one before is named."""
 
 import os
 import re
@@ -119,7 +119,7 @@ def scramble(folder):
     ],
 )
 @pytest.mark.parametrize("wanted", ["last", "path"])
-def test_damage_is_recognised_and_the_one_before_offered(tmp_path, harm, words, wanted):
+def test_damage_is_recognized_and_the_one_before_offered(tmp_path, harm, words, wanted):
     write(tmp_path, 1)
     write(tmp_path, 2)
     newest = write(tmp_path, 3)

@@ -112,7 +112,7 @@ def attention_outputs(model, pixels):
 
 
 def test_the_loss_is_the_formula(tmp_path):
-    """In float64, written out with torch's softmax alone, for soft targets and a teacher with another normalisation."""
+    """In float64, written out with torch's softmax alone, for soft targets and a teacher with another normalization."""
     original = vit()
     teacher = Teacher(original, [0.5] * 3, [0.5] * 3)
     trainer = trainer_for(tmp_path, swapped(vit()), teacher, distillation_alpha=0.3, **BOTH)

@@ -58,10 +58,10 @@ PROCESSORS = {
     "levit": (LevitImageProcessor, {}),
     "convnext": (ConvNextImageProcessor, {}),
     "mobilevit, blue first": (MobileViTImageProcessor, {}),
-    "efficientnet, normalised twice": (EfficientNetImageProcessor, {}),
+    "efficientnet, normalized twice": (EfficientNetImageProcessor, {}),
     "efficientnet, offset": (EfficientNetImageProcessor, {"rescale_offset": True, "rescale_factor": 1 / 127.5}),
     "no rescaling": (ViTImageProcessor, {"do_rescale": False}),
-    "no normalisation": (ViTImageProcessor, {"do_normalize": False}),
+    "no normalization": (ViTImageProcessor, {"do_normalize": False}),
 }
 
 
@@ -89,7 +89,7 @@ def test_sizes_are_those_that_processors_make():
     assert measured_processor(large)[2] == (384, 384)
 
 
-def test_the_same_normalisation_changes_no_bit():
+def test_the_same_normalization_changes_no_bit():
     pixels = torch.randn(2, 3, 224, 224)
     for processor in (SimAImageProcessor(), LevitImageProcessor()):
         mean, std, size, _ = measured_processor(processor)
@@ -97,7 +97,7 @@ def test_the_same_normalisation_changes_no_bit():
     assert torch.equal(Teacher(vit(), [0.5] * 3, [0.5] * 3).view(pixels), pixels)
 
 
-def test_renormalisation_is_exact_also_for_noise():
+def test_renormalization_is_exact_also_for_noise():
     pixels = 100 * torch.randn(2, 3, 7, 5)
     mean, std = [0.1, 0.5, 0.7], [0.3, 1.0, 0.01]
     found = Teacher(vit(), mean, std, **STUDENT).view(pixels)
@@ -211,7 +211,7 @@ class Crooked:
         return {"pixel_values": torch.tensor(np.asarray(image) / 255.0).permute(2, 0, 1)[None] ** 2}
 
 
-class Grey:
+class Gray:
     """One that mixes the channels."""
 
     def __call__(self, image, return_tensors):
@@ -219,9 +219,9 @@ class Grey:
         return {"pixel_values": pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)}
 
 
-@pytest.mark.parametrize("processor", [Crooked, Grey])
+@pytest.mark.parametrize("processor", [Crooked, Gray])
 def test_processors_that_do_more_are_refused(processor):
-    with pytest.raises(DataError, match=f"{processor.__name__} does more to colours"):
+    with pytest.raises(DataError, match=f"{processor.__name__} does more to colors"):
         measured_processor(processor())
 
 

@@ -48,7 +48,7 @@ def test_normalize_is_what_the_image_processor_does():
     torch.testing.assert_close(normalize(pixels, MEAN, STD), expected, rtol=0, atol=2e-6)
 
 
-def test_everything_off_is_normalisation_and_smoothed_labels():
+def test_everything_off_is_normalization_and_smoothed_labels():
     pixels, labels, seeds = batch()
     for smoothing in (0.0, 0.1):
         images, targets = BatchAugmentation(MEAN, STD, 4, **OFF, label_smoothing=smoothing)(pixels, labels, seeds)

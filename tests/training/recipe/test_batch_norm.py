@@ -173,7 +173,7 @@ def test_other_batch_norms_are_refused_before_anything_is_changed():
 
     for other in (Own(3), nn.BatchNorm3d(3)):
         model = nn.Sequential(nn.BatchNorm2d(3), other)
-        with pytest.raises(TrainingError, match=f"1 is a {type(other).__name__}, which cannot be synchronised"):
+        with pytest.raises(TrainingError, match=f"1 is a {type(other).__name__}, which cannot be synchronized"):
             synchronize_batch_norm(model)
         assert type(model[0]) is nn.BatchNorm2d
 
