@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, definition, inputs, oracle, relative_error
 from transformers import AttentionInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from sima_hf import SimAConfig, sima_attention
 from sima_hf.attention import PositionBias, sima_attention_forward, sima_mask
 from sima_hf.models.sima.modeling_sima import class_attention_forward, eager_attention_forward
+from tests.helpers.tensors import DTYPE_IDS, DTYPES, definition, inputs, oracle, relative_error
 
 
 @pytest.mark.parametrize("gain", ["none", "tokens"])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hosts_at_hand import IDS
 
 import sima_hf
 from sima_hf.version import __version__
+from tests.helpers.hosts.at_hand import IDS
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def test_paths_it_names_exist(text):
     named |= set(re.findall(r"`((?:sima_hf|tests|examples)(?:/[\w./]*)?|\w+\.(?:txt|md|cff))`", text))
     assert named
     # Files of a folder that the sentence has just named.
-    places = [ROOT, ROOT / "sima_hf" / "patching" / "attentions", ROOT / "tests" / "patching"]
+    places = [ROOT, ROOT / "sima_hf" / "patching" / "attentions", ROOT / "tests" / "helpers" / "hosts"]
     named |= set(re.findall(r"`(\w+\.py)`", text)) - {"utils.py"}
     assert not {one for one in named if not any((place / one).exists() for place in places)}
 
@@ -69,7 +69,7 @@ def test_python_it_shows_runs(capsys):
     [
         ("sima_hf/patching/host_table/rows.py", "Host("),
         ("sima_hf/patching/attentions/pvt.py", "class "),
-        ("tests/patching/cases_own.py", '"pvt"'),
+        ("tests/helpers/hosts/own.py", '"pvt"'),
     ],
     ids=["row", "class", "case"],
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import HubServer
 from transformers import DeiTConfig, DeiTForImageClassification
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 
 import sima_hf
+from tests.helpers.hub.server import HubServer
 
 
 ROOT = Path(__file__).resolve().parents[1]

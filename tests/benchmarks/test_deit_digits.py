@@ -5,9 +5,9 @@ import statistics
 from pathlib import Path
 
 import pytest
-from script_runs import losses, run
 
 from sima_hf.bench.attention_report import links_from
+from tests.helpers.script_runs import losses, run
 
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,6 @@ import re
 
 import pytest
 import torch
-from calibrated_models import IMAGES, bytes_of, digits, same_bytes, share_off, swapped, vit
-from hosts_at_hand import find, make
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader
@@ -14,6 +12,8 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassi
 
 import sima_hf
 from sima_hf.errors import CalibrationError, UnsupportedModelError
+from tests.helpers.calibrated_models import IMAGES, bytes_of, digits, same_bytes, share_off, swapped, vit
+from tests.helpers.hosts.at_hand import find, make
 
 
 @pytest.fixture(scope="module")

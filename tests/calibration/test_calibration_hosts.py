@@ -4,8 +4,6 @@ import copy
 
 import pytest
 import torch
-from calibrated_models import HOSTS, bytes_of, share_off, swapped
-from hosts_at_hand import given, make
 from torch import nn
 
 import sima_hf
@@ -13,6 +11,8 @@ from sima_hf.calibration import fit as calibration_steps
 from sima_hf.calibration.blocks import BLOCK_LAYOUTS, find_blocks
 from sima_hf.errors import CalibrationError, UnsupportedModelError
 from sima_hf.patching import sima_attentions
+from tests.helpers.calibrated_models import HOSTS, bytes_of, share_off, swapped
+from tests.helpers.hosts.at_hand import given, make
 
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from digit_files import WORDS, few_digits, write_digits
 from PIL import Image as PILImage
 
 from sima_hf import SimAImageProcessor
@@ -20,6 +19,7 @@ from sima_hf.data.sources import image_folder, load_folder, load_image_data, loa
 from sima_hf.data.streaming import StreamedImages
 from sima_hf.data.views import EvalView, TrainView
 from sima_hf.errors import DataError, MissingDependencyError
+from tests.helpers.digit_files import WORDS, few_digits, write_digits
 
 
 @pytest.fixture(autouse=True)

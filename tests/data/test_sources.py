@@ -6,7 +6,6 @@ import datasets
 import numpy as np
 import pytest
 from datasets import Dataset, Image, IterableDataset
-from digit_files import WORDS, few_digits, write_digits
 
 from sima_hf.data.images import decode
 from sima_hf.data.loading import training_loader
@@ -14,6 +13,7 @@ from sima_hf.data.sources import load_image_data
 from sima_hf.data.streaming import StreamedImages
 from sima_hf.data.views import TrainView
 from sima_hf.errors import DataError
+from tests.helpers.digit_files import WORDS, few_digits, write_digits
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from script_runs import TINY_ARGUMENTS, Run, command, losses, run
 
 from sima_hf.folders.manifest import checkpoints, damage, step_of
+from tests.helpers.script_runs import TINY_ARGUMENTS, Run, command, losses, run
 
 
 pytestmark = pytest.mark.slow

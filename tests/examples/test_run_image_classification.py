@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from safetensors.torch import load_file
-from script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
 from sima_hf.folders.manifest import checkpoints
 from sima_hf.training.checkpoints.folders import remove
+from tests.helpers.script_runs import EXAMPLES, TINY_ARGUMENTS, Run, command, losses, run
 
 
 pytestmark = pytest.mark.slow

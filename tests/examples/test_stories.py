@@ -9,13 +9,14 @@ import re
 import shlex
 from pathlib import Path
 
-import fixture_recipe
 import pytest
 import torch
 import yaml
-from hub_client import Client
-from hub_server import HubServer
 from sklearn.datasets import load_digits
+
+from tests.fixtures import fixture_recipe
+from tests.helpers.hub.client import Client
+from tests.helpers.hub.server import HubServer
 
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,12 @@ import tarfile
 import pytest
 import torch
 from safetensors.torch import load_file
-from script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
 
 from sima_hf.data.folders import digits
 from sima_hf.data.images import decode
 from sima_hf.folders.manifest import checkpoints, damage, step_of
 from sima_hf.training.checkpoints.folders import remove
+from tests.helpers.script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
 
 
 pytestmark = pytest.mark.slow

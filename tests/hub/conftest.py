@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
-from hosts_at_hand import vit
-from hub_client import Client
-from hub_pushes import BEFORE
-from hub_server import HubServer
-from saved_folder import PROCESSOR
 
 import sima_hf
+from tests.helpers.hosts.at_hand import vit
+from tests.helpers.hub.client import Client
+from tests.helpers.hub.pushes import BEFORE
+from tests.helpers.hub.saved_folder import PROCESSOR
+from tests.helpers.hub.server import HubServer
 
 
 @pytest.fixture(scope="module")

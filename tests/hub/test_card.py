@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from card_models import BASE, SIZES, checked, clip, evaluation, native, patched, vit, write
-from hosts_at_hand import make
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, VideoMAEConfig, VideoMAEModel
@@ -23,6 +21,8 @@ from sima_hf.hub.cards.facts import CardFacts, card_files, find_facts
 from sima_hf.hub.cards.readme import END, read_readme
 from sima_hf.hub.cards.values import auto_class, pipeline_tag
 from sima_hf.patching.certificate import Certificate, Operation
+from tests.helpers.hosts.at_hand import make
+from tests.helpers.hub.card_models import BASE, SIZES, checked, clip, evaluation, native, patched, vit, write
 
 
 ROOT = Path(__file__).resolve().parents[2]

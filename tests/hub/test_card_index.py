@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import yaml
-from card_models import evaluation, native, write
 from huggingface_hub import ModelCard
 
 from sima_hf.errors import PublishError
@@ -13,6 +12,7 @@ from sima_hf.hub import plan_push, prepare_for_hub
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
 from sima_hf.hub.cards.readme import END, START, read_readme, readme_to_merge, with_pushed
+from tests.helpers.hub.card_models import evaluation, native, write
 
 
 TASK = {"type": "image-classification"}

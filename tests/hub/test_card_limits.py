@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from card_models import checked, clip, vit, write
 
 import sima_hf
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
+from tests.helpers.hub.card_models import checked, clip, vit, write
 
 
 def limits(one, **facts):

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import yaml
-from card_models import evaluation, native, write
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from transformers.modelcard import TrainingSummary
@@ -15,6 +14,7 @@ from sima_hf.errors import PublishError
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
 from sima_hf.hub.cards.readme import END, START, is_generated, is_trainer_text, read_readme
+from tests.helpers.hub.card_models import evaluation, native, write
 
 
 REPO = "org/sima-model"

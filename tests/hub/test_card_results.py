@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from card_models import NAMES, checked, evaluation, native, vit, write
 from huggingface_hub import ModelCard
 
 import sima_hf
@@ -16,6 +15,7 @@ from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, find_facts
 from sima_hf.hub.cards.results import Measured, check_measured, read_measured
 from sima_hf.hub.cards.speed import speed_table
+from tests.helpers.hub.card_models import NAMES, checked, evaluation, native, vit, write
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results"

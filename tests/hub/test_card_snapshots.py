@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from card_models import BASE, checked, clip, evaluation, native, vit, write
 
 import sima_hf
 from sima_hf.hub import find_facts, model_card
+from tests.helpers.hub.card_models import BASE, checked, clip, evaluation, native, vit, write
 
 
 CARDS = Path(__file__).with_name("cards")

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from hosts_at_hand import make, vit
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -25,6 +24,7 @@ from sima_hf.hub import check_folder
 from sima_hf.loading.saved_class import load_saved_class
 from sima_hf.patching.certificate import Certificate, Operation, weights_mark
 from sima_hf.training.checkpoints import folders as checkpoints
+from tests.helpers.hosts.at_hand import make, vit
 
 
 KEY = "vit.layers.0.attention.o_proj.weight"

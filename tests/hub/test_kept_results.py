@@ -5,9 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from card_models import evaluation, native, write
-from hub_pushes import change_weights, pushed
-from saved_folder import PROCESSOR
 
 from sima_hf.folders.weights_hash import hash_of, weights_hash
 from sima_hf.hub import plan_push
@@ -15,6 +12,9 @@ from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts
 from sima_hf.hub.cards.readme import read_readme
 from sima_hf.hub.kept_results import kept_results
+from tests.helpers.hub.card_models import evaluation, native, write
+from tests.helpers.hub.pushes import change_weights, pushed
+from tests.helpers.hub.saved_folder import PROCESSOR
 
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks/results/model_deit-small_forward_cpu_float32.csv"

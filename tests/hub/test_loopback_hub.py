@@ -8,8 +8,9 @@ import json
 import os
 
 import pytest
-from hub_client import Client, ClientError
-from hub_server import HubServer
+
+from tests.helpers.hub.client import Client, ClientError
+from tests.helpers.hub.server import HubServer
 
 
 pytestmark = pytest.mark.slow

@@ -1,8 +1,9 @@
 """What the loopback Hub refuses, as the real client names it: its exception classes, and words of what a user reads."""
 
 import pytest
-from hub_client import Client, ClientError
-from hub_server import HubServer
+
+from tests.helpers.hub.client import Client, ClientError
+from tests.helpers.hub.server import HubServer
 
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from hosts_at_hand import make, vit
 from huggingface_hub.utils import validate_repo_id
 
 import sima_hf
@@ -18,6 +17,7 @@ from sima_hf.folders import manifest
 from sima_hf.folders.atomic_files import write_whole
 from sima_hf.hub import auto_map, find_facts, prepare_for_hub, remote_code
 from sima_hf.training.checkpoints import folders as checkpoints
+from tests.helpers.hosts.at_hand import make, vit
 
 
 NATIVE = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")

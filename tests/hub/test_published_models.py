@@ -1,14 +1,15 @@
 """Pushed and loaded as a user does it, over HTTP: Transformers' own ways, in processes that have imported sima_hf.
 
-Everything here is word for word what a user would write; `hub_stories` says what its processes have imported before.
+Everything here is word for word what a user would write; `stories` says what its processes have imported before.
 """
 
 import json
 
 import pytest
-from hub_client import Client, ClientError
-from hub_server import HubServer
-from hub_stories import BEFORE, MODELS, reading_process
+
+from tests.helpers.hub.client import Client, ClientError
+from tests.helpers.hub.server import HubServer
+from tests.helpers.hub.stories import BEFORE, MODELS, reading_process
 
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,10 @@ In these processes importing sima_hf fails. The logits have to be those of the p
 import json
 
 import pytest
-from hub_client import ClientError
-from hub_server import HubServer
-from hub_stories import MODELS, reading_process
+
+from tests.helpers.hub.client import ClientError
+from tests.helpers.hub.server import HubServer
+from tests.helpers.hub.stories import MODELS, reading_process
 
 
 pytestmark = pytest.mark.slow

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from hub_client import ClientError
-from hub_pushes import WEIGHTS, change_weights, large, pushed, refused
-from saved_folder import PROCESSOR, listing
 
 from sima_hf.errors import PublishError
 from sima_hf.hub import push
+from tests.helpers.hub.client import ClientError
+from tests.helpers.hub.pushes import WEIGHTS, change_weights, large, pushed, refused
+from tests.helpers.hub.saved_folder import PROCESSOR, listing
 
 
 pytestmark = pytest.mark.usefixtures("clean_hub")

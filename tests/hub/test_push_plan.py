@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hosts_at_hand import vit
-from saved_folder import listing
 from transformers import AutoModelForImageClassification
 
 import sima_hf
@@ -17,6 +15,8 @@ from sima_hf.folders import manifest
 from sima_hf.folders.weights import keys_in
 from sima_hf.hub import CardFacts, find_facts, plan_push, push, write_provenance
 from sima_hf.training.checkpoints import folders as checkpoints
+from tests.helpers.hosts.at_hand import vit
+from tests.helpers.hub.saved_folder import listing
 
 
 CODE = {"modeling_sima_vit.py", "sima_attention.py"}

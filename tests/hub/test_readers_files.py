@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hosts_at_hand import make
-from saved_folder import PROCESSOR
 from tokenizers import Tokenizer, models
 from transformers import CONFIG_MAPPING, AutoTokenizer, CLIPTokenizer, PhobertTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES, AutoImageProcessor
@@ -21,6 +19,8 @@ from sima_hf.folders.file_names import model_settings
 from sima_hf.hub import check_folder, plan_push
 from sima_hf.hub.readers_files import check_readers_files, image_processor_file
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.hosts.at_hand import make
+from tests.helpers.hub.saved_folder import PROCESSOR
 
 
 CLIP = {"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hosts_at_hand import CASES, REFUSED, UNKNOWN, given, make, tensors, type_of
 from transformers import CONFIG_MAPPING
 
 import sima_hf
 from sima_hf.hub import auto_map
 from sima_hf.patching.remote_code.model_files import write_remote_code
+from tests.helpers.hosts.at_hand import CASES, REFUSED, UNKNOWN, given, make, tensors, type_of
 
 
 pytestmark = pytest.mark.slow

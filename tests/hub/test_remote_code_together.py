@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from hosts_at_hand import given, make
 from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf.hub import auto_map
 from sima_hf.patching.remote_code.model_files import write_remote_code
+from tests.helpers.hosts.at_hand import given, make
 
 
 pytestmark = pytest.mark.slow

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from hosts_at_hand import vit
-from hub_pushes import WEIGHTS, change_weights, pushed, refused
-from saved_folder import PROCESSOR
 from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.hub.removed_files import RepositoryFiles, removed_files
+from tests.helpers.hosts.at_hand import vit
+from tests.helpers.hub.pushes import WEIGHTS, change_weights, pushed, refused
+from tests.helpers.hub.saved_folder import PROCESSOR
 
 
 CODE = {"modeling_sima_vit.py", "sima_attention.py"}

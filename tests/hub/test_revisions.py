@@ -1,11 +1,11 @@
 """What a push may go to: branches, and pull requests that are open; commits and names that git does not allow are refused before."""
 
 import pytest
-from hub_pushes import WEIGHTS, change_weights, large, pushed, refused
 
 from sima_hf.errors import PublishError
 from sima_hf.hub import plan_push, push
 from sima_hf.hub.revisions import check_revision, is_pull_request
+from tests.helpers.hub.pushes import WEIGHTS, change_weights, large, pushed, refused
 
 
 @pytest.mark.parametrize(

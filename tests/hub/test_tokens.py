@@ -1,13 +1,13 @@
 """The Hub's token: mended where copying left something around it, refused where no token is like that, and never shown."""
 
 import pytest
-from hub_client import ClientError
-from hub_pushes import pushed, refused
 
 from sima_hf.errors import PublishError
 from sima_hf.hub import plan_push, push
 from sima_hf.hub.hub_errors import hub_errors
 from sima_hf.hub.tokens import checked_token, without_tokens
+from tests.helpers.hub.client import ClientError
+from tests.helpers.hub.pushes import pushed, refused
 
 
 def test_what_copying_leaves_around_it():

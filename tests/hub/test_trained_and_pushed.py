@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 from huggingface_hub import ModelCard
+
+from tests.helpers.hub.server import HubServer
 
 
 pytestmark = pytest.mark.slow

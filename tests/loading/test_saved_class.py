@@ -4,16 +4,16 @@ import json
 import shutil
 
 import pytest
-from hosts_at_hand import make, vit
-from hub_client import Client, ClientError
-from hub_server import HubServer
-from saved_folder import PROCESSOR
 
 import sima_hf
 from sima_hf.errors import CheckpointError
 from sima_hf.evaluation.classifiers import load_classifier
 from sima_hf.loading.by_name import load_model
 from sima_hf.loading.saved_class import load_with_report
+from tests.helpers.hosts.at_hand import make, vit
+from tests.helpers.hub.client import Client, ClientError
+from tests.helpers.hub.saved_folder import PROCESSOR
+from tests.helpers.hub.server import HubServer
 
 
 LOADERS = (load_model, load_classifier)

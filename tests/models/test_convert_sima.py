@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fixture_recipe
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +23,7 @@ from sima_hf import (
 from sima_hf.errors import ConversionError
 from sima_hf.models.sima import convert_sima
 from sima_hf.models.sima.convert_sima import imagenet_1k_labels, original_name
+from tests.fixtures import fixture_recipe
 
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import fixture_recipe
 import pytest
 import torch
 
 from sima_hf import SimAConfig, SimAForImageClassification, convert_original_state_dict
 from sima_hf.models.sima.convert_sima import original_name
+from tests.fixtures import fixture_recipe
 
 
 pytestmark = pytest.mark.slow

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, definition, inputs, relative_error
 
 from sima_hf import sima_attention
+from tests.helpers.tensors import DTYPE_IDS, DTYPES, definition, inputs, relative_error
 
 
 BACKENDS = ("eager", "reference")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tensors import inputs
 
 from sima_hf import sima_attention
 from sima_hf.errors import BackendError
 from sima_hf.ops import backend_report, backends
+from tests.helpers.tensors import inputs
 
 
 def changed(index, change):

@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
-from tensors import formula, relative_error
 
 from sima_hf import sima_attention
 from sima_hf.ops import backend_report, cpu_library
+from tests.helpers.tensors import formula, relative_error
 
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_fused import NO_CPU, NO_TRITON
 
 from sima_hf.ops import backend_report
+from tests.helpers.backends import NO_CPU, NO_TRITON
 
 
 RUN = """
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 backend, dtype, device = sys.argv[1:]
 torch.set_default_dtype(getattr(torch, dtype))
 torch.set_default_device(device)
-from tensors import DTYPES, formula, relative_error
+from tests.helpers.tensors import DTYPES, formula, relative_error
 from sima_hf import sima_attention
 
 for tokens, rounds in ((17, 20), (577, 20), (1300, 2)):
@@ -56,7 +56,7 @@ def test_set_default_dtype_and_set_default_device(backend, dtype, device):
         text=True,
         timeout=300,
         check=False,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
 

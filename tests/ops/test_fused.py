@@ -1,25 +1,19 @@
 """The fused kernels of CPU and CUDA against float64: the latter in Triton's interpreter here, on the device where there is one."""
 
 import functools
-import importlib.util
 
 import pytest
 import torch
-from tensors import DTYPES, definition, formula, inputs, relative_error
 from torch.autograd import forward_ad
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from sima_hf import sima_attention
 from sima_hf.errors import BackendError
 from sima_hf.ops import backends, cpu, triton
+from tests.helpers.backends import BOTH, NO_CPU, NO_TRITON
+from tests.helpers.tensors import DTYPES, definition, formula, inputs, relative_error
 
 
-NO_CPU = cpu.why_not(torch.empty(1, 1, 1, 1))
-NO_TRITON = None if importlib.util.find_spec("triton") else "pip install triton"
-BOTH = [
-    pytest.param("cpu", marks=pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))),
-    pytest.param("triton", marks=pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))),
-]
 both = pytest.mark.parametrize("backend", BOTH)
 MODULES = {"cpu": cpu, "triton": triton}
 padded_with_gain_or_neither = pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tensors import everyone, inputs, oracle, relative_error
-from test_fused import BOTH
 
 from sima_hf import sima_attention
 from sima_hf.attention import sima_attention_forward
+from tests.helpers.backends import BOTH
+from tests.helpers.tensors import everyone, inputs, oracle, relative_error
 
 
 BACKENDS = [*BOTH, "eager", "reference"]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tensors import inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sima_hf import sima_attention
+from tests.helpers.tensors import inputs
 
 
 pytestmark = pytest.mark.slow

@@ -3,12 +3,12 @@
 import itertools
 
 import pytest
-from tensors import inputs, relative_error
 
 from sima_hf import sima_attention
 from sima_hf.ops import backends
 from sima_hf.ops.eager import eager_attention
 from sima_hf.ops.order import cheaper_order
+from tests.helpers.tensors import inputs, relative_error
 
 
 def test_it_is_the_cheaper_one():

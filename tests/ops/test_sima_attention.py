@@ -2,9 +2,19 @@
 
 import pytest
 import torch
-from tensors import DTYPE_IDS, DTYPES, definition, everyone, formula, inputs, oracle, relative_error, strided
 
 from sima_hf import sima_attention
+from tests.helpers.tensors import (
+    DTYPE_IDS,
+    DTYPES,
+    definition,
+    everyone,
+    formula,
+    inputs,
+    oracle,
+    relative_error,
+    strided,
+)
 
 
 BACKENDS = ("eager", "reference")

@@ -5,11 +5,11 @@ import io
 import onnxruntime
 import pytest
 import torch
-from tensors import formula, inputs, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTForImageClassification
 
 from sima_hf import SimAConfig, SimAForImageClassification, certify, patch_model, sima_attention
+from tests.helpers.tensors import formula, inputs, relative_error
 
 
 pytestmark = pytest.mark.slow

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from tensors import inputs, relative_error
 from torch._dynamo.testing import CompileCounter
 
 from sima_hf import sima_attention
+from tests.helpers.tensors import inputs, relative_error
 
 
 pytestmark = pytest.mark.slow

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from tensors import relative_error
-from test_fused import BOTH
 
 from sima_hf import sima_attention
+from tests.helpers.backends import BOTH
+from tests.helpers.tensors import relative_error
 
 
 SUBSETS = [dims for dims in itertools.product((0, None), repeat=3) if 0 in dims]

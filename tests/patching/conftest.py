@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hosts_at_hand import KINDS
+
+from tests.helpers.hosts.at_hand import KINDS
 
 
 def model_of(item):

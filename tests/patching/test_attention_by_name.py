@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-from hosts_at_hand import MODELS, given, make, type_of
 
 import sima_hf
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.hosts.at_hand import MODELS, given, make, type_of
 
 
 OWN_CODE = {

@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 import torch
-from hosts_at_hand import given, logits, make, tensors, vit
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
@@ -16,6 +15,7 @@ from transformers.models.vit import modeling_vit
 
 import sima_hf
 from sima_hf.errors import UnsupportedModelError
+from tests.helpers.hosts.at_hand import given, logits, make, tensors, vit
 
 
 SIGLIP = ("siglip_vision_model", "SiglipVisionModel")

@@ -4,11 +4,11 @@ import contextlib
 
 import pytest
 import torch
-from hosts_at_hand import IDS, KIND_IDS, KINDS, MODELS, given, make, tensors, type_of
-from tensors import relative_error
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, attention
+from tests.helpers.hosts.at_hand import IDS, KIND_IDS, KINDS, MODELS, given, make, tensors, type_of
+from tests.helpers.tensors import relative_error
 
 
 every_kind = pytest.mark.parametrize(("case", "name"), KINDS, ids=KIND_IDS)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from hosts_at_hand import given, make
 from torch import nn
 
 import sima_hf
 from sima_hf.patching.certificate import Certificate
+from tests.helpers.hosts.at_hand import given, make
 
 
 def vit(**changes):

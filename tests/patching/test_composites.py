@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from hosts_at_hand import given, make, tensors
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForObjectDetection
 from transformers.utils import logging
 
 import sima_hf
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import describe
+from tests.helpers.hosts.at_hand import given, make, tensors
 
 
 LLAVA = "llava", "LlavaForConditionalGeneration"

@@ -1,15 +1,15 @@
 """Queries, keys, values, masks and biases reach SimA as the host has them: with softmax in SimA's place, a swapped model gives
 the host's own outputs. This is what tells heads that are cut wrongly, or a bias on the wrong axis, from right ones."""
 
-import cases_own
 import pytest
 import torch
-from hosts_at_hand import MODELS, given, make, tensors, type_of
-from tensors import relative_error
 
 import sima_hf
 from sima_hf import attention
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.hosts import own
+from tests.helpers.hosts.at_hand import MODELS, given, make, tensors, type_of
+from tests.helpers.tensors import relative_error
 
 
 WHOLE_WIDTH = ("cvt",)  # divides by the root of all heads' width, not of one head's
@@ -18,7 +18,7 @@ OTHER_FORM = {"swinv2": "a cosine with a scale of each head", "swin2sr": "a cosi
 OWN = [
     (case, name)
     for case, name in MODELS
-    if case in cases_own.CASES and type_of(case) in HOSTS and type_of(case) not in OTHER_FORM
+    if case in own.CASES and type_of(case) in HOSTS and type_of(case) not in OTHER_FORM
 ]
 
 

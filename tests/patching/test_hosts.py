@@ -9,9 +9,7 @@ import pickle
 import pytest
 import torch
 import transformers
-from hosts_at_hand import CASES, IDS, KIND_IDS, KINDS, MAIN, MODELS, REFUSED, given, make, tensors, type_of
 from safetensors.torch import load_file
-from tensors import definition, relative_error
 
 import sima_hf
 from sima_hf import attention
@@ -19,6 +17,20 @@ from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import describe
 from sima_hf.patching.host_table import COMPOSITES
 from sima_hf.patching.hosts import HOSTS, PREFIX
+from tests.helpers.hosts.at_hand import (
+    CASES,
+    IDS,
+    KIND_IDS,
+    KINDS,
+    MAIN,
+    MODELS,
+    REFUSED,
+    given,
+    make,
+    tensors,
+    type_of,
+)
+from tests.helpers.tensors import definition, relative_error
 
 
 every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)

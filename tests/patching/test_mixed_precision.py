@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from hosts_at_hand import IDS, MODELS, given, make, tensors
-from tensors import DTYPES, definition, inputs, relative_error
 from transformers import Trainer, TrainingArguments
 
 import sima_hf
 from sima_hf.attention import PositionBias, one_dtype, sima_attention_forward, without_autocast
+from tests.helpers.hosts.at_hand import IDS, MODELS, given, make, tensors
+from tests.helpers.tensors import DTYPES, definition, inputs, relative_error
 
 
 every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hosts_at_hand import given, make
 from transformers import AutoModelForImageClassification
 
 import sima_hf
+from tests.helpers.hosts.at_hand import given, make
 
 
 peft = pytest.importorskip("peft", reason="pip install peft")

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from hosts_at_hand import given, make
-from tensors import relative_error
 
 import sima_hf
 from sima_hf.patching.attentions.pooling import pool
+from tests.helpers.hosts.at_hand import given, make
+from tests.helpers.tensors import relative_error
 
 
 def formula(query, key, value, keep=None, scale=None):

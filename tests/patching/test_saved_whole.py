@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
-from hosts_at_hand import given, logits, make, tensors, vit
 from transformers import AutoModelForImageTextToText, CLIPVisionModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import sima_hf
 from sima_hf.patching import saving
+from tests.helpers.hosts.at_hand import given, logits, make, tensors, vit
 
 
 LLAVA = "llava", "LlavaForConditionalGeneration"

@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from hosts_at_hand import given, logits, make, vit
 from transformers import (
     AutoModelForImageClassification,
     CLIPTextModel,
@@ -19,6 +18,7 @@ from transformers import (
 
 import sima_hf
 from sima_hf.errors import UnsupportedModelError
+from tests.helpers.hosts.at_hand import given, logits, make, vit
 
 
 def test_it_is_the_same_object_with_a_config_of_its_own():

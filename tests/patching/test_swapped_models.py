@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 import transformers
-from hosts_at_hand import CASES, given, logits, make, vit
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -23,6 +22,7 @@ from sima_hf import attention
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import classes
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.hosts.at_hand import CASES, given, logits, make, vit
 
 
 def test_between_base_and_task_models(tmp_path):

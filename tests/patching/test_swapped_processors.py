@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from hosts_at_hand import UNKNOWN, make
 from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 from transformers.models.auto import (
     feature_extraction_auto,
@@ -21,6 +20,7 @@ import sima_hf
 from sima_hf.hub import prepare_for_hub
 from sima_hf.patching.classes import register_host
 from sima_hf.patching.hosts import HOSTS, host_config_class
+from tests.helpers.hosts.at_hand import UNKNOWN, make
 
 
 TABLES = (

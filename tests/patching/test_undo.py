@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from hosts_at_hand import given, logits, make, vit
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import CLIPVisionModel
@@ -13,6 +12,7 @@ from transformers.utils import logging
 
 import sima_hf
 from sima_hf.patching import undo
+from tests.helpers.hosts.at_hand import given, logits, make, vit
 
 
 SWINV2 = "swinv2", "Swinv2Model"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hosts_at_hand import MODELS, find, fresh, given, tensors
 from safetensors.torch import load_file, save_file
 
 import sima_hf
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model
+from tests.helpers.hosts.at_hand import MODELS, find, fresh, given, tensors
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,10 +6,10 @@ import types
 
 import pytest
 import torch
-from test_sima_trainer import images, losses, native, same, trainer_of  # noqa: F401
 from transformers.training_args import OptimizerNames
 
 from sima_hf.errors import MissingDependencyError, TrainingError
+from tests.helpers.digit_trainer import digit_views, losses, same, trainer_of
 
 
 HERE = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
@@ -17,6 +17,11 @@ LOW_RANK = {
     "galore_adamw": ("galore_torch", ("GaLoreAdamW", "GaLoreAdamW8bit", "GaLoreAdafactor")),
     "apollo_adamw": ("apollo_torch", ("APOLLOAdamW",)),
 }
+
+
+@pytest.fixture(scope="module")
+def images():
+    return digit_views()
 
 
 def decaying(model):
@@ -67,7 +72,7 @@ def install(monkeypatch, package, **names):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_optimizers_of_torch_run_with_the_recipes_groups(name, images, tmp_path):  # noqa: F811
+def test_optimizers_of_torch_run_with_the_recipes_groups(name, images, tmp_path):
     trainer = trainer_of(tmp_path, images, optim=name, learning_rate=1e-3, scale_learning_rate=True, max_steps=3)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
@@ -78,7 +83,7 @@ def test_optimizers_of_torch_run_with_the_recipes_groups(name, images, tmp_path)
 
 
 @pytest.mark.parametrize("name", LOW_RANK)
-def test_a_low_rank_optimizer_keeps_its_matrices_apart_and_decay_where_it_belongs(name, images, tmp_path, monkeypatch):  # noqa: F811
+def test_a_low_rank_optimizer_keeps_its_matrices_apart_and_decay_where_it_belongs(name, images, tmp_path, monkeypatch):
     package, classes = LOW_RANK[name]
     install(monkeypatch, package, **dict.fromkeys(classes, Projected))
     settings = {"optim": name, "optim_target_modules": ["mlp"], "optim_args": "rank=4"}
@@ -95,7 +100,7 @@ def test_a_low_rank_optimizer_keeps_its_matrices_apart_and_decay_where_it_belong
 
 
 @pytest.mark.parametrize("name", ["lomo", "adalomo"])
-def test_lomo_gets_the_model_and_the_rate_of_the_schedule(name, images, tmp_path, monkeypatch, caplog):  # noqa: F811
+def test_lomo_gets_the_model_and_the_rate_of_the_schedule(name, images, tmp_path, monkeypatch, caplog):
     install(monkeypatch, "lomo_optim", Lomo=Lomo, AdaLomo=Lomo)
     trainer = trainer_of(tmp_path, images, optim=name, save_strategy="no")
     assert trainer.create_optimizer().model is trainer.model
@@ -132,7 +137,7 @@ def given(trainer, cls, **settings):
     return trainer
 
 
-def test_muon_given_by_a_factory_trains(images, tmp_path):  # noqa: F811
+def test_muon_given_by_a_factory_trains(images, tmp_path):
     trainer = given(trainer_of(tmp_path, images, save_strategy="no", max_steps=2), Factory, lr=3e-3)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
@@ -141,7 +146,7 @@ def test_muon_given_by_a_factory_trains(images, tmp_path):  # noqa: F811
     assert not same(before, trainer.model.state_dict())
 
 
-def test_a_class_that_is_given_has_the_recipes_groups_and_its_own_rate(images, tmp_path):  # noqa: F811
+def test_a_class_that_is_given_has_the_recipes_groups_and_its_own_rate(images, tmp_path):
     trainer = given(trainer_of(tmp_path, images, scale_learning_rate=True), torch.optim.NAdam, lr=2e-3)
     check_groups(trainer.create_optimizer(), trainer.model)
     assert isinstance(trainer.optimizer, torch.optim.NAdam)
@@ -149,7 +154,7 @@ def test_a_class_that_is_given_has_the_recipes_groups_and_its_own_rate(images, t
 
 
 @pytest.mark.parametrize("name", sorted(set(OptimizerNames) - {*HERE}, key=str))
-def test_an_optimizer_that_is_not_installed_says_what_installs_it(name, images, tmp_path):  # noqa: F811
+def test_an_optimizer_that_is_not_installed_says_what_installs_it(name, images, tmp_path):
     trainer = trainer_of(tmp_path, images, optim=name, optim_target_modules="all-linear")
     if name.endswith("layerwise"):
         with pytest.raises(
@@ -162,7 +167,7 @@ def test_an_optimizer_that_is_not_installed_says_what_installs_it(name, images, 
     assert trainer.args.learning_rate == 1e-2
 
 
-def test_a_low_rank_optimizer_without_its_matrices_says_which_argument(images, tmp_path, monkeypatch):  # noqa: F811
+def test_a_low_rank_optimizer_without_its_matrices_says_which_argument(images, tmp_path, monkeypatch):
     install(monkeypatch, "galore_torch", **dict.fromkeys(LOW_RANK["galore_adamw"][1], Projected))
     trainer = trainer_of(tmp_path, images, optim="galore_adamw")
     with pytest.raises(TrainingError, match=r"--optim galore_adamw cannot be made: .*optim_target_modules"):

@@ -1,6 +1,6 @@
-"""Tiny models of the plain ViTs, as data, in the format of cases_interface.py."""
+"""Tiny models of the plain ViTs, as data, in the format of interface.py."""
 
-from cases_interface import SIZES
+from tests.helpers.hosts.interface import SIZES
 
 
 IMAGE = {**SIZES, "image_size": 32, "patch_size": 8, "num_labels": 3}

@@ -7,8 +7,8 @@ the Hub has signed. Large files travel by the LFS protocol, "basic" or in parts.
 import hmac
 from urllib.parse import quote
 
-from hub_exchange import PLAIN, REVISION, Answer, Request, Rights, as_json
-from hub_store import Refusal, Repository, Store
+from tests.helpers.hub.exchange import PLAIN, REVISION, Answer, Request, Rights, as_json
+from tests.helpers.hub.store import Refusal, Repository, Store
 
 
 STORED = r"/(?P<kind>models|datasets|spaces)/(?P<name>[\w.-]+/[\w.-]+)/(?P<sha256>[0-9a-f]{64})"

@@ -15,10 +15,10 @@ import os
 import threading
 from pathlib import Path
 
-from hub_answers import Answers
-from hub_exchange import Account
-from hub_http import Fault, Listener, Record
-from hub_store import Refusal, Store
+from tests.helpers.hub.answers import Answers
+from tests.helpers.hub.exchange import Account
+from tests.helpers.hub.handler import Fault, Listener, Record
+from tests.helpers.hub.store import Refusal, Store
 
 
 class HubServer:
@@ -95,7 +95,7 @@ class HubServer:
             "PATH": "/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONPATH": str(Path(__file__).resolve().parents[3]),
         }
         return {**words, **({"HF_TOKEN": token} if token else {}), **more}
 

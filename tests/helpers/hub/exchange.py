@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hub_store import Refusal, Repository, Store
+from tests.helpers.hub.store import Refusal, Repository, Store
 
 
 REPOSITORY = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[\w.-]+/[\w.-]+)"

@@ -4,10 +4,10 @@ import hashlib
 
 import pytest
 import torch
-from hosts_at_hand import vit
-from hub_client import ClientError
 
 import sima_hf
+from tests.helpers.hosts.at_hand import vit
+from tests.helpers.hub.client import ClientError
 
 
 WEIGHTS = "model.safetensors"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from hub_exchange import Answer, Request, as_json
-from hub_store import Refusal
+from tests.helpers.hub.exchange import Answer, Request, as_json
+from tests.helpers.hub.store import Refusal
 
 
 PIECE = 64 * 1024  # bytes read or sent at once

@@ -1,7 +1,7 @@
-"""Tiny models of larger models with a vision tower. The same format as cases_interface.py."""
+"""Tiny models of larger models with a vision tower. The same format as interface.py."""
 
-from cases_interface import CAPTIONED, IMAGE, PIXELS, SENTENCE, SIZES, SWIN, TEXT
-from cases_own import SAM_TOWER
+from tests.helpers.hosts.interface import CAPTIONED, IMAGE, PIXELS, SENTENCE, SIZES, SWIN, TEXT
+from tests.helpers.hosts.own import SAM_TOWER
 
 
 LLAMA = {"model_type": "llama", **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 64}

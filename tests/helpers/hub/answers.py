@@ -9,10 +9,10 @@ import json
 import re
 from urllib.parse import parse_qs, unquote
 
-import hub_cards
-from hub_exchange import REPOSITORY, REVISION, Answer, Request, as_json
-from hub_files import FILE_ROUTES, STORAGE_ROUTES, FileAnswers
-from hub_store import Refusal, Repository, is_large
+from tests.helpers.hub import cards
+from tests.helpers.hub.exchange import REPOSITORY, REVISION, Answer, Request, as_json
+from tests.helpers.hub.files import FILE_ROUTES, STORAGE_ROUTES, FileAnswers
+from tests.helpers.hub.store import Refusal, Repository, is_large
 
 
 HUB_ROUTES = [
@@ -63,7 +63,7 @@ class Answers(FileAnswers):
 
     def validate_yaml(self, request: Request) -> Answer:
         """The card's problems."""
-        errors, warnings = hub_cards.problems(request.json()["content"])
+        errors, warnings = cards.problems(request.json()["content"])
         lists = {
             "errors": [{"message": text} for text in errors],
             "warnings": [{"message": text} for text in warnings],
@@ -109,7 +109,7 @@ class Answers(FileAnswers):
             "downloads": 0,
             "likes": 0,
             "siblings": [self._sibling(path, entry, with_sizes) for path, entry in commit["files"].items()],
-            **hub_cards.facts(texts["README.md"], self._config(texts["config.json"]), list(commit["files"])),
+            **cards.facts(texts["README.md"], self._config(texts["config.json"]), list(commit["files"])),
         }
         wanted = [key for value in request.query.get("expand", []) for key in value.split(",")]
         return as_json({"id": name, **{key: said[key] for key in wanted or said if key in said}})

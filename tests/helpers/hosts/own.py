@@ -1,6 +1,6 @@
-"""Tiny models of hosts that compute attention in code of their own. The same format as cases_interface.py."""
+"""Tiny models of hosts that compute attention in code of their own. The same format as interface.py."""
 
-from cases_interface import CAPTIONED, IMAGE, LABELLED, PIXELS, SIZES, SWIN, TEXT
+from tests.helpers.hosts.interface import CAPTIONED, IMAGE, LABELLED, PIXELS, SIZES, SWIN, TEXT
 
 
 INPUTS = {}

@@ -3,19 +3,16 @@
 import copy
 import importlib
 
-import cases_composite
-import cases_interface
-import cases_own
-import cases_plain
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
 
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.hosts import composite, interface, own, plain
 
 
-CASES = {**cases_plain.CASES, **cases_interface.CASES, **cases_own.CASES, **cases_composite.CASES}
-INPUTS = {**cases_plain.INPUTS, **cases_interface.INPUTS, **cases_own.INPUTS, **cases_composite.INPUTS}
+CASES = {**plain.CASES, **interface.CASES, **own.CASES, **composite.CASES}
+INPUTS = {**plain.INPUTS, **interface.INPUTS, **own.INPUTS, **composite.INPUTS}
 
 # Larger models that are not in the table, or whose towers their code would build anew with softmax: the tests see them refused.
 REFUSED = ("flava_multimodal_model", "conditional_detr", "table-transformer", "dab-detr")
@@ -122,7 +119,7 @@ def wake(model, scale=0.5):
 def given(case, name):
     """Keyword arguments for a forward."""
     keys = ((case, name), case, (type_of(case), name), type_of(case))
-    specs = next((INPUTS[key] for key in keys if key in INPUTS), {"pixel_values": cases_interface.PIXELS})
+    specs = next((INPUTS[key] for key in keys if key in INPUTS), {"pixel_values": interface.PIXELS})
     torch.manual_seed(1)
     return {argument: _value_of(*spec) for argument, spec in specs.items()}
 

@@ -3,10 +3,10 @@
 import copy
 
 import torch
-from hosts_at_hand import MODELS, make
 from sklearn.datasets import load_digits
 
 import sima_hf
+from tests.helpers.hosts.at_hand import MODELS, make
 
 
 def digits():
@@ -37,7 +37,7 @@ def same_bytes(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-# One case of each host, as tests/patching/hosts_at_hand.py has them.
+# One case of each host, as tests/helpers/hosts/at_hand.py has them.
 HOSTS = dict(reversed(MODELS))
 
 

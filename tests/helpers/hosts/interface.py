@@ -1,4 +1,4 @@
-"""Tiny models of hosts that reach attention through Transformers' interface, as data; hosts_at_hand.py makes them.
+"""Tiny models of hosts that reach attention through Transformers' interface, as data; at_hand.py makes them.
 
 CASES: "model_type" or "model_type/variant" -> (fields of a tiny config, names of the classes to try)
 INPUTS: (key, class name) or key or model_type -> {argument: spec}; the default is one batch of 32 px images.

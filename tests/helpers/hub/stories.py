@@ -6,8 +6,8 @@ forks (`Client.apart`) are the users of the tests: each starts from there, with 
 
 from pathlib import Path
 
-from hub_client import Client
-from hub_server import HubServer
+from tests.helpers.hub.client import Client
+from tests.helpers.hub.server import HubServer
 
 
 BEFORE = """
