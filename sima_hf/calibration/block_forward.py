@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import CalibrationError
 from .blocks import Block
+from .held_out import HeldOut
 from .residual_map import ResidualMap, probe_residual_map
 
 
@@ -162,6 +164,49 @@ def run_branch(block: Block, call: BlockCall, branch: str) -> BranchActivations:
     return BranchActivations(x, y, stream.flatten(0, -2), stream.shape)
 
 
+def attention_inputs(block: Block, call: BlockCall, *layers: nn.Module) -> tuple[torch.Tensor, dict]:
+    """Run a block up to the layer that ends its attention: what goes into that, and what goes into `layers` and out of them."""
+    with first_seen(*layers) as seen:
+        return _until_output(block, call), seen
+
+
+def _until_output(block: Block, call: BlockCall) -> torch.Tensor:
+    reached: list[torch.Tensor] = []
+
+    def stop(x):
+        reached.append(x)
+        raise _Stopped
+
+    with override_forward(block.attention, stop), contextlib.suppress(_Stopped):
+        call_block(block, call)
+    return reached[0]
+
+
+def value_features(block: Block, call: BlockCall) -> torch.Tensor:
+    """What each head makes of the value layer's inputs and of a constant, `(R, heads, inputs + 1)`.
+
+    As SimA is linear in the values, its own code says so when the value layer gives these inputs instead, a head's width of
+    channels at a time. The inputs of the output layer are these features times the value layer's weights.
+    """
+    projections = [layer for layer in (block.query, block.key) if layer is not None]
+    _, seen = attention_inputs(block, call, *projections, block.value)
+    inputs = seen[block.value][0]
+    inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
+    width = block.value.out_features // block.heads
+    found = []
+    with contextlib.ExitStack() as stack:
+        for layer in projections:  # they need not be computed again
+            stack.enter_context(override_forward(layer, lambda x, output=seen[layer][1]: output))
+        for chunk in inputs.split(width, dim=-1):
+            values = nn.functional.pad(chunk, (0, width - chunk.shape[-1])).repeat(
+                *[1] * (chunk.dim() - 1), block.heads
+            )
+            with override_forward(block.value, lambda x, values=values: values):
+                x = _until_output(block, call)
+            found.append(x.flatten(0, -2).unflatten(-1, (block.heads, width))[..., : chunk.shape[-1]])
+    return torch.cat(found, dim=-1)
+
+
 def residual_map_of(block: Block, call: BlockCall, branch: str) -> ResidualMap | None:
     """Find how the last linear layer of a branch enters the stream, by running the block on zeros and known numbers."""
     layer, hidden = getattr(block, branch), _hidden_in(call.args, call.kwargs)
@@ -188,7 +233,7 @@ def residual_map_of(block: Block, call: BlockCall, branch: str) -> ResidualMap |
 class BlockRunner:
     """Calls of the blocks of a student and its teacher, in step, on the same batches.
 
-    If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
+    The first passage also draws the images that are held out. If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
     often as it is looked at. If not, every look runs the models from their inputs, so that time grows with the square of
     the number of blocks.
 
@@ -196,6 +241,7 @@ class BlockRunner:
         models, blocks: of the student and its teacher.
         batches: keyword arguments of the models, as often as asked for.
         passage: the first passage through them.
+        held_out: draws the images that are kept from the fits.
         memory_budget: bytes.
     """
 
@@ -205,14 +251,15 @@ class BlockRunner:
         blocks: list[list[Block]],
         batches: Iterable,
         passage: Iterable,
+        held_out: HeldOut,
         memory_budget: int,
     ):
         self.models, self.blocks, self.batches = models, blocks, batches
-        self.images = 0
+        self.images, self.held_out = 0, held_out
         self.stored: list[tuple[dict[str, Any], list[BlockCall]]] | None = []
         used = 0
         for index, inputs in enumerate(passage):
-            self.images += next(value for value in inputs.values() if isinstance(value, torch.Tensor)).shape[0]
+            self.images += held_out.note(inputs)
             if self.stored is None:
                 continue
             calls = self._capture(0, inputs, index)
@@ -222,6 +269,7 @@ class BlockRunner:
             else:
                 self.stored.append((inputs, calls))
         self.stored_bytes = used if self.stored is not None else 0
+        self.held = held_out.choose()
 
     def _capture(
         self, number: int, inputs: dict[str, Any], batch: int, outputs: list | None = None
@@ -230,13 +278,28 @@ class BlockRunner:
         together = zip(self.models, self.blocks, outputs, strict=True)
         return [capture_call(model, blocks, number, inputs, batch, output) for model, blocks, output in together]
 
-    def calls(self, number: int) -> Iterator[list[BlockCall]]:
-        """For each batch, the call of the `number`-th block in every model."""
-        if self.stored is not None:
-            yield from (calls for _, calls in self.stored)
-            return
-        for batch, inputs in enumerate(self.batches):
-            yield self._capture(number, inputs, batch)
+    def inputs(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """The arguments of the models for each batch, and which images `(B,)` are held out.
+
+        Raises:
+            CalibrationError: none of the held-out images came again.
+        """
+        met = 0
+        for inputs in self.batches if self.stored is None else [inputs for inputs, _ in self.stored]:
+            held = self.held_out.mask(inputs)
+            met += int(held.sum())
+            yield inputs, held
+        if not met:
+            raise CalibrationError(
+                "`batches` must give the same images as often as it is gone through, but none of those held out came again: take "
+                "random augmentation off, or raise `memory_budget`."
+            )
+
+    def calls(self, number: int) -> Iterator[tuple[list[BlockCall], torch.Tensor]]:
+        """For each batch, the call of the `number`-th block in every model, and which images `(B,)` are held out."""
+        for batch, (inputs, held) in enumerate(self.inputs()):
+            calls = self._capture(number, inputs, batch) if self.stored is None else self.stored[batch][1]
+            yield calls, held
 
     def advance(self, number: int) -> None:
         """Go on from the `number`-th block to the next."""

@@ -2,56 +2,27 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..errors import CalibrationError
 from ..patching import sima_attentions
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
-from .fit import Calibrator, LayerFit
+from .fit import Calibrator
+from .report import CalibrationReport
 
+
+logger = logging.get_logger(__name__)
 
 HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 
 # What a data loader made for training brings along and calibration has no use for.
 NOT_INPUTS = ("labels", "label", "return_loss")
-
-
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What `calibrate` did; printed, it is a table with a row for each refitted layer, in the order of the fits.
-
-    Attributes:
-        fits: layer by layer, the share of what it should produce that was unexplained `before` and `after`. All layers
-            above it in the table were refitted already when `before` was measured.
-        settings: the arguments.
-        images: how many there were.
-        stored_bytes: inputs and hidden states kept in memory; 0 where `memory_budget` did not allow it.
-        bases: how many blocks got another basis for queries and keys.
-    """
-
-    fits: tuple[LayerFit, ...]
-    settings: dict[str, Any]
-    images: int
-    stored_bytes: int
-    bases: int
-
-    def __str__(self) -> str:
-        width = max(len(fit.layer) for fit in self.fits)
-        how = f"{self.stored_bytes / 2**20:.1f} MiB stored" if self.stored_bytes else "recomputed for every layer"
-        lines = [
-            f"Calibrated from {self.images} images, {how}; {self.bases} blocks with another basis of queries and keys.",
-            "Share of what a layer should produce that it does not, before and after its fit (0: all as the softmax model's; 1: no better "
-            "than a constant):",
-            f"{'layer'.ljust(width)}  unexplained before   after",
-            *(f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}" for fit in self.fits),
-        ]
-        return "\n".join(lines)
 
 
 def calibrate(
@@ -62,8 +33,10 @@ def calibrate(
     mlp: bool = True,
     classifier: bool = False,
     basis: bool = True,
+    value: bool = True,
     class_token_weight: float | None = None,
-    ridge: float = 1e-6,
+    ridge: float | None = None,
+    held_out: float = 0.1,
     balance: bool = True,
     memory_budget: int = 2 * 2**30,
     progress: bool = True,
@@ -93,9 +66,13 @@ def calibrate(
         classifier: in the end, also fit the last linear layer to the teacher's logits.
         basis: choose the basis of queries and keys; blocks where something other than a dot product is between them
             (rotary positions, norms) keep theirs.
+        value: fit the value layer together with the output layer, where held-out images are better explained so.
         class_token_weight: weight of a class token in the fits, a patch having 1. None: as many as there are other tokens, so
             that it counts as much as all of them. Models without class token have no use for it.
-        ridge: weight of the squared change of a layer, relative to the mean square of each of its inputs.
+        ridge: weight of the squared change of a layer, relative to the mean square of its inputs. None: for each layer the
+            one of nine decades that leaves least unexplained on held-out images.
+        held_out: share of the images, at least 32 but no more than half, that no layer is fitted to. They choose ridges, and
+            whether value and output layer are fitted together; the report's figures are measured on them.
         balance: share the scale between value and output layer as the teacher does, by powers of two, which changes no
             output bit and keeps the weights of half-precision models from growing. For the two layers of an MLP there is no
             such thing, because its activation is not linear.
@@ -117,8 +94,10 @@ def calibrate(
         "mlp": mlp,
         "classifier": classifier,
         "basis": basis,
+        "value": value,
         "class_token_weight": class_token_weight,
         "ridge": ridge,
+        "held_out": held_out,
         "balance": balance,
         "memory_budget": memory_budget,
     }
@@ -128,8 +107,13 @@ def calibrate(
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         work = Calibrator(own, goal, _Inputs(batches, own), dtypes, settings, progress)
         fits = work.fit(_heads(own) if classifier else [])
+        end = work.compare_ends(bool(_heads(own)))
     _write_back(model, own, work.changed)
-    return CalibrationReport(tuple(fits), settings, work.runner.images, work.runner.stored_bytes, work.bases)
+    runner = work.runner
+    report = CalibrationReport(tuple(fits), settings, runner.images, runner.stored_bytes, work.bases, runner.held, end)
+    if report.advice:
+        logger.warning(report.advice)
+    return report
 
 
 def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> None:
@@ -162,6 +146,8 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
             "`batches` must be a collection that can be gone through more than once, such as a list of tensors or a "
             f"DataLoader, got {type(batches).__name__}."
         )
+    if not 0 < settings["held_out"] <= 0.5:
+        raise CalibrationError(f"`held_out` must be above 0 and at most 0.5, got {settings['held_out']!r}.")
     for name in ("ridge", "class_token_weight"):
         value = settings[name]
         if value is not None and not 0 < value < float("inf"):

@@ -1,8 +1,7 @@
 """The steps of calibration, on working copies of the model and its teacher."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,67 +9,31 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
-from .block_forward import BlockCall, BlockRunner, execution_order, first_seen, residual_map_of, run, run_branch
+from .block_forward import (
+    BlockCall,
+    BlockRunner,
+    attention_inputs,
+    call_block,
+    execution_order,
+    first_seen,
+    hidden_of,
+    residual_map_of,
+    run,
+    run_branch,
+    value_features,
+)
 from .blocks import Block, block_at, find_blocks
-from .least_squares import NormalEquations
+from .held_out import HeldOut
 from .qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
+from .report import EndResult, LayerFit
 from .residual_map import ResidualMap
+from .ridge import Solution, choose, ridge_path
+from .sums import LayerBatch, SplitSums
+from .value_output import joint_path, scaled_prior
 
 
-@dataclass(frozen=True)
-class LayerFit:
-    """One layer that was refitted, and the shares of the variance it should produce that it left unexplained."""
-
-    layer: str
-    before: float
-    after: float
-
-
-@dataclass
-class LayerBatch:
-    """What one batch says about a layer, in rows.
-
-    Attributes:
-        x: `(R, inputs)` of the layer.
-        change: `(R, C)`, by how much its output should change.
-        weight: `(R,)`.
-        wanted: `(R, C)`, what the teacher has there.
-        scale: `(C,)`, from the layer's output to what `wanted` is.
-    """
-
-    x: torch.Tensor
-    change: torch.Tensor
-    weight: torch.Tensor
-    wanted: torch.Tensor
-    scale: torch.Tensor
-
-
-class UnexplainedVariance:
-    """Sums for the share of a weighted variance that is unexplained, in float64."""
-
-    def __init__(self):
-        self.weight, self.first, self.second, self.off, self.scale = 0.0, 0.0, 0.0, 0.0, None
-
-    def add(self, look: LayerBatch) -> None:
-        """Take in a batch."""
-        weight, wanted = look.weight.double()[:, None], look.wanted.double()
-        self.weight += weight.sum().item()
-        self.first = self.first + (weight * wanted).sum(dim=0)
-        self.second = self.second + (weight * wanted.square()).sum(dim=0)
-        self.off = self.off + (weight * (look.change.double() * look.scale.double()).square()).sum(dim=0)
-        self.scale = look.scale.double()
-
-    def of(self, off: torch.Tensor) -> float:
-        """The share, given the weighted sum of squares `(C,)` by which the layer's output is off."""
-        return self._share(off.to(self.scale) * self.scale.square())
-
-    def now(self) -> float:
-        """The share with the layer as it is."""
-        return self._share(self.off)
-
-    def _share(self, off: torch.Tensor) -> float:
-        total = (self.second - self.first.square() / self.weight).sum()
-        return off.sum().item() / max(total.item(), 1e-300)
+# Above this many features of all heads, sums of value and output layer together cost more than they bring.
+MOST_FEATURES = 5000
 
 
 class Calibrator:
@@ -97,7 +60,7 @@ class Calibrator:
         passage = iter(batches)
         first = next(passage, None)
         if first is None:
-            raise CalibrationError("`batches` is empty: give at least one batch of unlabeled images.")
+            raise CalibrationError("`batches` is empty: give a few hundred unlabeled images.")
         found = find_blocks(model)
         self.blocks = [found[index] for index in execution_order(model, found, first)]
         if not self.blocks:
@@ -108,7 +71,12 @@ class Calibrator:
         self.goals = [block_at(block.name, teacher.get_submodule(block.name)) for block in self.blocks]
         passage = itertools.chain([first], passage)  # not anew: what gives its batches once would lose this one
         self.runner = BlockRunner(
-            [model, teacher], [self.blocks, self.goals], batches, passage, settings["memory_budget"]
+            [model, teacher],
+            [self.blocks, self.goals],
+            batches,
+            passage,
+            HeldOut(settings["held_out"]),
+            settings["memory_budget"],
         )
 
     def fit(self, heads: list[str]) -> list[LayerFit]:
@@ -121,7 +89,7 @@ class Calibrator:
         with tqdm(total=steps, desc="calibrating", unit="layer", disable=not self.progress) as bar:
             for number in range(len(self.blocks)):
                 for branch in branches:
-                    fits.append(self._fit_branch(number, branch))
+                    fits.append(self._fit_attention(number) if branch == "attention" else self._fit_mlp(number))
                     bar.update()
                 if number + 1 < len(self.blocks):
                     self.runner.advance(number)
@@ -130,37 +98,114 @@ class Calibrator:
                 bar.update()
         return fits
 
-    def _fit_branch(self, number: int, branch: str) -> LayerFit:
-        block = self.blocks[number]
-        layer = getattr(block, branch)
-        first = self._choose_basis(number) if branch == "attention" and self.settings["basis"] else None
-        before, after = self._refit(layer, self._looks(number, branch))
-        if branch == "attention" and self.settings["balance"]:
-            self._balance(block, self.goals[number])
-        return LayerFit(self.names[layer], before if first is None else first, after)
+    def _fit_attention(self, number: int) -> LayerFit:
+        block, goal = self.blocks[number], self.goals[number]
+        if self.settings["basis"]:
+            self._choose_basis(number)
+        layer, bias = block.attention, block.attention.bias is not None
+        output = layer.weight.T.to(torch.float64, copy=True)
+        values = self._values(number) if self.settings["value"] else None
+        sums = self._sums(number, "attention", values)
+        paths = []
+        if values is None:
+            measured, prior = sums, output[None]
+        else:
+            measured, prior = sums.project(torch.block_diag(*values)), output.unflatten(0, (len(values), -1))
+            products = scaled_prior(sums.fitted, values @ prior, bias)
+            joint = joint_path(sums.fitted, products, values.shape[-1], bias, self.settings["ridge"])
+            paths.append((joint, sums))
+        prior = scaled_prior(measured.fitted, prior, bias).flatten(0, 1)
+        paths.insert(0, (ridge_path(measured.fitted, prior, bias, self.settings["ridge"]), measured))
+        solution, chosen = choose(sums, *paths)
+        if solution.value is None:
+            self._write(layer, solution.full)
+        else:
+            self._write_joint(block, solution)
+        if self.settings["balance"]:
+            self._balance(block, goal)
+        return self._fitted(layer, solution, chosen)
 
-    def _looks(self, number: int, branch: str) -> Iterator[LayerBatch]:
-        maps: dict[tuple, ResidualMap | None] = {}
-        for call, goal_call in self.runner.calls(number):
-            yield self._look(number, branch, call, goal_call, maps)
+    def _fit_mlp(self, number: int) -> LayerFit:
+        layer = self.blocks[number].mlp
+        return self._refit(layer, self._sums(number, "mlp"))
+
+    def _refit(self, layer: nn.Linear, sums: SplitSums) -> LayerFit:
+        prior, bias = layer.weight.T.double(), layer.bias is not None
+        solution, _ = choose(sums, (ridge_path(sums.fitted, prior, bias, self.settings["ridge"]), sums))
+        self._write(layer, solution.full)
+        return self._fitted(layer, solution, sums)
+
+    def _fitted(self, layer: nn.Linear, solution: Solution, sums: SplitSums) -> LayerFit:
+        before, after = sums.held.unexplained(None), sums.held.unexplained(solution.full)
+        in_sample = sums.fitted.unexplained(solution.full)
+        return LayerFit(self.names[layer], before, after, in_sample, solution.ridge, solution.value is not None)
+
+    def _write(self, layer: nn.Linear, full: torch.Tensor) -> None:
+        layer.weight.copy_(full[:-1].T)
+        if layer.bias is not None:
+            layer.bias.copy_(full[-1])
+        self._changed(layer)
+
+    def _write_joint(self, block: Block, solution: Solution) -> None:
+        weights = solution.value.transpose(1, 2).flatten(0, 1)
+        block.value.weight.copy_(weights[:, : block.value.in_features])
+        if block.value.bias is not None:
+            block.value.bias.copy_(weights[:, -1])
+        self._changed(block.value)
+        self._write(block.attention, torch.cat([solution.output.flatten(0, 1), solution.full[-1:]]))
+
+    def _values(self, number: int) -> torch.Tensor | None:
+        """The value layer by head, `(heads, inputs + 1, channels)`; None if the output is not linear in it, head by head."""
+        block = self.blocks[number]
+        if block.value is None or not block.heads or block.value.out_features != block.attention.in_features:
+            return None
+        if block.value.bias is None or block.heads * block.value.in_features > MOST_FEATURES:
+            return None
+        weights = torch.cat([block.value.weight, block.value.bias[:, None]], dim=1).double()
+        values = weights.unflatten(0, (block.heads, -1)).transpose(1, 2)
+        (call, _), _ = next(self.runner.calls(number))
+        expected, _ = attention_inputs(block, call)
+        found = torch.einsum("rhf,hfc->rhc", value_features(block, call).double(), values).flatten(1)
+        expected = expected.flatten(0, -2)
+        return values if (found - expected).norm() <= 1e-3 * expected.norm() else None
+
+    def _sums(self, number: int, branch: str, values: torch.Tensor | None = None) -> SplitSums:
+        """Sums for the layer that ends a branch; with `values`, for the features of its heads."""
+        block, maps, sums = self.blocks[number], {}, None
+        for (call, goal_call), held in self.runner.calls(number):
+            batch = self._look(number, branch, call, goal_call, held, maps, values is not None)
+            if sums is None:
+                sums = SplitSums(batch.x.shape[1], batch.y.shape[1], getattr(block, branch).weight.device)
+            sums.add(batch)
+        sums.check_finite()
+        return sums
 
     def _look(
-        self, number: int, branch: str, call: BlockCall, goal_call: BlockCall, maps: dict[tuple, ResidualMap | None]
+        self,
+        number: int,
+        branch: str,
+        call: BlockCall,
+        goal_call: BlockCall,
+        held: torch.Tensor,
+        maps: dict[tuple, ResidualMap | None],
+        features: bool,
     ) -> LayerBatch:
         block = self.blocks[number]
         own, wanted = run_branch(block, call, branch), run_branch(self.goals[number], goal_call, branch)
+        x = value_features(block, call).flatten(1) if features else own.x
         kind = (own.shape, own.y.shape)
         if kind not in maps:
             maps[kind] = residual_map_of(block, call, branch)
         residual = maps[kind]
         if residual is None:
-            return LayerBatch(
-                own.x, wanted.y - own.y, torch.ones_like(own.y[:, 0]), wanted.y, torch.ones_like(own.y[0])
-            )
+            even, one = torch.ones_like(own.y[:, 0]), torch.ones_like(own.y[0])
+            return LayerBatch(x, wanted.y, own.y, even, wanted.y, one, _rows_of(held, even))
         # A channel that LayerScale has switched off wants no change.
         change = torch.where(residual.scale == 0, 0, (wanted.stream - own.stream) / residual.scale)
+        now = own.y[residual.rows]
+        weight = self._weights(block, own.shape, change)
         return LayerBatch(
-            own.x[residual.rows], change, self._weights(block, own.shape, change), wanted.stream, residual.scale
+            x[residual.rows], now + change, now, weight, wanted.stream, residual.scale, _rows_of(held, weight)
         )
 
     def _weights(self, block: Block, shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
@@ -171,19 +216,6 @@ class Calibrator:
             others = (shape[-2] - block.class_tokens) / block.class_tokens
             weights[..., : block.class_tokens] = max(1.0, others) if chosen is None else chosen
         return weights.flatten()
-
-    def _refit(self, layer: nn.Linear, looks: Iterable[LayerBatch]) -> tuple[float, float]:
-        sums, shares = NormalEquations.of(layer), UnexplainedVariance()
-        for look in looks:
-            sums.add(look.x, look.change, look.weight)
-            shares.add(look)
-        weight, bias = sums.solve(self.settings["ridge"])
-        after = shares.of(sums.unexplained(weight, bias))
-        layer.weight += weight.to(layer.weight)
-        if bias is not None:
-            layer.bias += bias.to(layer.bias)
-        self._changed(layer)
-        return shares.now(), after
 
     def _changed(self, layer: nn.Linear) -> None:
         for kind, parameter in layer.named_parameters():
@@ -198,27 +230,26 @@ class Calibrator:
             )
         self.changed.add(name)
 
-    def _choose_basis(self, number: int) -> float | None:
-        """Change the basis of queries and keys; the unexplained share before, or None if the block has no such freedom."""
+    def _choose_basis(self, number: int) -> None:
+        """Change the basis of queries and keys, if the block has such a freedom."""
         block, goal = self.blocks[number], self.goals[number]
         layers = (block.query, block.key)
         if None in layers or not block.heads or layers[0].out_features != layers[1].out_features:
-            return None
-        moments, shares, maps = [HeadMoments.of(layer, block.heads) for layer in layers], UnexplainedVariance(), {}
-        for call, goal_call in self.runner.calls(number):
-            with first_seen(*layers) as seen:
-                shares.add(self._look(number, "attention", call, goal_call, maps))
+            return
+        moments = [HeadMoments.of(layer, block.heads) for layer in layers]
+        for (call, goal_call), held in self.runner.calls(number):
+            _, seen = attention_inputs(block, call, *layers)
             for layer, sums in zip(layers, moments, strict=True):
-                sums.add(seen[layer][1])
+                rows = seen[layer][1].flatten(0, -2)
+                sums.add(rows[~_rows_of(held, rows)])
         center, constant = layers[1].bias is not None, None not in (layers[0].bias, layers[1].bias)
         if not _softmax_keeps(goal, goal_call, choose_basis(*moments, center=center, constant=False)):
-            return None
+            return
         apply_basis(*layers, choose_basis(*moments, center=center, constant=constant))
         for layer in layers:
             self._changed(layer)
-        self._scale_biases(block, next(self.runner.calls(number))[0], constant)
+        self._scale_biases(block, next(self.runner.calls(number))[0][0], constant)
         self.bases += 1
-        return shares.now()
 
     def _scale_biases(self, block: Block, call: BlockCall, constant: bool) -> None:
         """Bring position biases, made for logits, to the scale of SimA's product, as it is for one batch."""
@@ -245,18 +276,73 @@ class Calibrator:
         self._changed(block.attention)
 
     def _fit_head(self, name: str) -> LayerFit:
-        return LayerFit(name, *self._refit(getattr(self.model, name), self._head_looks(name)))
-
-    def _head_looks(self, name: str) -> Iterator[LayerBatch]:
-        for index, inputs in enumerate(self.batches):
+        head = getattr(self.model, name)
+        sums = SplitSums(head.in_features, head.out_features, head.weight.device)
+        for index, (inputs, held) in enumerate(self.runner.inputs()):
             pairs = []
             for net in (self.model, self.teacher):
-                head = getattr(net, name)
-                with first_seen(head) as seen:
+                with first_seen(getattr(net, name)) as seen:
                     run(net, inputs, index)
-                pairs.append([tensor.flatten(0, -2) for tensor in seen[head]])
-            (x, y), (_, wanted) = pairs
-            yield LayerBatch(x, wanted - y, torch.ones_like(y[:, 0]), wanted, torch.ones_like(y[0]))
+                pairs.append([tensor.flatten(0, -2) for tensor in seen[getattr(net, name)]])
+            (x, now), (_, goal) = pairs
+            even = torch.ones_like(now[:, 0])
+            sums.add(LayerBatch(x, goal, now, even, goal, torch.ones_like(now[0]), _rows_of(held, even)))
+        sums.check_finite()
+        return self._refit(head, sums)
+
+    def compare_ends(self, classifies: bool) -> EndResult:
+        """Measure the model, as it is now, against its teacher on the held-out images.
+
+        Args:
+            classifies: both models have a classifier, whose answers are compared.
+        """
+        last, pairs = len(self.blocks) - 1, []
+        for calls, held in self.runner.calls(last):
+            streams = [
+                hidden_of(call_block(blocks[last], call))
+                for blocks, call in zip(self.runner.blocks, calls, strict=True)
+            ]
+            if len(streams[0]) == len(held):
+                pairs.append([stream[held.to(stream.device)] for stream in streams])
+        if not pairs:
+            return EndResult(float("nan"))
+        own, goal = (
+            nn.functional.layer_norm(torch.cat([part.flatten(1, -2) for part in parts]), parts[0].shape[-1:])
+            for parts in zip(*pairs, strict=True)
+        )
+        tokens = self.blocks[last].class_tokens
+        patches = _cosine(own[:, tokens:], goal[:, tokens:])
+        classes = _cosine(own[:, :tokens], goal[:, :tokens]) if tokens else None
+        return EndResult(patches, classes, self._agreement() if classifies else None)
+
+    def _agreement(self) -> float | None:
+        same = []
+        for index, (inputs, held) in enumerate(self.runner.inputs()):
+            if not held.any():
+                continue
+            chosen = {
+                name: value[held.to(value.device)]
+                if isinstance(value, torch.Tensor) and len(value) == len(held)
+                else value
+                for name, value in inputs.items()
+            }
+            logits = [getattr(run(net, chosen, index), "logits", None) for net in (self.model, self.teacher)]
+            if logits[0] is None or logits[0].dim() != 2 or logits[0].shape[1] < 2:
+                return None
+            same.append(logits[0].argmax(-1) == logits[1].argmax(-1))
+        return torch.cat(same).double().mean().item()
+
+
+def _rows_of(held: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`(R,)`, which rows belong to held-out images; rows follow each other image by image."""
+    images = torch.arange(len(rows), device=rows.device) * len(held) // len(rows)
+    return held.to(rows.device)[images]
+
+
+def _cosine(own: torch.Tensor, goal: torch.Tensor) -> float:
+    """Mean cosine of tokens `(B, N, C)`, the goal's mean taken off both."""
+    mean = goal.mean(dim=(0, 1))
+    return nn.functional.cosine_similarity(own - mean, goal - mean, dim=-1).mean().item()
 
 
 def _softmax_keeps(goal: Block, call: BlockCall, basis: tuple[torch.Tensor, ...]) -> bool:

@@ -1,0 +1,69 @@
+"""Value and output layer of an attention fitted jointly, by reduced-rank regression.
+
+SimA's output is linear in the values, and these in the value layer's input `x`: head `h` gives `A_h [x, 1] V_h P_h` to the
+output, `V_h` being its value weights and `P_h` its output weights. So the products `W_h = V_h P_h`, of a rank no higher than
+the head's width, are what is fitted to features `Z_h = A_h [x, 1]`. For one head, with those of the others fixed, that is
+reduced-rank ridge regression, whose solution is closed (Izenman, 1975): the ridge solution `B`, projected onto the leading
+eigenvectors of `B^T (Z^T Z + ridge) B`. Sweeps over the heads do the rest.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from .ridge import RIDGES, Solution
+from .sums import LayerSums
+
+
+SWEEPS = 4
+
+
+def joint_path(
+    sums: LayerSums, prior: torch.Tensor, width: int, bias: bool, ridge: float | None
+) -> Iterator[Solution]:
+    """Solutions for all ridges, from the strongest down, each begun at the one before; or for the ridge given.
+
+    Args:
+        sums: of features `(heads * F)`, head by head.
+        prior: products `(heads, F, C)` to which a ridge pulls, float64.
+        width: channels of a head.
+        bias: the output layer has one.
+        ridge: relative to the mean square of a head's features; None for all.
+    """
+    heads, features, _ = prior.shape
+    xx, xy = sums.centered(bias)
+    place = [slice(head * features, (head + 1) * features) for head in range(heads)]
+    spectra = [torch.linalg.eigh(xx[own, own]) for own in place]
+    means = [xx[own, own].diagonal().mean().clamp_min(1e-300) for own in place]
+    products = prior.clone()
+    for one in reversed(RIDGES) if ridge is None else (ridge,):
+        factors = [None] * heads
+        for _ in range(SWEEPS):
+            for head, own in enumerate(place):
+                values, vectors = spectra[head]
+                penalty = one * means[head]
+                others = xx[own] @ products.flatten(0, 1) - xx[own, own] @ products[head]
+                wanted = xy[own] - others + penalty * prior[head]
+                solved = vectors @ ((vectors.T @ wanted) / (values.clamp_min(0) + penalty)[:, None])
+                leading = torch.linalg.eigh(solved.T @ wanted)[1][:, -width:]
+                factors[head] = (solved @ leading, leading.T)
+                products[head] = factors[head][0] @ leading.T
+        value, output = (torch.stack(parts) for parts in zip(*factors, strict=True))
+        yield Solution(one, sums.with_bias(products.flatten(0, 1), bias), value, output)
+
+
+def scaled_prior(sums: LayerSums, products: torch.Tensor, bias: bool) -> torch.Tensor:
+    """Products `(heads, F, C)` times the number for each head with which they explain most.
+
+    Args:
+        sums: of features `(heads * F)`.
+        products: the teacher's; SimA's maps are softmax's, as far as they are, up to such a number.
+        bias: the output layer has one.
+    """
+    heads, features, _ = products.shape
+    xx, xy = sums.centered(bias)
+    images = torch.stack([xx[:, h * features : (h + 1) * features] @ products[h] for h in range(heads)])
+    matrix = torch.einsum("hfc,ghfc->hg", products, images.unflatten(1, (heads, features)))
+    wanted = (products * xy.unflatten(0, (heads, features))).sum(dim=(1, 2))
+    numbers = torch.linalg.lstsq(matrix.cpu(), wanted.cpu()[:, None], driver="gelsd").solution[:, 0].to(products)
+    return numbers[:, None, None] * products
