@@ -183,7 +183,7 @@ def _until_output(block: Block, call: BlockCall) -> torch.Tensor:
 
 
 def value_features(block: Block, call: BlockCall) -> torch.Tensor:
-    """What each head makes of the value layer's inputs and of a constant, `(R, heads, inputs + 1)`.
+    """What each head makes of the value layer's inputs and, if it has a bias, of a constant, `(R, heads, inputs (+ 1))`.
 
     As SimA is linear in the values, its own code says so when the value layer gives these inputs instead, a head's width of
     channels at a time. The inputs of the output layer are these features times the value layer's weights.
@@ -191,7 +191,8 @@ def value_features(block: Block, call: BlockCall) -> torch.Tensor:
     projections = [layer for layer in (block.query, block.key) if layer is not None]
     _, seen = attention_inputs(block, call, *projections, block.value)
     inputs = seen[block.value][0]
-    inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
+    if block.value.bias is not None:
+        inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
     width = block.value.out_features // block.heads
     found = []
     with contextlib.ExitStack() as stack:

@@ -155,13 +155,14 @@ class Calibrator:
         self._write(block.attention, torch.cat([solution.output.flatten(0, 1), solution.full[-1:]]))
 
     def _values(self, number: int) -> torch.Tensor | None:
-        """The value layer by head, `(heads, inputs + 1, channels)`; None if the output is not linear in it, head by head."""
+        """The value layer by head, `(heads, inputs (+ 1), channels)`; None if the output is not linear in it, head by head."""
         block = self.blocks[number]
         if block.value is None or not block.heads or block.value.out_features != block.attention.in_features:
             return None
-        if block.value.bias is None or block.heads * block.value.in_features > MOST_FEATURES:
+        if block.heads * block.value.in_features > MOST_FEATURES:
             return None
-        weights = torch.cat([block.value.weight, block.value.bias[:, None]], dim=1).double()
+        parts = [block.value.weight] if block.value.bias is None else [block.value.weight, block.value.bias[:, None]]
+        weights = torch.cat(parts, dim=1).double()
         values = weights.unflatten(0, (block.heads, -1)).transpose(1, 2)
         (call, _), _ = next(self.runner.calls(number))
         expected, _ = attention_inputs(block, call)
@@ -237,7 +238,7 @@ class Calibrator:
         if None in layers or not block.heads or layers[0].out_features != layers[1].out_features:
             return
         moments = [HeadMoments.of(layer, block.heads) for layer in layers]
-        for (call, goal_call), held in self.runner.calls(number):
+        for (call, goal_call), held in self.runner.calls(number):  # noqa: B007, the last is asked below
             _, seen = attention_inputs(block, call, *layers)
             for layer, sums in zip(layers, moments, strict=True):
                 rows = seen[layer][1].flatten(0, -2)
