@@ -1,6 +1,7 @@
 """The steps of calibration, on working copies of the model and its teacher."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,8 +116,8 @@ class Calibrator:
             joint = joint_path(sums.fitted, products, values.shape[-1], bias, self.settings["ridge"])
             paths.append((joint, sums))
         prior = scaled_prior(measured.fitted, prior, bias).flatten(0, 1)
-        paths.insert(0, (ridge_path(measured.fitted, prior, bias, self.settings["ridge"]), measured))
-        solution, chosen = choose(sums, *paths)
+        ridges = ridge_path(measured.fitted, prior, bias, self.settings["ridge"])
+        solution, chosen = choose((_as_it_is(layer), measured), (ridges, measured), *paths)
         if solution.value is None:
             self._write(layer, solution.full)
         else:
@@ -131,14 +132,16 @@ class Calibrator:
 
     def _refit(self, layer: nn.Linear, sums: SplitSums) -> LayerFit:
         prior, bias = layer.weight.T.double(), layer.bias is not None
-        solution, _ = choose(sums, (ridge_path(sums.fitted, prior, bias, self.settings["ridge"]), sums))
+        ridges = ridge_path(sums.fitted, prior, bias, self.settings["ridge"])
+        solution, _ = choose((_as_it_is(layer), sums), (ridges, sums))
         self._write(layer, solution.full)
         return self._fitted(layer, solution, sums)
 
     def _fitted(self, layer: nn.Linear, solution: Solution, sums: SplitSums) -> LayerFit:
         before, after = sums.held.unexplained(None), sums.held.unexplained(solution.full)
         in_sample = sums.fitted.unexplained(solution.full)
-        return LayerFit(self.names[layer], before, after, in_sample, solution.ridge, solution.value is not None)
+        ridge = solution.ridge if math.isfinite(solution.ridge) else None
+        return LayerFit(self.names[layer], before, after, in_sample, ridge, solution.value is not None)
 
     def _write(self, layer: nn.Linear, full: torch.Tensor) -> None:
         layer.weight.copy_(full[:-1].T)
@@ -332,6 +335,12 @@ class Calibrator:
                 return None
             same.append(logits[0].argmax(-1) == logits[1].argmax(-1))
         return torch.cat(same).double().mean().item()
+
+
+def _as_it_is(layer: nn.Linear) -> list[Solution]:
+    """The path to where the layer is already."""
+    bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
+    return [Solution(float("inf"), torch.cat([layer.weight.T, bias[None]]).double())]
 
 
 def _rows_of(held: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

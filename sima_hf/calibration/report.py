@@ -18,7 +18,7 @@ class LayerFit:
         layer: its name.
         before, after: share of the variance it should produce that was unexplained, on held-out images.
         in_sample: the same after the fit on the images it was fitted to.
-        ridge: that was chosen or given.
+        ridge: that was chosen or given; None: nothing explained more than the layer as it was, so it was left so.
         with_value: the attention's value layer was fitted jointly.
     """
 
@@ -26,7 +26,7 @@ class LayerFit:
     before: float
     after: float
     in_sample: float = float("nan")
-    ridge: float = float("nan")
+    ridge: float | None = None
     with_value: bool = False
 
 
@@ -100,7 +100,7 @@ class CalibrationReport:
             "fitted to (0: all as the softmax model's; 1: no better than a constant):",
             f"{'layer'.ljust(width)}  unexplained before   after  in-sample    ridge",
             *(
-                f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}  {fit.in_sample:9.4f}  {fit.ridge:7.0e}"
+                f"{fit.layer.ljust(width)}  {fit.before:18.4f}  {fit.after:6.4f}  {fit.in_sample:9.4f}  {'   none' if fit.ridge is None else f'{fit.ridge:7.0e}'}"
                 f"{'  with the value layer' if fit.with_value else ''}"
                 for fit in self.fits
             ),

@@ -1,6 +1,6 @@
 """Ridge regression of a linear layer, its ridge chosen on images that were held out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +49,10 @@ def ridge_path(sums: LayerSums, prior: torch.Tensor, bias: bool, ridge: float | 
         yield Solution(one, sums.with_bias(weight, bias))
 
 
-def choose(sums: SplitSums, *paths: tuple[Iterator[Solution], SplitSums]) -> tuple[Solution, LayerSums]:
+def choose(*paths: tuple[Iterable[Solution], SplitSums]) -> tuple[Solution, SplitSums]:
     """The solution that leaves least unexplained on held-out images, and the sums it belongs to.
 
     Args:
-        sums: for the text of the error.
         paths: solutions and the sums to measure them on; each path is left where it has become worse twice in a row.
 
     Raises:
@@ -71,8 +70,9 @@ def choose(sums: SplitSums, *paths: tuple[Iterator[Solution], SplitSums]) -> tup
             if worse == 2:
                 break
     if found is None or not found[0].full.isfinite().all():
+        sums = paths[0][1].fitted
         raise CalibrationError(
-            f"The equations of {len(sums.fitted.xx)} unknowns from {sums.fitted.rows} rows have no finite solution. Look for NaN or "
-            "infinity in the batches and in both models, or raise `ridge`."
+            f"The equations of {len(sums.xx)} unknowns from {sums.rows} rows have no finite solution. Look for NaN or infinity in the "
+            "batches and in both models, or raise `ridge`."
         )
     return found

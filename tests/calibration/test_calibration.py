@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification
 
 import sima_hf
+from sima_hf.calibration.report import CalibrationReport, EndResult, LayerFit
 from sima_hf.errors import CalibrationError, UnsupportedModelError
-from tests.helpers.calibrated_models import IMAGES, bytes_of, digits, same_bytes, share_off, swapped, vit
+from tests.helpers.calibrated_models import IMAGES, bytes_of, digits, held_out, same_bytes, share_off, swapped, vit
 from tests.helpers.hosts.at_hand import find, make
 
 
@@ -82,8 +83,9 @@ def test_classifier(trained):
 
 def test_it_is_the_least_squares_solution(trained):
     """The first block's output layer against torch.linalg.lstsq in float64 on the same features, class token weighted."""
-    images = digits()[0][:128]
-    model, report = calibrated(trained, [images], basis=False, balance=False, mlp=False, ridge=1e-13)
+    images = digits()[0][:256]
+    held = held_out(images)
+    model, report = calibrated(trained, [images], basis=False, value=False, balance=False, mlp=False, ridge=1e-13)
     raw = swapped(trained).double()
     teacher = copy.deepcopy(trained).double()
     block, goal = raw.vit.layers[0], teacher.vit.layers[0]
@@ -97,16 +99,19 @@ def test_it_is_the_least_squares_solution(trained):
     x = torch.cat([seen["x"], torch.ones_like(seen["x"][..., :1])], dim=-1)
     weight = torch.ones(x.shape[1], 1, dtype=torch.float64)
     weight[0] = x.shape[1] - 1
-    rows, wanted = ((weight.sqrt() * part).flatten(0, 1) for part in (x, seen["stream"] - seen["residual"]))
+    pair = (x, seen["stream"] - seen["residual"])
+    rows, wanted = ((weight.sqrt() * part[~held]).flatten(0, 1) for part in pair)
     solution = torch.linalg.lstsq(rows, wanted).solution
     found = model.vit.layers[0].attention.o_proj
     torch.testing.assert_close(found.weight.double(), solution[:-1].T, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.bias.double(), solution[-1], rtol=1e-3, atol=1e-4)
-    total = weight.expand(*x.shape[:2], 1).flatten(0, 1)
-    centered = seen["stream"].flatten(0, 1)
-    centered = centered - (total * centered).sum(dim=0) / total.sum()
-    share = (wanted - rows @ solution).square().sum() / (total * centered.square()).sum()
-    assert report.fits[0].after == pytest.approx(share.item(), rel=1e-3)
+    for which, found in ((held, report.fits[0].after), (~held, report.fits[0].in_sample)):
+        total = weight.expand(*x[which].shape[:2], 1).flatten(0, 1)
+        centered = seen["stream"][which].flatten(0, 1)
+        centered = centered - (total * centered).sum(dim=0) / total.sum()
+        rows, wanted = ((weight.sqrt() * part[which]).flatten(0, 1) for part in pair)
+        share = (wanted - rows @ solution).square().sum() / (total * centered.square()).sum()
+        assert found == pytest.approx(share.item(), rel=1e-3)
 
 
 def test_more_weight_explains_more_of_the_class_token(trained):
@@ -249,7 +254,8 @@ def test_half_precision_is_rounded_on_the_way(trained):
     images = digits()[0][:256].bfloat16()
     model, report = calibrated(teacher, [images], class_token_weight=1)
     model.vit.layers[0].mlp.fc2.load_state_dict(teacher.vit.layers[0].mlp.fc2.state_dict())
-    found = share_off(model, teacher, "vit.layers.0", {"pixel_values": images})
+    held = images[held_out(images.float())]
+    found = share_off(model, teacher, "vit.layers.0", {"pixel_values": held})
     assert found == pytest.approx(report.fits[1].before, rel=1e-4)
 
 
@@ -455,7 +461,7 @@ def test_batches_that_a_generator_gives_once(trained):
     stored, report = calibrated(trained, OnceOnly(images))
     assert report.images == 128
     assert same_bytes(bytes_of(stored), bytes_of(expected))
-    for options in ({"memory_budget": 0}, {"memory_budget": 0, "basis": False}, {"classifier": True}):
+    for options in ({"memory_budget": 0}, {"memory_budget": 0, "basis": False}):
         model = swapped(trained)
         before = bytes_of(model)
         with pytest.raises(CalibrationError, match="as if a generator were behind it: give a list or a DataLoader"):
@@ -476,16 +482,61 @@ def test_a_data_loader_that_shuffles(trained):
 def test_the_report_is_a_table(trained):
     _, report = calibrated(trained)
     lines = str(report).splitlines()
-    assert lines[0].startswith("Calibrated from 512 images, ")
-    assert re.match(
-        r"Share of what a layer should produce .* \(0: all as the softmax model's; 1: no better than", lines[1]
-    )
-    assert "ridge" not in str(report)
-    assert report.settings["ridge"] == 1e-6
-    assert len(lines) == 3 + len(report.fits)
-    for line, fit in zip(lines[3:], report.fits, strict=True):
-        layer, before, after = line.split()
-        assert (layer, float(before), float(after)) == (fit.layer, round(fit.before, 4), round(fit.after, 4))
+    assert lines[0].startswith("Calibrated from 512 images, 51 of them held out, ")
+    assert report.held_out == 51
+    for line, fit in zip(lines[3:], report.fits, strict=False):
+        layer, *numbers = line.split()[:4]
+        assert (layer, *map(float, numbers)) == (
+            fit.layer,
+            *(round(share, 4) for share in (fit.before, fit.after, fit.in_sample)),
+        )
+    assert len(lines) >= 4 + len(report.fits)
+
+
+def test_the_end_is_measured_on_held_out_images(trained):
+    """Cosine and agreement against both models run anew."""
+    images = digits()[0][:512]
+    model, report = calibrated(trained)
+    held = images[held_out(images)]
+    with torch.no_grad():
+        own, goal = (net(held, output_hidden_states=True) for net in (model, trained))
+    assert report.end.agreement == (own.logits.argmax(-1) == goal.logits.argmax(-1)).double().mean().item()
+    streams = [nn.functional.layer_norm(net.hidden_states[-1], (32,)) for net in (own, goal)]
+    for found, tokens in ((report.end.class_cosine, slice(1)), (report.end.cosine, slice(1, None))):
+        one, two = (stream[:, tokens] - streams[1][:, tokens].mean(dim=(0, 1)) for stream in streams)
+        assert found == pytest.approx(nn.functional.cosine_similarity(one, two, dim=-1).mean().item(), abs=1e-4)
+
+
+def test_it_says_when_the_result_does_not_hold(trained, caplog):
+    """Fitted to eight images it cannot, and the log says so before the user finds out; a good one has nothing to say."""
+    few, report = calibrated(trained, digits()[0][:16].split(8))
+    assert report.held_out == 8
+    assert "images" in report.advice
+    assert report.advice in str(report)
+    fits = (LayerFit("a", 0.9, 0.30, 0.10),)
+    assert "distil" in CalibrationReport(fits, {}, 512, 0, 0, 51, EndResult(0.99)).advice
+    fits = (LayerFit("a", 0.9, 0.04, 0.03),)
+    assert "80.0%" in CalibrationReport(fits, {}, 512, 0, 0, 51, EndResult(0.99, None, 0.8)).advice
+    assert "0.70" in CalibrationReport(fits, {}, 512, 0, 0, 51, EndResult(0.95, 0.7)).advice
+    assert CalibrationReport(fits, {}, 512, 0, 0, 51, EndResult(0.99, 0.99, 0.99)).advice is None
+
+
+def test_the_order_of_images_does_not_matter(trained):
+    """Those held out are drawn by content."""
+    images = digits()[0][:128]
+    first, _ = calibrated(trained, [images])
+    second, _ = calibrated(trained, [images.flip(0)])
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_too_few_images(trained):
+    model = swapped(trained)
+    before = bytes_of(model)
+    for batches in ([digits()[0][:1]], [digits()[0][:1]] * 3):
+        with pytest.raises(CalibrationError, match="at least 2 different images.* got 1"):
+            sima_hf.calibrate(model, trained, batches, progress=False)
+    assert same_bytes(bytes_of(model), before)
 
 
 def test_progress_goes_to_stderr_and_can_be_off(trained, capsys):

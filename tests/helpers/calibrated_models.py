@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import sima_hf
+from sima_hf.calibration.held_out import HeldOut
 from tests.helpers.hosts.at_hand import MODELS, make
 
 
@@ -27,6 +28,14 @@ IMAGES = [torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
 
 def swapped(model):
     return sima_hf.patch_model(copy.deepcopy(model))
+
+
+def held_out(images, share=0.1):
+    """Which of images `(B, ...)` calibration keeps from its fits, `(B,)`."""
+    drawn = HeldOut(share)
+    drawn.note({"pixel_values": images})
+    drawn.choose()
+    return drawn.mask({"pixel_values": images})
 
 
 def bytes_of(model):
