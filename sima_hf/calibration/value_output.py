@@ -4,7 +4,8 @@ SimA's output is linear in the values, and these in the value layer's input `x`:
 output, `V_h` being its value weights and `P_h` its output weights. So the products `W_h = V_h P_h`, of a rank no higher than
 the head's width, are what is fitted to features `Z_h = A_h [x, 1]`. For one head, with those of the others fixed, that is
 reduced-rank ridge regression, whose solution is closed (Izenman, 1975): the ridge solution `B`, projected onto the leading
-eigenvectors of `B^T (Z^T Z + ridge) B`. Sweeps over the heads do the rest.
+eigenvectors of `B^T (Z^T Z + ridge) B`. Sweeps over the heads do the rest; as every solution starts at the one before, a few
+steps of subspace iteration find the eigenvectors.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,13 @@ from .ridge import RIDGES, Solution
 from .sums import LayerSums
 
 
-SWEEPS = 4
+SWEEPS, STEPS = 3, 2  # over the heads; of subspace iteration for each
 
 
 def joint_path(
     sums: LayerSums, prior: torch.Tensor, width: int, bias: bool, ridge: float | None
 ) -> Iterator[Solution]:
-    """Solutions for all ridges, from the strongest down, each begun at the one before; or for the ridge given.
+    """Solutions for all ridges, from the strongest down, each begun at the one before; or only that for the ridge given.
 
     Args:
         sums: of features `(heads * F)`, head by head.
@@ -36,7 +37,10 @@ def joint_path(
     spectra = [torch.linalg.eigh(xx[own, own]) for own in place]
     means = [xx[own, own].diagonal().mean().clamp_min(1e-300) for own in place]
     products = prior.clone()
-    for one in reversed(RIDGES) if ridge is None else (ridge,):
+    leading = list(torch.linalg.eigh(prior.mT @ prior)[1][..., -width:])
+    for one in sorted({*RIDGES, RIDGES[0] if ridge is None else ridge}, reverse=True):
+        if ridge is not None and one < ridge:
+            return
         factors = [None] * heads
         for _ in range(SWEEPS):
             for head, own in enumerate(place):
@@ -45,11 +49,13 @@ def joint_path(
                 others = xx[own] @ products.flatten(0, 1) - xx[own, own] @ products[head]
                 wanted = xy[own] - others + penalty * prior[head]
                 solved = vectors @ ((vectors.T @ wanted) / (values.clamp_min(0) + penalty)[:, None])
-                leading = torch.linalg.eigh(solved.T @ wanted)[1][:, -width:]
-                factors[head] = (solved @ leading, leading.T)
-                products[head] = factors[head][0] @ leading.T
+                for _ in range(STEPS):
+                    leading[head] = torch.linalg.qr(solved.T @ (wanted @ leading[head])).Q
+                factors[head] = (solved @ leading[head], leading[head].T)
+                products[head] = factors[head][0] @ leading[head].T
         value, output = (torch.stack(parts) for parts in zip(*factors, strict=True))
-        yield Solution(one, sums.with_bias(products.flatten(0, 1), bias), value, output)
+        if ridge in (None, one):
+            yield Solution(one, sums.with_bias(products.flatten(0, 1), bias), value, output)
 
 
 def scaled_prior(sums: LayerSums, products: torch.Tensor, bias: bool) -> torch.Tensor:
