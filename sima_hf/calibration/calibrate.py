@@ -13,6 +13,7 @@ from ..errors import CalibrationError
 from ..patching import sima_attentions
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
+from .ends import compare_ends
 from .fit import Calibrator
 from .report import CalibrationReport
 
@@ -107,7 +108,7 @@ def calibrate(
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         work = Calibrator(own, goal, _Inputs(batches, own), dtypes, settings, progress)
         fits = work.fit(_heads(own) if classifier else [])
-        end = work.compare_ends(bool(_heads(own)))
+        end = compare_ends(work.runner, bool(_heads(own)))
     _write_back(model, own, work.changed)
     runner = work.runner
     report = CalibrationReport(tuple(fits), settings, runner.images, runner.stored_bytes, work.bases, runner.held, end)

@@ -14,20 +14,17 @@ from .block_forward import (
     BlockCall,
     BlockRunner,
     attention_inputs,
-    call_block,
     execution_order,
     first_seen,
-    hidden_of,
-    residual_map_of,
     run,
     run_branch,
     value_features,
 )
 from .blocks import Block, block_at, find_blocks
+from .gather import gather_sums, rows_of
 from .held_out import HeldOut
 from .qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
-from .report import EndResult, LayerFit
-from .residual_map import ResidualMap
+from .report import LayerFit
 from .ridge import Solution, choose, ridge_path
 from .sums import LayerBatch, SplitSums
 from .value_output import joint_path, scaled_prior
@@ -106,7 +103,7 @@ class Calibrator:
         layer, bias = block.attention, block.attention.bias is not None
         output = layer.weight.T.to(torch.float64, copy=True)
         values = self._values(number) if self.settings["value"] else None
-        sums = self._sums(number, "attention", values)
+        sums = self._sums(number, "attention", values is not None)
         paths = []
         if values is None:
             measured, prior = sums, output[None]
@@ -173,53 +170,8 @@ class Calibrator:
         expected = expected.flatten(0, -2)
         return values if (found - expected).norm() <= 1e-3 * expected.norm() else None
 
-    def _sums(self, number: int, branch: str, values: torch.Tensor | None = None) -> SplitSums:
-        """Sums for the layer that ends a branch; with `values`, for the features of its heads."""
-        block, maps, sums = self.blocks[number], {}, None
-        for (call, goal_call), held in self.runner.calls(number):
-            batch = self._look(number, branch, call, goal_call, held, maps, values is not None)
-            if sums is None:
-                sums = SplitSums(batch.x.shape[1], batch.y.shape[1], getattr(block, branch).weight.device)
-            sums.add(batch)
-        sums.check_finite()
-        return sums
-
-    def _look(
-        self,
-        number: int,
-        branch: str,
-        call: BlockCall,
-        goal_call: BlockCall,
-        held: torch.Tensor,
-        maps: dict[tuple, ResidualMap | None],
-        features: bool,
-    ) -> LayerBatch:
-        block = self.blocks[number]
-        own, wanted = run_branch(block, call, branch), run_branch(self.goals[number], goal_call, branch)
-        x = value_features(block, call).flatten(1) if features else own.x
-        kind = (own.shape, own.y.shape)
-        if kind not in maps:
-            maps[kind] = residual_map_of(block, call, branch)
-        residual = maps[kind]
-        if residual is None:
-            even, one = torch.ones_like(own.y[:, 0]), torch.ones_like(own.y[0])
-            return LayerBatch(x, wanted.y, own.y, even, wanted.y, one, _rows_of(held, even))
-        # A channel that LayerScale has switched off wants no change.
-        change = torch.where(residual.scale == 0, 0, (wanted.stream - own.stream) / residual.scale)
-        now = own.y[residual.rows]
-        weight = self._weights(block, own.shape, change)
-        return LayerBatch(
-            x[residual.rows], now + change, now, weight, wanted.stream, residual.scale, _rows_of(held, weight)
-        )
-
-    def _weights(self, block: Block, shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
-        """`(R,)` for a stream of a shape: class tokens have their weight, all others 1."""
-        weights = torch.ones(shape[:-1], dtype=like.dtype, device=like.device)
-        if block.class_tokens:
-            chosen = self.settings["class_token_weight"]
-            others = (shape[-2] - block.class_tokens) / block.class_tokens
-            weights[..., : block.class_tokens] = max(1.0, others) if chosen is None else chosen
-        return weights.flatten()
+    def _sums(self, number: int, branch: str, features: bool = False) -> SplitSums:
+        return gather_sums(self.runner, number, branch, self.settings["class_token_weight"], features)
 
     def _changed(self, layer: nn.Linear) -> None:
         for kind, parameter in layer.named_parameters():
@@ -245,7 +197,7 @@ class Calibrator:
             _, seen = attention_inputs(block, call, *layers)
             for layer, sums in zip(layers, moments, strict=True):
                 rows = seen[layer][1].flatten(0, -2)
-                sums.add(rows[~_rows_of(held, rows)])
+                sums.add(rows[~rows_of(held, rows)])
         center, constant = layers[1].bias is not None, None not in (layers[0].bias, layers[1].bias)
         if not _softmax_keeps(goal, goal_call, choose_basis(*moments, center=center, constant=False)):
             return
@@ -290,69 +242,15 @@ class Calibrator:
                 pairs.append([tensor.flatten(0, -2) for tensor in seen[getattr(net, name)]])
             (x, now), (_, goal) = pairs
             even = torch.ones_like(now[:, 0])
-            sums.add(LayerBatch(x, goal, now, even, goal, torch.ones_like(now[0]), _rows_of(held, even)))
+            sums.add(LayerBatch(x, goal, now, even, goal, torch.ones_like(now[0]), rows_of(held, even)))
         sums.check_finite()
         return self._refit(head, sums)
-
-    def compare_ends(self, classifies: bool) -> EndResult:
-        """Measure the model, as it is now, against its teacher on the held-out images.
-
-        Args:
-            classifies: both models have a classifier, whose answers are compared.
-        """
-        last, pairs = len(self.blocks) - 1, []
-        for calls, held in self.runner.calls(last):
-            streams = [
-                hidden_of(call_block(blocks[last], call))
-                for blocks, call in zip(self.runner.blocks, calls, strict=True)
-            ]
-            if len(streams[0]) == len(held):
-                pairs.append([stream[held.to(stream.device)] for stream in streams])
-        if not pairs:
-            return EndResult(float("nan"))
-        own, goal = (
-            nn.functional.layer_norm(torch.cat([part.flatten(1, -2) for part in parts]), parts[0].shape[-1:])
-            for parts in zip(*pairs, strict=True)
-        )
-        tokens = self.blocks[last].class_tokens
-        patches = _cosine(own[:, tokens:], goal[:, tokens:])
-        classes = _cosine(own[:, :tokens], goal[:, :tokens]) if tokens else None
-        return EndResult(patches, classes, self._agreement() if classifies else None)
-
-    def _agreement(self) -> float | None:
-        same = []
-        for index, (inputs, held) in enumerate(self.runner.inputs()):
-            if not held.any():
-                continue
-            chosen = {
-                name: value[held.to(value.device)]
-                if isinstance(value, torch.Tensor) and len(value) == len(held)
-                else value
-                for name, value in inputs.items()
-            }
-            logits = [getattr(run(net, chosen, index), "logits", None) for net in (self.model, self.teacher)]
-            if logits[0] is None or logits[0].dim() != 2 or logits[0].shape[1] < 2:
-                return None
-            same.append(logits[0].argmax(-1) == logits[1].argmax(-1))
-        return torch.cat(same).double().mean().item()
 
 
 def _as_it_is(layer: nn.Linear) -> list[Solution]:
     """The path to where the layer is already."""
     bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
     return [Solution(float("inf"), torch.cat([layer.weight.T, bias[None]]).double())]
-
-
-def _rows_of(held: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`(R,)`, which rows belong to held-out images; rows follow each other image by image."""
-    images = torch.arange(len(rows), device=rows.device) * len(held) // len(rows)
-    return held.to(rows.device)[images]
-
-
-def _cosine(own: torch.Tensor, goal: torch.Tensor) -> float:
-    """Mean cosine of tokens `(B, N, C)`, the goal's mean taken off both."""
-    mean = goal.mean(dim=(0, 1))
-    return nn.functional.cosine_similarity(own - mean, goal - mean, dim=-1).mean().item()
 
 
 def _softmax_keeps(goal: Block, call: BlockCall, basis: tuple[torch.Tensor, ...]) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sima_hf
-from sima_hf.calibration import fit as calibration_steps
+from sima_hf.calibration import gather
 from sima_hf.calibration.blocks import BLOCK_LAYOUTS, find_blocks
 from sima_hf.errors import CalibrationError, UnsupportedModelError
 from sima_hf.patching import sima_attentions
@@ -115,8 +115,8 @@ def test_the_table_names_classes_that_exist():
 def test_routes_are_found_by_asking(case, none, monkeypatch):
     """Windows, shifts and padding are rows; LayerScale is a scale; a norm behind the branch is no residual."""
     found = []
-    original = calibration_steps.residual_map_of
-    monkeypatch.setattr(calibration_steps, "residual_map_of", lambda *args: found.append(original(*args)) or found[-1])
+    original = gather.residual_map_of
+    monkeypatch.setattr(gather, "residual_map_of", lambda *args: found.append(original(*args)) or found[-1])
     teacher = make(case, HOSTS[case])
     if case == "dinov2":
         with torch.no_grad():
