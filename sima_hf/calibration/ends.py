@@ -29,7 +29,7 @@ def compare_ends(runner: BlockRunner, classifies: bool) -> EndResult:
     )
     tokens = runner.blocks[0][last].class_tokens
     patches = _cosine(own[:, tokens:], goal[:, tokens:])
-    classes = _cosine(own[:, :tokens], goal[:, :tokens]) if tokens else None
+    classes = _cosine(own[:, :tokens], goal[:, :tokens]) if tokens and len(own) > 1 else None
     return EndResult(patches, classes, _agreement(runner) if classifies else None)
 
 

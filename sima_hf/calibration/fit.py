@@ -135,10 +135,11 @@ class Calibrator:
         return self._fitted(layer, solution, sums)
 
     def _fitted(self, layer: nn.Linear, solution: Solution, sums: SplitSums) -> LayerFit:
-        before, after = sums.held.unexplained(None), sums.held.unexplained(solution.full)
-        in_sample = sums.fitted.unexplained(solution.full)
-        ridge = solution.ridge if math.isfinite(solution.ridge) else None
-        return LayerFit(self.names[layer], before, after, in_sample, ridge, solution.value is not None)
+        name, before = self.names[layer], sums.held.unexplained(None)
+        if math.isinf(solution.ridge):
+            return LayerFit(name, before, before, sums.fitted.unexplained(None))
+        after, in_sample = (part.unexplained(solution.full) for part in (sums.held, sums.fitted))
+        return LayerFit(name, before, after, in_sample, solution.ridge, solution.value is not None)
 
     def _write(self, layer: nn.Linear, full: torch.Tensor) -> None:
         layer.weight.copy_(full[:-1].T)

@@ -36,7 +36,7 @@ class EndResult:
 
     Attributes:
         cosine: mean cosine of the tokens after the last block, each token normalized as by a LayerNorm, the teacher's mean off.
-        class_cosine: of class tokens alone; None where there are none.
+        class_cosine: of class tokens alone; None where there are none, or a single image.
         agreement: share of images for which both models answer the same; None without a classifier.
     """
 
