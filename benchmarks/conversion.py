@@ -145,7 +145,7 @@ class Meter:
         kept = {"kept": right.sum().item() / goal_right.sum().item()}
         for half, classes in (("kept_classes_0_to_4", range(5)), ("kept_classes_5_to_9", range(5, 10))):
             rows = torch.isin(self.task.test_labels, torch.tensor(classes))
-            kept[half] = right[rows].sum().item() / goal_right[rows].sum().item()
+            kept[half] = right[rows].sum().item() / max(goal_right[rows].sum().item(), 1)
         return {
             "teacher": self.name,
             "how": how,
