@@ -45,11 +45,11 @@ def calibrate(
     """Refit layers of a freshly swapped model, in place, so that it follows the softmax model it was made from.
 
     Block by block, on the swapped model's own inputs so that errors do not pile up: queries and keys get the basis in which
-    SimA's map is nearest to softmax's, the attention's output layer is refitted by least squares so that the residual stream
-    after the attention is the teacher's, then the MLP's last layer so that the stream after the MLP is. No label, no
-    gradient, no new parameter, no cost at inference. Maps of single heads need no fit of their own: the output layer reads
-    the heads side by side, so its refit contains one for each. What is outside the blocks stays as the swap left it, such as
-    the attention that pools in SigLIP. Position biases that are tables of a block are brought to the scale of SimA's product.
+    SimA's map is nearest to softmax's, the attention's output layer is refitted by ridge regression, with the value layer where
+    that holds better, so that the residual stream after the attention is the teacher's, then the MLP's last layer so that the
+    stream after the MLP is. No label, no gradient, no new parameter, no cost at inference. What is outside the blocks stays as
+    the swap left it, such as the attention that pools in SigLIP. Position biases that are tables of a block are brought to the
+    scale of SimA's product.
 
     Training on from here begins well with a small learning rate; a large one first loses what calibration won.
 
@@ -61,8 +61,8 @@ def calibrate(
         model: a model that `patch_model` has swapped.
         teacher: the same model with softmax, such as a `copy.deepcopy` made before the swap. It is only read.
         batches: what the model takes: `pixel_values` tensors `(B, C, H, W)`, or dicts of keyword arguments, whose labels are
-            ignored. Iterable more than once, such as a list or a DataLoader. More images than a layer has inputs are worth
-            their while; a few hundred are enough for small models.
+            ignored. Iterable more than once, with the same images, such as a list or a DataLoader. A few hundred are enough for
+            small models; the report says if more are needed.
         mlp: refit the MLPs too, not the attention alone.
         classifier: in the end, also fit the last linear layer to the teacher's logits.
         basis: choose the basis of queries and keys; blocks where something other than a dot product is between them
@@ -85,8 +85,8 @@ def calibrate(
         A `CalibrationReport`; print it.
 
     Raises:
-        CalibrationError (a ValueError): model and teacher do not belong together, there are no images, an option has no
-            meaning here, a layer shares its weight with another, or the equations have no finite solution.
+        CalibrationError (a ValueError): model and teacher do not belong together, there are fewer than two different images, an
+            option has no meaning here, a layer shares its weight with another, or the equations have no finite solution.
         UnsupportedModelError (a ValueError): calibration does not know the blocks of this model (the text lists those it knows),
             or weights are quantized, wrapped or computed.
         TypeError: batches of another kind.
