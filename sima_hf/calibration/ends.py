@@ -48,7 +48,7 @@ def _agreement(runner: BlockRunner) -> float | None:
         if logits[0] is None or logits[0].dim() != 2 or logits[0].shape[1] < 2:
             return None
         same.append(logits[0].argmax(-1) == logits[1].argmax(-1))
-    return torch.cat(same).double().mean().item()
+    return torch.cat(same).float().mean().item()
 
 
 def _cosine(own: torch.Tensor, goal: torch.Tensor) -> float:

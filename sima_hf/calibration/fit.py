@@ -26,7 +26,7 @@ from .held_out import HeldOut
 from .qk_basis import HeadMoments, apply_basis, choose_basis, product_scale, scaled_bias
 from .report import LayerFit
 from .ridge import Solution, choose, ridge_path
-from .sums import LayerBatch, SplitSums
+from .sums import LayerBatch, SplitSums, widened
 from .value_output import joint_path, scaled_prior
 
 
@@ -101,7 +101,7 @@ class Calibrator:
         if self.settings["basis"]:
             self._choose_basis(number)
         layer, bias = block.attention, block.attention.bias is not None
-        output = layer.weight.T.to(torch.float64, copy=True)
+        output = widened(layer.weight.T)
         values = self._values(number) if self.settings["value"] else None
         sums = self._sums(number, "attention", values is not None)
         paths = []
@@ -128,7 +128,7 @@ class Calibrator:
         return self._refit(layer, self._sums(number, "mlp"))
 
     def _refit(self, layer: nn.Linear, sums: SplitSums) -> LayerFit:
-        prior, bias = layer.weight.T.double(), layer.bias is not None
+        prior, bias = widened(layer.weight.T), layer.bias is not None
         ridges = ridge_path(sums.fitted, prior, bias, self.settings["ridge"])
         solution, _ = choose((_as_it_is(layer), sums), (ridges, sums))
         self._write(layer, solution.full)
@@ -163,12 +163,12 @@ class Calibrator:
         if block.heads * block.value.in_features > MOST_FEATURES:
             return None
         parts = [block.value.weight] if block.value.bias is None else [block.value.weight, block.value.bias[:, None]]
-        weights = torch.cat(parts, dim=1).double()
+        weights = widened(torch.cat(parts, dim=1))
         values = weights.unflatten(0, (block.heads, -1)).transpose(1, 2)
         (call, _), _ = next(self.runner.calls(number))
         expected, _ = attention_inputs(block, call)
-        found = torch.einsum("rhf,hfc->rhc", value_features(block, call).double(), values).flatten(1)
-        expected = expected.flatten(0, -2)
+        found = torch.einsum("rhf,hfc->rhc", widened(value_features(block, call)), values).flatten(1)
+        expected = widened(expected.flatten(0, -2))
         return values if (found - expected).norm() <= 1e-3 * expected.norm() else None
 
     def _sums(self, number: int, branch: str, features: bool = False) -> SplitSums:
@@ -251,7 +251,7 @@ class Calibrator:
 def _as_it_is(layer: nn.Linear) -> list[Solution]:
     """The path to where the layer is already."""
     bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
-    return [Solution(float("inf"), torch.cat([layer.weight.T, bias[None]]).double())]
+    return [Solution(float("inf"), widened(torch.cat([layer.weight.T, bias[None]])))]
 
 
 def _softmax_keeps(goal: Block, call: BlockCall, basis: tuple[torch.Tensor, ...]) -> bool:

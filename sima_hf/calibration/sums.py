@@ -7,6 +7,11 @@ import torch
 from ..errors import CalibrationError
 
 
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """It in float64, which Apple's GPUs do not have, so that theirs comes to the CPU."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 @dataclass
 class LayerBatch:
     """What one batch says about a layer, in rows.
@@ -37,8 +42,7 @@ class LayerSums:
     """
 
     def __init__(self, inputs: int, outputs: int, device: torch.device):
-        # Apple's GPUs have no float64.
-        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.device = widened(torch.empty(0, device=device)).device
 
         def zeros(*shape):
             return torch.zeros(*shape, dtype=torch.float64, device=self.device)
@@ -50,8 +54,7 @@ class LayerSums:
     def add(self, batch: LayerBatch, rows: torch.Tensor) -> None:
         """Take in the chosen `rows` `(R,)` of a batch."""
         x, y, now, goal, weight = (
-            part[rows].to(self.device, torch.float64)
-            for part in (batch.x, batch.y, batch.now, batch.goal, batch.weight)
+            widened(part[rows]) for part in (batch.x, batch.y, batch.now, batch.goal, batch.weight)
         )
         root = weight.sqrt()[:, None]
         x, y, now, goal = (root * part for part in (torch.cat([x, torch.ones_like(root)], dim=1), y, now, goal))
@@ -61,7 +64,7 @@ class LayerSums:
         self.off += (y - now).square().sum(dim=0)
         self.first += (root * goal).sum(dim=0)
         self.second += goal.square().sum(dim=0)
-        self.scale = batch.scale.to(self.device, torch.float64)
+        self.scale = widened(batch.scale)
         self.weight += weight.sum().item()
         self.rows += len(x)
 
