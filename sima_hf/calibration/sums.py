@@ -127,7 +127,7 @@ class SplitSums:
         self.held.check_finite()
 
     def project(self, matrix: torch.Tensor) -> "SplitSums":
-        """As `LayerSums.project`, of both."""
+        """As `LayerSums.project`, of both; `matrix` is `(inputs, fewer)`."""
         made = object.__new__(SplitSums)
         made.fitted, made.held = self.fitted.project(matrix), self.held.project(matrix)
         return made
