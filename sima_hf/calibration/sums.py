@@ -8,7 +8,7 @@ from ..errors import CalibrationError
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """It in float64, which Apple's GPUs do not have, so that theirs comes to the CPU."""
+    """A tensor of the same shape in float64; from Apple's GPUs, which have none, on the CPU."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
