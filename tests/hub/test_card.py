@@ -19,7 +19,7 @@ from sima_hf.folders.provenance import write_provenance
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, card_files, find_facts
 from sima_hf.hub.cards.readme import END, read_readme
-from sima_hf.hub.cards.values import auto_class, pipeline_tag
+from sima_hf.hub.cards.usage import auto_class, pipeline_tag
 from sima_hf.patching.certificate import Certificate, Operation
 from tests.helpers.hosts.at_hand import make
 from tests.helpers.hub.card_models import BASE, SIZES, checked, clip, evaluation, native, patched, vit, write

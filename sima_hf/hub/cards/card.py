@@ -1,22 +1,22 @@
 """A model card: a template filled with what is known, no figure without its file, merged with the README that is there."""
 
-import functools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData, constants
 
 from ...errors import PublishError
+from .attention import softmax_in_sima
+from .block import card_block
 from .facts import CardFacts, card_files, find_facts
 from .front_matter import METRICS, WRITTEN_METRICS, merged_data
 from .known import GIVEN, Known, gather, is_repo_id
 from .readme import Readme, is_generated, is_trainer_text, read_readme, written
 from .results import TRAINING
-from .values import card_values, pipeline_tag, softmax_in_sima
+from .usage import pipeline_tag
 
 
 if TYPE_CHECKING:
@@ -75,121 +75,84 @@ def write_card(
     Raises:
         PublishError: as `model_card`.
     """
-    facts = find_facts(checked.path) if facts is None else facts
     if found := softmax_in_sima(checked):
         raise PublishError(
             f"{checked.certificate.model} ran {sum(one.count for one in found)} operations of softmax attention, first "
             f"{found[0].operation} in {found[0].path or 'the model itself'}, so no card says that it is SimA. Swap it first: "
             "sima_hf.patch_model(model)."
         )
+    facts = find_facts(checked.path) if facts is None else facts
     card_files(facts)
-    there = readme = read_readme(existing)
-    if facts.provenance is not None:  # it says anew what it said before
-        readme = replace(readme, data=_without_found(readme))
-    known = gather(checked, facts, readme)
+    readme = read_readme(existing)
+    generated = is_generated(readme.own)
+    theirs = _authors_data(readme, facts, generated)
+    known = gather(checked, facts, theirs)
     name = repo_id.rpartition("/")[2] if repo_id else checked.path.name
-    place = (
-        repo_id if repo_id and "/" in repo_id else None
-    )  # a name alone is a folder's, or is to get an account's before it
-    ours = _front(checked, known, place, name, revision)
-    if is_generated(readme.own):  # nobody wrote it, so what is given counts
-        given = {key for key in GIVEN if getattr(facts, key)}
-        readme = replace(readme, data={key: value for key, value in readme.data.items() if key not in given})
-    data, state = merged_data(readme, ours, place)
-    if _replaceable(there, known):
-        there = replace(there, body="")
-    values = card_values(checked, known, repo_id or checked.path.name, revision)
-    block = re.sub(r"\n{3,}", "\n\n", _template().render(values, title="" if there.own else name))
+    # A name alone is a folder's, or is to get an account's before it.
+    place = repo_id if repo_id and "/" in repo_id else None
+    # Trainer's text has settings, which must be in a file before it goes.
+    if generated and (known.provenance.get("training") or known.trainer or not is_trainer_text(readme.own)):
+        readme = replace(readme, before="", block=None, after="")
+        theirs.pop("model-index", None)
+    ours = _front_matter(checked, known, place, name, revision or "main")
+    if theirs.get("base_model") not in (None, "", known.base_model):
+        ours.pop("base_model_relation", None)
+    data, state = merged_data(theirs, ours, readme.state, place)
     files = [*(one.path for one in known.measured if one.figures), *facts.benchmark]
-    state |= {"files": [path.name for path in files], "front": _found(known)}
-    return WrittenCard(written(there, data, block, state), known)
+    state |= {"files": [path.name for path in files], "front": _from_provenance(known)}
+    block = card_block(checked, known, repo_id or checked.path.name, revision, title="" if readme.own else name)
+    return WrittenCard(written(readme, data, block, state), known)
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    text = Path(__file__).with_name("template.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(cell=cell, code=code, link=link)
-    return environment.from_string(text)
+def _authors_data(readme: Readme, facts: CardFacts, generated: bool) -> dict[str, Any]:
+    """The front matter without what an earlier provenance gave, which says it anew, and without what nobody decided on."""
+    data = dict(readme.data)
+    found = readme.state.get("front", {}) if facts.provenance else {}
+    if data.get("base_model") and data["base_model"] == found.get("base_model"):
+        del data["base_model"]
+        data.pop("base_model_relation", None)
+    if isinstance(data.get("datasets"), list):
+        data["datasets"] = [one for one in data["datasets"] if one not in found.get("datasets", ())]
+        if not data["datasets"]:
+            del data["datasets"]
+    given = {name for name in GIVEN if generated and getattr(facts, name)}
+    return {name: value for name, value in data.items() if name not in given}
 
 
-def cell(value: Any) -> str:
-    """A value as one cell of a Markdown table, whatever signs are in it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    text = " ".join(f"{value:.6g}".split() if isinstance(value, float) else str(value).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def link(path: Path) -> str:
-    """A file that is published beside the card, whatever signs are in its name."""
-    shown = re.sub(r"([][])", r"\\\1", cell(path.name))
-    return f"[{shown}]({quote(path.name)})"
-
-
-def code(value: Any) -> str:
-    """A value as code in a line of text or in a cell."""
-    text = " ".join(str(value).split()).replace("<!--", "<! --").replace("|", "\\|")
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}" if longest else f"`{text}`"
-
-
-def _replaceable(readme: Readme, known: Known) -> bool:
-    """Whether nothing is lost with the text: Trainer's has settings, which must be in a file."""
-    told = bool(known.provenance.get("training") or known.trainer)
-    return is_generated(readme.own) and (told or not is_trainer_text(readme.own))
-
-
-def _found(known: Known) -> dict[str, Any]:
+def _from_provenance(known: Known) -> dict[str, Any]:
     """Entries of the front matter that the provenance gives."""
     found = {"base_model": known.base_model} if known.file_of("base_model") else {}
-    loaded = known.provenance.get("hub_dataset")
-    return found | ({"datasets": [loaded]} if loaded and loaded == known.hub_dataset else {})
+    return found | ({"datasets": [known.hub_dataset]} if known.file_of("hub_dataset") else {})
 
 
-def _without_found(readme: Readme) -> dict[str, Any]:
-    """The front matter without what an earlier provenance gave."""
-    data, found = dict(readme.data), readme.state.get("front", {})
-    if data.get("base_model") and data["base_model"] == found.get("base_model"):
-        data.pop("base_model")
-        data.pop("base_model_relation", None)
-    if isinstance(data.get("datasets"), list) and isinstance(found.get("datasets"), list):
-        data["datasets"] = [one for one in data["datasets"] if one not in found["datasets"]]
-        if not data["datasets"]:
-            data.pop("datasets")
-    return data
-
-
-def _front(
-    checked: "CheckedFolder", known: Known, place: str | None, name: str, revision: str | None
+def _front_matter(
+    checked: "CheckedFolder", known: Known, place: str | None, name: str, revision: str
 ) -> dict[str, Any]:
     """Our front matter, as the Hub reads it."""
     tag = pipeline_tag(checked.model)
-    results = _eval_results(known, tag, place, revision or "main")
+    results = _eval_results(known, tag, place, revision) if tag else []
     changed = bool(known.provenance.get("calibration") or known.trainings)
-    tags = ["sima", *(["softmax-free"] if checked.certificate.softmax_free else []), "vision", *([tag] if tag else [])]
+    tags = ["sima", "softmax-free" if checked.certificate.softmax_free else None, "vision", tag]
     data = ModelCardData(
         library_name="transformers",
         license=known.license or None,
         base_model=known.base_model or None,
+        base_model_relation="finetune" if known.base_model and changed else None,
         datasets=[known.hub_dataset] if known.hub_dataset else None,
         metrics=list(WRITTEN_METRICS) if results else None,
         pipeline_tag=tag,
-        tags=[*tags, checked.config.model_type.removeprefix("sima_")],
+        tags=[*filter(None, tags), checked.config.model_type.removeprefix("sima_")],
         model_name=name,
         eval_results=results or None,
-        **({"base_model_relation": "finetune"} if known.base_model and changed else {}),
     ).to_dict()
     data.pop("model_name", None)
     return data
 
 
-def _eval_results(known: Known, tag: str | None, place: str | None, revision: str) -> list[EvalResult]:
+def _eval_results(known: Known, tag: str, place: str | None, revision: str) -> list[EvalResult]:
     """Accuracies whose data are known; of two files about the same, the first."""
     found: dict[tuple, EvalResult] = {}
-    for one in known.measured:
-        if not one.data or not tag:
-            continue
+    for one in (one for one in known.measured if one.data):
         split = "validation" if one.kind == TRAINING else one.split
         kind = one.data if is_repo_id(one.data) else re.sub(r"[^a-z0-9]+", "-", one.data.lower()).strip("-") or "data"
         url = f"{constants.ENDPOINT}/{place}/blob/{quote(revision, safe='')}/{quote(one.path.name)}" if place else None

@@ -1,6 +1,5 @@
 """What a card is written from: the facts that were given, what their files say, and what the README's author says."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,10 @@ from huggingface_hub.utils import validate_repo_id
 from ...errors import PublishError
 from ...folders.local_paths import data_and_split, shown_place
 from ...folders.provenance import read_provenance
+from ...folders.weights import parse_json
 from ...folders.weights_hash import weights_hash
 from .facts import CardFacts
-from .readme import Readme, is_generated
-from .results import EVALUATION, TRAINING, Measured, check_measured, is_number, read_measured
+from .results import EVALUATION, TRAINING, Measured, check_measured, read_measured
 
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Known:
     Attributes:
         facts: as they were given.
         provenance: what sima_provenance.json says; {} without one.
-        measured: what the files of results say, in the order of the facts.
+        measured: what the results files say, in the order of the facts.
         trainer: settings from trainer_state.json; {} without one.
         license, base_model, dataset: what was given, else what the README's author says, else what was found; "" if nothing.
         hub_dataset: name of the data set on the Hub; "" if it is not known to be there.
@@ -72,46 +71,56 @@ class Known:
         return self.provenance.get("made_by") == SWAPPED_BY and not later
 
 
-def gather(checked: "CheckedFolder", facts: CardFacts, readme: Readme) -> Known:
+def gather(checked: "CheckedFolder", facts: CardFacts, theirs: Mapping[str, Any]) -> Known:
     """Read what the facts name, and check it against the model and the README.
+
+    Args:
+        checked: the folder.
+        facts: what was given or found.
+        theirs: the README's front matter, as far as it is its author's.
 
     Raises:
         PublishError: a file is broken or about another model, or a fact that was given is none or contradicts the README.
     """
-    theirs = readme.data
     for name in GIVEN:
         given, said = getattr(facts, name), theirs.get(name)
         alike = said if isinstance(said, list) else [said]
-        if given and said and not is_generated(readme.own) and given not in alike and given.lower() not in alike:
+        if given and said and given not in alike and given.lower() not in alike:
             raise PublishError(
-                f"README.md says `{name}: {said}`, but {given!r} was given. Change the README, or do not give it; what its author "
+                f"`{name}` must be what README.md says, {said!r}, got {given!r}. Change the README, or do not give it; what its author "
                 "wrote is not overwritten."
             )
     if facts.base_model and not is_repo_id(facts.base_model):
         raise PublishError(
-            f"The base model must be a name on the Hub, such as facebook/deit-small-patch16-224, got {facts.base_model!r}."
+            f"`base_model` must be a name on the Hub, such as facebook/deit-small-patch16-224, got {facts.base_model!r}."
         )
     provenance = read_provenance(facts.provenance) if facts.provenance else {}
-    named = [one for one in (theirs.get("base_model"), provenance.get("base_model")) if isinstance(one, str)]
-    hub_dataset = (
-        facts.dataset if facts.dataset and _on_the_hub(facts.dataset) else provenance.get("hub_dataset") or ""
-    )
+    bases = [facts.base_model, theirs.get("base_model"), provenance.get("base_model")]
     dataset = shown_place(facts.dataset) if facts.dataset else provenance.get("dataset", "")
     license_name = (facts.license or "").strip().lower() or theirs.get("license")
     return Known(
-        facts,
-        provenance,
-        _measured(checked, facts, provenance.get("training", {}), data_and_split(dataset)[0]),
-        _trainer_settings(facts.training),
-        license_name if isinstance(license_name, str) else "",
-        facts.base_model or next(filter(is_repo_id, named), ""),
-        dataset,
-        hub_dataset if is_repo_id(hub_dataset) else "",
+        facts=facts,
+        provenance=provenance,
+        measured=_measured(checked, facts, provenance.get("training", {}), data_and_split(dataset)[0]),
+        trainer=_trainer_settings(facts.training) if facts.training else {},
+        license=license_name if isinstance(license_name, str) else "",
+        base_model=next((one for one in bases if is_repo_id(one)), ""),
+        dataset=dataset,
+        hub_dataset=_hub_dataset(facts.dataset, provenance.get("hub_dataset")),
     )
 
 
+def is_repo_id(name: Any) -> bool:
+    """Whether this can be the name of a repository on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name)
+
+
 def _measured(checked: "CheckedFolder", facts: CardFacts, training: Mapping, trained_on: str) -> tuple[Measured, ...]:
-    """What the files of results say, held against the model, with the name of the data where only the facts have it."""
+    """What the results files say, held against the model, with the name of the data where only the facts have it."""
     found = [read_measured(path) for path in facts.results]
     found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in found) else None
     # A run may have evaluated the averaged weights and saved the raw ones, or the other way: its accuracy is then not the model's.
@@ -126,41 +135,25 @@ def _measured(checked: "CheckedFolder", facts: CardFacts, training: Mapping, tra
     return tuple(found)
 
 
-def is_repo_id(text: str) -> bool:
-    """Whether a text can be the name of a repository on the Hub."""
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return bool(text)
+def _hub_dataset(given: str | None, found: str | None) -> str:
+    """The data set on the Hub, named in full: one word may be anybody's there, and a folder here is none."""
+    if given and "/" in given and is_repo_id(given):
+        if Path(given).exists():
+            raise PublishError(
+                f"`dataset` must be a name on the Hub or in words, got {given!r}, which is a folder here as well. For the folder, write "
+                f"'./{given}', of which the card shows the last part; for the one on the Hub, run this from another folder."
+            )
+        return given
+    return found if is_repo_id(found) else ""
 
 
-def _on_the_hub(dataset: str) -> bool:
-    """Whether a data set that was given is one on the Hub: "organization/name". One word may be anybody's there, and is a word here."""
-    if "/" not in dataset or not is_repo_id(dataset):
-        return False
-    if Path(dataset).exists():
-        raise PublishError(
-            f"The data set {dataset!r} can be one on the Hub, and a folder here has that name. For the folder, write './{dataset}', "
-            "of which the card shows the last part; for the one on the Hub, run this from another folder."
-        )
-    return True
-
-
-def _trainer_settings(path: Path | None) -> dict[str, Any]:
+def _trainer_settings(path: Path) -> dict[str, Any]:
     """What trainer_state.json says of the training."""
-    if path is None:
-        return {}
+    content = parse_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         names = ("num_train_epochs", "global_step", "train_batch_size")
         found = {name: content[name] for name in names if content.get(name)}
         rates = [entry["learning_rate"] for entry in content.get("log_history", ()) if "learning_rate" in entry]
-        for name, value in (*found.items(), *(("learning_rate", rate) for rate in rates)):
-            if not is_number(value):
-                raise ValueError(f"{name} is {value!r}, which is no finite number")
-    except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise PublishError(
-            f"{path} is not the state that Trainer saves: {error}. Leave it out, or save it again."
-        ) from error
-    return found | ({"highest_logged_learning_rate": max(rates)} if rates else {})
+        return found | ({"highest_logged_learning_rate": max(rates)} if rates else {})
+    except (AttributeError, TypeError) as error:
+        raise PublishError(f"{path} is not the state that Trainer saves: {error}. Leave it out.") from error

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -25,7 +25,7 @@ from ...errors import PublishError
 
 
 START, END = "<!-- sima_hf:start -->", "<!-- sima_hf:end -->"
-_STATE = re.compile(r"<!-- sima_hf:state (\{.*\}) -->\r?\n")
+_STATE = re.compile(r"<!-- sima_hf:state (\{.*\}) -->\n")
 _STATE_TYPES = {"results": list, "model": str, "files": list, "front": dict, "pushed": list}
 _PUSH_TO_HUB = (
     "This is the model card of a 🤗 transformers model that has been pushed on the Hub. "
@@ -40,85 +40,75 @@ _TRAINER = re.compile(  # its comment, the first of its empty sections, and noth
 
 @dataclass(frozen=True)
 class Readme:
-    """A README in its parts.
+    """A README in its parts; lines end in "\\n" here.
 
     Attributes:
         data: the front matter; {} without one.
-        front: its text, lines ending in "\\n"; None without one.
-        body: what comes after it, unchanged.
-        newline: how its lines end.
-        state: what the block says of itself; {} without a block.
+        front: its text; "" without one.
+        before, block, after: its author's text, with our block in it; None where there is none.
+        state: what the block says of itself.
+        newline: how its lines end in the file.
     """
 
-    data: dict[str, Any]
-    front: str | None
-    body: str
-    newline: str
-    state: dict[str, Any]
-
-    @property
-    def has_block(self) -> bool:
-        """Whether a block of this package is in it."""
-        return START in self.body
+    data: dict[str, Any] = field(default_factory=dict)
+    front: str = ""
+    before: str = ""
+    block: str | None = None
+    after: str = ""
+    state: dict[str, Any] = field(default_factory=dict)
+    newline: str = "\n"
 
     @property
     def own(self) -> str:
-        """The author's part of the body: all but the block."""
-        return (
-            (self.body.partition(START)[0] + self.body.partition(END)[2]).strip()
-            if self.has_block
-            else self.body.strip()
-        )
+        """The author's part of the text: all but the block."""
+        return "\n".join(line.rstrip() for line in f"{self.before}{self.after}".strip().splitlines())
 
     @property
     def around(self) -> str:
-        """All but the block, the front matter included, whatever the line endings."""
-        return f"{(self.front or '').strip()}\n\n{_lines(self.own)}"
+        """All but the block, the front matter included."""
+        return f"{self.front.strip()}\n\n{self.own}"
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether no author wrote any of the text."""
+        return not self.own or is_generated(self.own)
+
+    def __str__(self) -> str:
+        """The file's text; a new block goes after the author's text."""
+        front = self.front.strip("\n") or yaml_dump(self.data, sort_keys=False).strip()
+        block = _STATE.sub("", self.block or "").strip()
+        text = json.dumps(self.state, sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")  # no mark can be in it
+        block = f"{START}\n{block}\n<!-- sima_hf:state {text} -->\n{END}"
+        return f"---\n{front}\n---\n{self.before}{block}{self.after}".replace("\n", self.newline)
 
 
 def read_readme(text: str | None) -> Readme:
     """Take a README apart, as the Hub does.
 
     Raises:
-        PublishError: the front matter is no YAML mapping of names or has no end, or the marks are not one pair.
+        PublishError: the Hub cannot read the front matter, or the marks are not one pair.
     """
     text = (text or "").removeprefix("\ufeff")
+    newline = "\r\n" if "\r\n" in text else "\n"
+    text = text.replace("\r\n", "\n")
     match = REGEX_YAML_BLOCK.search(text)
-    if match is None and re.match(r"\s*---[ \t]*\r?\n[ \t]*[\w-]+[ \t]*:", text):
-        raise PublishError("The front matter of README.md has no end. Close it with a line of three dashes.")
-    front = match.group(2).replace("\r\n", "\n") if match else None
-    body = text[match.end() :] if match else text
-    if (body.count(START), body.count(END)) not in ((0, 0), (1, 1)) or body.find(START) > body.find(END):
+    front, body = (match.group(2), text[match.end() :]) if match else ("", text)
+    try:
+        data = yaml.safe_load(front) or {}
+        ModelCardData(**data)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
         raise PublishError(
-            f"README.md must have one pair of marks {START} and {END}, or none, got {body.count(START)} and {body.count(END)}. "
+            f"The front matter of README.md is not what the Hub takes: {' '.join(str(error).split())}. Correct or remove that entry."
+        ) from error
+    before, start, rest = body.partition(START)
+    block, end, after = rest.partition(END)
+    marks = body.count(START), body.count(END)
+    if marks not in ((0, 0), (1, 1)) or bool(start) != bool(end):
+        raise PublishError(
+            f"README.md must have one pair of marks {START} and {END}, or none, got {marks[0]} and {marks[1]}. "
             "Remove the others; the text between the marks is rewritten."
         )
-    block = body.partition(START)[2].partition(END)[0]
-    return Readme(_mapping(front or ""), front, body, "\r\n" if "\r\n" in text else "\n", _state(block))
-
-
-def _mapping(front: str) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(f"\n{front}")  # the dashes are line 1
-    except (
-        yaml.YAMLError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise PublishError(
-            f"The front matter of README.md cannot be read as YAML: {' '.join(str(error).split())}. Correct it, or quote the value if it is text."
-        ) from error
-    if data is not None and not isinstance(data, dict):
-        raise PublishError(
-            f"The front matter of README.md must be lines of `name: value`, got a {type(data).__name__}."
-        )
-    if odd := [name for name in data or {} if not isinstance(name, str)]:
-        raise PublishError(f"The names in the front matter of README.md must be text, got {odd[0]!r}. Quote it.")
-    return data or {}
+    return Readme(data, front, before, block if start else None, after, _state(block), newline)
 
 
 def _state(block: str) -> dict[str, Any]:
@@ -126,60 +116,31 @@ def _state(block: str) -> dict[str, Any]:
     match = _STATE.search(block)
     try:
         found = json.loads(match[1]) if match else {}
-    except (RecursionError, ValueError):
+    except ValueError:
         return {}
     return {name: value for name, value in found.items() if isinstance(value, _STATE_TYPES.get(name, ()))}
 
 
 def written(readme: Readme, data: Mapping[str, Any], block: str, state: Mapping[str, Any]) -> str:
-    """A README with a new front matter and a new block; the block goes where one is, else after the author's text.
-
-    Raises:
-        PublishError: huggingface_hub cannot read the front matter.
-    """
-    newline = readme.newline
-    front = readme.front if data == readme.data and readme.front else yaml_dump(dict(data), sort_keys=False).strip()
-    text = f"{START}\n{block.strip()}\n{_comment(state)}{END}".replace("\n", newline)
-    if readme.has_block:
-        body = readme.body.partition(START)[0] + text + readme.body.partition(END)[2]
-    elif own := readme.body.rstrip():
-        lead = "" if own.startswith(("\n", "\r")) or readme.front is not None else newline
-        body = f"{lead}{own}{newline * 2}{text}{newline}"
-    else:
-        body = newline + text + newline
-    card = f"---{newline}{front.replace(chr(10), newline)}{newline}---{newline}{body}"
-    try:
-        ModelCard(card)
-    except (AttributeError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise PublishError(
-            f"The front matter of README.md is not what the Hub takes: {' '.join(str(error).split())}. Correct it, or remove that entry."
-        ) from error
-    return card
-
-
-def _with_state(card: str, state: Mapping[str, Any]) -> str:
-    before, mark, after = card.partition(START)
-    comment = _comment(state).replace("\n", "\r\n" if "\r\n" in card else "\n")
-    return before + mark + _STATE.sub(lambda _: comment, after, count=1)
-
-
-def _comment(state: Mapping[str, Any]) -> str:
-    text = json.dumps(state, sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")  # no mark can be in it
-    return f"<!-- sima_hf:state {text} -->\n"
+    """A README with a new front matter and a new block; the block goes where one is, else after the author's text."""
+    before, after = readme.before, readme.after
+    if readme.block is None:
+        own = before.strip("\n").rstrip()
+        before, after = f"\n{own}\n\n" if own else "\n", "\n"
+    ordered = {name: data[name] for name in (*readme.data, *data) if name in data}
+    front = readme.front if data == readme.data else ""
+    return str(replace(readme, data=ordered, front=front, before=before, block=block, after=after, state=dict(state)))
 
 
 def is_generated(body: str) -> bool:
     """Whether a text is only what Transformers writes by itself: `push_to_hub`, or `Trainer` with its comment still there."""
-    return is_trainer_text(body) or _lines(body) == _lines(_push_to_hub_text())
+    stock = ModelCard.from_template(ModelCardData(), model_description=_PUSH_TO_HUB).text
+    return is_trainer_text(body) or body.strip() == read_readme(stock).own
 
 
 def is_trainer_text(body: str) -> bool:
     """Whether a text is what `Trainer` writes, nothing completed or added."""
-    return _TRAINER.fullmatch(body.replace("\r\n", "\n")) is not None
-
-
-def _push_to_hub_text() -> str:
-    return ModelCard.from_template(ModelCardData(), model_description=_PUSH_TO_HUB).text
+    return _TRAINER.fullmatch(body) is not None
 
 
 def readme_to_merge(local: str | None, published: str | None, repo_id: str) -> str | None:
@@ -197,9 +158,9 @@ def readme_to_merge(local: str | None, published: str | None, repo_id: str) -> s
         return published if local is None else local
     mine, theirs = read_readme(local), read_readme(published)
     around, folder = (*theirs.state.get("pushed", ()), None, None)[:2]
-    if _is_nobodys(mine) or _lines(mine.own) == _lines(theirs.own):
+    if mine.is_nobodys or mine.own == theirs.own:
         return published
-    if _is_nobodys(theirs) or around == digest(theirs.around):
+    if theirs.is_nobodys or around == digest(theirs.around):
         return local
     if folder == digest(local):
         return published
@@ -220,22 +181,15 @@ def with_pushed(card: str, local: str | None, published: str | None, merged: str
     """
     now, before = read_readme(card), read_readme(published)
     unedited = before.state.get("pushed", [None])[:1] == [digest(before.around)]
-    from_folder = merged is local or (unedited and _lines(now.own) == _lines(read_readme(local).own))
+    from_folder = merged is local or (unedited and now.own == read_readme(local).own)
     pushed = [digest(now.around) if from_folder else None, None if local is None else digest(local)]
-    return _with_state(card, {**now.state, "pushed": pushed})
+    return str(replace(now, state={**now.state, "pushed": pushed}))
 
 
 def without_pushed(card: str) -> str:
     """A card as it is in a folder, where nothing was pushed."""
-    return _with_state(card, {name: value for name, value in read_readme(card).state.items() if name != "pushed"})
-
-
-def _is_nobodys(readme: Readme) -> bool:
-    return not readme.own or is_generated(readme.own)
-
-
-def _lines(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    readme = read_readme(card)
+    return str(replace(readme, state={name: value for name, value in readme.state.items() if name != "pushed"}))
 
 
 def digest(content: Any) -> str:

@@ -1,6 +1,5 @@
-"""What results files measured: read, checked for numbers that cannot be, and held against the model they claim to be about."""
+"""What a results file measured: read, and held against the model that it claims to be about."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ...errors import PublishError
 from ...folders.local_paths import data_and_split, shown_place
+from ...folders.weights import parse_json
 from ...folders.weights_hash import WEIGHTS_HASH
 
 
@@ -21,6 +21,12 @@ RESULT_FILES = ("evaluation.json", "results.json", "all_results.json")
 
 # Entries of a training script's results that are about the run, not about the model.
 _OF_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
+# Entries of a training script's and of the quickstart's results that are about the training.
+_TRAINING_ENTRIES = (
+    *("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"),
+    *("epochs", "batch_size", "learning_rate", "seed", "train_images", "validation_images", "train_seconds"),
+)
+_PACKAGES = ("sima_hf", "revision", "torch", "transformers", "python")
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,12 @@ class Measured:
 
     Attributes:
         path: the file.
-        kind: "evaluation" (evaluate_model.py), "training" (all_results.json) or "quickstart" (its results.json).
+        kind: "evaluation" (`sima-hf evaluate`), "training" (all_results.json) or "quickstart" (its results.json).
         figures: name -> value; accuracies are shares from 0 to 1, losses are means per image.
         data, split: name of the images and of their part, where the file says so.
         images: how many were measured.
-        conditions: in words, such as "32 px" and the device.
-        training: what it says of the training.
+        settings: of the measurement, such as "image_size" in pixels and "device".
+        training: settings of the training.
         versions: package -> version, "revision" being sima_hf's commit.
         model_class, parameters: of the model that was measured; None where the file does not say it.
         labels, all_labels: names of its classes, and whether they are all that it has.
@@ -47,7 +53,7 @@ class Measured:
     data: str | None = None
     split: str | None = None
     images: int | None = None
-    conditions: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     model_class: str | None = None
@@ -61,39 +67,34 @@ def read_measured(path: str | Path) -> Measured:
     """Read a results file.
 
     Args:
-        path: what `examples/evaluate_model.py` writes as evaluation.json, the training scripts as all_results.json, or the
-            quickstart as results.json.
+        path: what `sima-hf evaluate` writes as evaluation.json, a training as all_results.json, or the quickstart as results.json.
 
     Raises:
-        PublishError: it is missing, not JSON, none of the three, or has a number that cannot be.
+        PublishError: it is missing, not JSON, none of the three, or has figures that cannot be.
     """
     path = Path(path)
-    content = _json(path)
+    content = parse_json(path)
     kind = kind_of(content)
     if kind is None:
         raise PublishError(
-            f"{path} is not a file of results that a card can be written from. Those are evaluation.json of "
-            "examples/evaluate_model.py and all_results.json of the training scripts."
+            f"{path} must be a results file: evaluation.json of `sima-hf evaluate` or all_results.json of a training. Leave it out."
         )
     try:
         measured = {EVALUATION: _evaluation, TRAINING: _training, QUICKSTART: _quickstart}[kind](path, content)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PublishError(
             f"{path} is not as the script that wrote it leaves it ({type(error).__name__}: {error}). Measure again."
         ) from error
     for name, value in measured.figures.items():
-        if "accuracy" in name:
-            _number(path, name, value, 0, 1)
-        else:  # a cross-entropy is never below 0; what a training script of one's own calls its loss may be
-            _number(path, name, value, 0 if name == "loss" and kind == EVALUATION else None)
-    for name in ("images", "parameters"):
-        if getattr(measured, name) is not None:
-            _number(path, f"the number of {name}", getattr(measured, name), 1, whole=True)
+        if "accuracy" in name and not (is_number(value) and 0 <= value <= 1):
+            raise PublishError(f"{path}: {name} must be a share from 0 to 1, got {value!r}. Measure again.")
+        if not is_number(value):
+            raise PublishError(f"{path}: {name} must be a finite number, got {value!r}. Measure again.")
     return measured
 
 
 def kind_of(content: Any) -> str | None:
-    """Which of the three files of results this is, by its entries; None for any other JSON."""
+    """Which of the three results files this is, by its entries; None for any other JSON."""
     if not isinstance(content, Mapping):
         return None
     if "accuracy" in content and isinstance(content.get("settings"), Mapping):
@@ -106,13 +107,13 @@ def kind_of(content: Any) -> str | None:
 def looks_measured(path: Path) -> bool:
     """Whether a file is one of the three; one that is no JSON counts, so that it is not passed over in silence."""
     try:
-        return kind_of(_json(path)) is not None
+        return kind_of(parse_json(path)) is not None
     except PublishError:
         return True
 
 
 def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: str | None = None) -> None:
-    """Make sure that a file of results is about this model.
+    """Make sure that a results file is about this model.
 
     Args:
         measured: what the file says.
@@ -129,8 +130,8 @@ def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: s
 
     def refuse(theirs: str, ours: str):
         raise PublishError(
-            f"{measured.path} was measured on {theirs}, but the folder holds {ours}. Measure this model with "
-            "examples/evaluate_model.py, or leave that file out."
+            f"{measured.path} was measured on {theirs}, but the folder holds {ours}. Measure this model with `sima-hf evaluate`, "
+            "or leave that file out."
         )
 
     if measured.model_class not in (None, mine):
@@ -149,107 +150,59 @@ def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: s
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    """Numbers in all parameters, shared ones once, as evaluate_model.py counts them."""
+    """Numbers in all parameters, shared ones once, as an evaluation counts them."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _json(path: Path) -> Any:
-    """The content of a JSON file without NaN and infinities, which are no JSON."""
-    if not path.is_file():
-        raise PublishError(f"There is no file of results {path}.")
-
-    def refuse(word: str):
-        raise ValueError(f"it holds {word} where a number should be")
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (RecursionError, ValueError) as error:  # a number of thousands of digits is no JSONDecodeError
-        raise PublishError(f"{path} is not JSON: {error}. It may be half written; measure again.") from error
 
 
 def is_number(value: Any) -> bool:
     """Whether an entry of a JSON file is a finite number."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number with hundreds of digits
-        return False
-
-
-def _number(
-    path: Path, name: str, value: Any, least: float | None = None, most: float | None = None, whole: bool = False
-) -> Any:
-    """A number that can be: finite, from `least` to `most` where they are given, and on request a whole one."""
-    low, high = -math.inf if least is None else least, math.inf if most is None else most
-    if is_number(value) and low <= value <= high and (isinstance(value, int) or not whole):
-        return value
-    span = f" from {least} to {most}" if most is not None else f" of at least {least}" if least is not None else ""
-    percent = " It looks like percent." if most == 1 and is_number(value) and 1 < value <= 100 else ""
-    kind = "whole" if whole else "finite"
-    raise PublishError(f"{path}: {name} must be a {kind} number{span}, got {value!r}.{percent} Measure again.")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _evaluation(path: Path, content: dict) -> Measured:
     settings = content["settings"]
     data, split = _data_of(settings.get("data"))
-    crop = settings.get("eval_crop_pct")
-    processes = settings.get("processes", 1)
-    conditions = [
-        f"{settings['image_size']} px" if settings.get("image_size") else None,
-        f"central crop of {_number(path, 'eval_crop_pct', crop, 0):g} of the side" if crop else None,
-        f"{settings['weights']} weights" if settings.get("weights") in ("ema", "raw") else None,
-        settings.get("dtype"),
-        f"batch {settings['batch_size']}" if settings.get("batch_size") else None,
-        f"{processes} processes" if processes != 1 else None,
-        settings.get("device"),
-    ]
-    for name, words in (("not_a_number", "got no finite answer and count as wrong"), ("left_out", "were left out")):
-        if content.get(name):
-            conditions.append(f"{_number(path, name, content[name], 0, whole=True):,} images {words}")
-    figures = {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss") if content.get(name) is not None}
+    parameters = settings.get("parameters")
+    skipped = {name: int(content[name]) for name in ("not_a_number", "left_out") if content.get(name)}
     return Measured(
         path,
         EVALUATION,
-        figures,
+        {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss") if content.get(name) is not None},
         data,
         split,
-        content["num_images"],
-        tuple(str(one) for one in conditions if one),
+        int(content["num_images"]),
+        settings | skipped,
         versions=_versions(content.get("versions")),
         model_class=settings.get("class"),
-        parameters=settings.get("parameters"),
+        parameters=None if parameters is None else int(parameters),
         weights_sha256=settings.get(WEIGHTS_HASH),
         labels=tuple(str(row["label"]) for row in content.get("per_class") or ()),
     )
 
 
 def _training(path: Path, content: dict) -> Measured:
-    figures, training = {}, {}
-    for name, value in content.items():
-        # Where both are evaluated, "eval_raw_" has the weights that are not averaged, and those are not what is saved.
-        if name.startswith("eval_") and not name.startswith("eval_raw_") and not name.endswith(_OF_THE_RUN):
-            figures[name.removeprefix("eval_")] = value
-        elif name in ("epoch", "step", "train_loss", "train_runtime", "train_samples_per_second"):
-            _number(path, name, value)
-            training[name] = value
+    # Where both are evaluated, "eval_raw_" has the weights that are not averaged, and those are not what is saved.
+    figures = {
+        name.removeprefix("eval_"): value
+        for name, value in content.items()
+        if name.startswith("eval_") and not name.startswith("eval_raw_") and not name.endswith(_OF_THE_RUN)
+    }
+    training = {name: content[name] for name in _TRAINING_ENTRIES if name in content}
     return Measured(path, TRAINING, figures, training=training, weights_sha256=content.get(WEIGHTS_HASH))
 
 
 def _quickstart(path: Path, content: dict) -> Measured:
-    names = ("epochs", "batch_size", "learning_rate", "seed", "train_images", "validation_images", "train_seconds")
-    training = {name: content[name] for name in names if name in content}
-    for name, value in training.items():
-        _number(path, name, value)
     return Measured(
         path,
         QUICKSTART,
         {"accuracy": content["accuracy"]},
         shown_place(content["data"]),
         "held out",
-        content["test_images"],
-        tuple(f"{content[name]}{unit}" for name, unit in (("image_size", " px"), ("device", "")) if name in content),
-        training,
+        int(content["test_images"]),
+        {name: content[name] for name in ("image_size", "device") if name in content},
+        {name: content[name] for name in _TRAINING_ENTRIES if name in content},
         _versions(content),
-        parameters=content["parameters"],
+        parameters=int(content["parameters"]),
         weights_sha256=content.get(WEIGHTS_HASH),
         labels=tuple(map(str, content.get("labels", ()))),
         all_labels="labels" in content,
@@ -257,7 +210,7 @@ def _quickstart(path: Path, content: dict) -> Measured:
 
 
 def _data_of(text: str | None) -> tuple[str | None, str | None]:
-    """Name and split of what evaluate_model.py calls "NAME, validation split"; a folder's as "photos, val"."""
+    """Name and split of what an evaluation calls "NAME, validation split"; a folder's as "photos, val"."""
     if not text:
         return None, None
     name, split = data_and_split(text)
@@ -267,5 +220,4 @@ def _data_of(text: str | None) -> tuple[str | None, str | None]:
 
 
 def _versions(content: Mapping | None) -> dict[str, str]:
-    names = ("sima_hf", "revision", "torch", "transformers", "python")
-    return {name: str(content[name]) for name in names if content and content.get(name)}
+    return {name: str(content[name]) for name in _PACKAGES if content and content.get(name)}

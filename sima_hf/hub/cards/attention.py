@@ -1,0 +1,57 @@
+"""What a card says of a model's attention: where it is SimA, and where softmax ran."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from ...models.sima.modeling_sima import SimAPreTrainedModel
+from ...patching.certificate import Operation
+from ..folder import is_under
+
+
+if TYPE_CHECKING:
+    from ..folder import CheckedFolder
+
+
+def softmax_in_sima(checked: "CheckedFolder") -> list[Operation]:
+    """Operations of softmax attention where SimA should be; in a model that has no SimA, all of them."""
+    native = _native_parts(checked.model) or ([] if checked.description.swapped else [""])
+    return [
+        one
+        for one in checked.certificate.operations
+        if not one.allowed and (one.swapped or any(is_under(one.path, path) for path in native))
+    ]
+
+
+def attention_values(checked: "CheckedFolder") -> dict[str, Any]:
+    """For the template: parts that are SimA, whether that is the whole model, and what ran and stays besides.
+
+    "native" has the parts of SimA's own architecture, path -> gain; "allowed" and "outside" have operations, equal ones of equal
+    modules as one list.
+    """
+    model, description, operations = checked.model, checked.description, checked.certificate.operations
+    native = _native_parts(model)
+    outside = [one for one in operations if not one.allowed]
+    # A host may be swapped in a part alone, and its decoder may be plain modules, which nothing but the count tells of.
+    within = any(part.within for part in description.swapped)
+    return {
+        "native": {path: model.get_submodule(path).config.attention_gain for path in native},
+        "swapped": description.swapped,
+        "whole": checked.certificate.softmax_free and not description.left and not within,
+        "allowed": _grouped([one for one in operations if one.allowed]),
+        "outside": _grouped(outside),
+        "left": {path: cls for path, cls in description.left.items() if not any(is_under(path, one) for one in native)},
+    }
+
+
+def _native_parts(model: PreTrainedModel) -> list[str]:
+    """Paths of the outermost models in it that are SimA's own architecture; [""] for one that is so as a whole."""
+    paths = [path for path, part in model.named_modules() if isinstance(part, SimAPreTrainedModel)]
+    return [path for path in paths if not any(path != other and is_under(path, other) for other in paths)]
+
+
+def _grouped(operations: list[Operation]) -> list[list[Operation]]:
+    groups: dict[tuple, list[Operation]] = {}
+    for one in operations:
+        groups.setdefault((one.operation, one.module, one.allowed), []).append(one)
+    return list(groups.values())
