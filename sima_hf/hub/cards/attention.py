@@ -31,16 +31,16 @@ def attention_values(checked: "CheckedFolder") -> dict[str, Any]:
     """
     model, description, operations = checked.model, checked.description, checked.certificate.operations
     native = _native_parts(model)
-    outside = [one for one in operations if not one.allowed]
+    left = {path: cls for path, cls in description.left.items() if not any(is_under(path, one) for one in native)}
     # A host may be swapped in a part alone, and its decoder may be plain modules, which nothing but the count tells of.
     within = any(part.within for part in description.swapped)
     return {
         "native": {path: model.get_submodule(path).config.attention_gain for path in native},
         "swapped": description.swapped,
-        "whole": checked.certificate.softmax_free and not description.left and not within,
+        "whole": checked.certificate.softmax_free and not left and not within,
         "allowed": _grouped([one for one in operations if one.allowed]),
-        "outside": _grouped(outside),
-        "left": {path: cls for path, cls in description.left.items() if not any(is_under(path, one) for one in native)},
+        "outside": _grouped([one for one in operations if not one.allowed]),
+        "left": left,
     }
 
 

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -12,8 +11,8 @@ from ...errors import PublishError
 from .attention import softmax_in_sima
 from .block import card_block
 from .facts import CardFacts, card_files, find_facts
-from .front_matter import METRICS, WRITTEN_METRICS, merged_data
-from .known import GIVEN, Known, gather, is_repo_id
+from .front_matter import METRICS, WRITTEN_METRICS, as_list, merged_data
+from .known import Known, gather, is_repo_id
 from .readme import Readme, is_generated, is_trainer_text, read_readme, written
 from .results import TRAINING
 from .usage import pipeline_tag
@@ -21,6 +20,8 @@ from .usage import pipeline_tag
 
 if TYPE_CHECKING:
     from ..folder import CheckedFolder
+
+_FROM_PROVENANCE = {"base_model": "base_model", "datasets": "hub_dataset"}  # entry of the front matter -> name there
 
 
 def model_card(
@@ -37,19 +38,17 @@ def model_card(
         checked: what `check_folder` found.
         repo_id: where the model will be, "org/name"; None: the card names the folder.
         facts: see `find_facts`, which is asked where they are not given.
-        existing: the README that is there, its line endings untouched (read it with `newline=""`). What its author wrote stays:
-            front matter wins over what is found, except for measurements, and of the text only the block between the
-            marks `<!-- sima_hf:start -->` and `<!-- sima_hf:end -->` is exchanged; without marks it is appended. A text that
-            only Transformers wrote is replaced, where the settings in it are known from a file. Measurements that the block shows
-            are renewed or go with their file, whatever the repository was called then; others in the model-index stay.
+        existing: the README that is there, its line endings untouched (read it with `newline=""`). Its author's front matter and
+            text stay; the block between the marks `<!-- sima_hf:start -->` and `<!-- sima_hf:end -->` is exchanged, and so are the
+            measurements that are from files of the repository. A text that only Transformers wrote is replaced.
         revision: branch of the repository that the card is for; None for the main one.
 
     Returns:
         The whole text; given back as `existing` it comes out unchanged.
 
     Raises:
-        PublishError: the model is not SimA, a file is broken, has impossible numbers or is about another model, a fact that was
-            given contradicts the README, or the README's front matter cannot be read.
+        PublishError: the model is not SimA, a file is broken or about another model, a fact that was given contradicts the README,
+            or the README's front matter cannot be read.
     """
     return write_card(checked, repo_id, facts, existing, revision=revision).text
 
@@ -99,30 +98,24 @@ def write_card(
         ours.pop("base_model_relation", None)
     data, state = merged_data(theirs, ours, readme.state, place)
     files = [*(one.path for one in known.measured if one.figures), *facts.benchmark]
-    state |= {"files": [path.name for path in files], "front": _from_provenance(known)}
+    state |= {
+        "files": [path.name for path in files],
+        "front": {name: ours[name] for name, fact in _FROM_PROVENANCE.items() if known.file_of(fact)},
+    }
     block = card_block(checked, known, repo_id or checked.path.name, revision, title="" if readme.own else name)
     return WrittenCard(written(readme, data, block, state), known)
 
 
 def _authors_data(readme: Readme, facts: CardFacts, generated: bool) -> dict[str, Any]:
     """The front matter without what an earlier provenance gave, which says it anew, and without what nobody decided on."""
-    data = dict(readme.data)
+    data = {name: value for name, value in readme.data.items() if not (generated and getattr(facts, name, None))}
     found = readme.state.get("front", {}) if facts.provenance else {}
     if data.get("base_model") and data["base_model"] == found.get("base_model"):
         del data["base_model"]
         data.pop("base_model_relation", None)
-    if isinstance(data.get("datasets"), list):
-        data["datasets"] = [one for one in data["datasets"] if one not in found.get("datasets", ())]
-        if not data["datasets"]:
-            del data["datasets"]
-    given = {name for name in GIVEN if generated and getattr(facts, name)}
-    return {name: value for name, value in data.items() if name not in given}
-
-
-def _from_provenance(known: Known) -> dict[str, Any]:
-    """Entries of the front matter that the provenance gives."""
-    found = {"base_model": known.base_model} if known.file_of("base_model") else {}
-    return found | ({"datasets": [known.hub_dataset]} if known.file_of("hub_dataset") else {})
+    if found.get("datasets") and (said := as_list(data.pop("datasets", None))):
+        data |= {"datasets": left} if (left := [one for one in said if one not in found["datasets"]]) else {}
+    return data
 
 
 def _front_matter(

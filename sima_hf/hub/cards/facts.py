@@ -67,20 +67,22 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
     """
     folder = Path(folder)
     explicit = CardFacts(**{name: value for name, value in given.items() if value not in (None, ())})
-    results = tuple(path for place in explicit.results for path in _results_at(place))
-    for path in (*explicit.benchmark, explicit.training, explicit.provenance):
-        if path is not None and not path.is_file():
+    for path in (*explicit.results, *explicit.benchmark, explicit.training, explicit.provenance):
+        if path is not None and not path.exists():
             raise PublishError(f"There is no file {path} to write the model card from.")
     provenance = explicit.provenance or _in(folder, PROVENANCE)
-    training = explicit.training
-    if training is None and not (provenance and read_provenance(provenance).get("training")):
-        training = _in(folder, TRAINER_STATE)
+    told = explicit.training or (provenance and read_provenance(provenance).get("training"))
     benchmarks = (_in(folder, path.name) for path in sorted(folder.glob("*.csv")))
+    results = tuple(path for one in explicit.results or [folder] for path in _results_at(one))
+    if explicit.results and not results:
+        raise PublishError(
+            f"`results` must be a file, or a folder with {', '.join(RESULT_FILES)}, got {given['results']}."
+        )
     return replace(
         explicit,
-        results=results or _found_results(folder),
+        results=results,
         benchmark=explicit.benchmark or tuple(path for path in benchmarks if path and is_benchmark(path)),
-        training=training,
+        training=explicit.training if told else _in(folder, TRAINER_STATE),
         provenance=provenance,
     )
 
@@ -91,11 +93,8 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
     Raises:
         PublishError: two of them have the same name, so that only one could be.
     """
-    files = [*facts.results, *facts.benchmark, facts.training, facts.provenance]
     by_name: dict[str, Path] = {}
-    for path in files:
-        if path is None:
-            continue
+    for path in filter(None, (*facts.results, *facts.benchmark, facts.training, facts.provenance)):
         other = by_name.setdefault(path.name, path)
         if other.resolve() != path.resolve():
             raise PublishError(
@@ -104,17 +103,12 @@ def card_files(facts: CardFacts) -> tuple[Path, ...]:
     return tuple(by_name.values())
 
 
-def _results_at(place: Path) -> tuple[Path, ...]:
+def _results_at(path: Path) -> list[Path]:
     """The file that was given, or the results in the folder that was."""
-    found = _found_results(place) if place.is_dir() else (place,) if place.is_file() else ()
-    if not found:
-        what = f"none of {', '.join(RESULT_FILES)}" if place.is_dir() else "no file of results"
-        raise PublishError(f"There is {what} at {place}.")
-    return found
-
-
-def _found_results(folder: Path) -> tuple[Path, ...]:
-    return tuple(path for name in RESULT_FILES if (path := _in(folder, name)) and looks_measured(path))
+    if not path.is_dir():
+        return [path]
+    found = (_in(path, name) for name in RESULT_FILES)
+    return [one for one in found if one and looks_measured(one)]
 
 
 def _in(folder: Path, name: str) -> Path | None:

@@ -124,8 +124,8 @@ def _measured(checked: "CheckedFolder", facts: CardFacts, training: Mapping, tra
     found = [read_measured(path) for path in facts.results]
     found_hash = weights_hash(checked.weights) if any(one.weights_sha256 for one in found) else None
     # A run may have evaluated the averaged weights and saved the raw ones, or the other way: its accuracy is then not the model's.
-    evaluated, saved = training.get("eval_weights", "ema"), training.get("save_weights", "ema")
-    other_weights = training.get("ema_decay") and saved != ("ema" if evaluated == "both" else evaluated)
+    saved, evaluated = training.get("save_weights", "ema"), training.get("eval_weights", "ema")
+    other_weights = training.get("ema_decay") and saved != evaluated.replace("both", "ema")
     for number, one in enumerate(found):
         check_measured(one, checked.model, found_hash)
         if one.kind == TRAINING:

@@ -86,10 +86,10 @@ def read_measured(path: str | Path) -> Measured:
             f"{path} is not as the script that wrote it leaves it ({type(error).__name__}: {error}). Measure again."
         ) from error
     for name, value in measured.figures.items():
-        if "accuracy" in name and not (is_number(value) and 0 <= value <= 1):
-            raise PublishError(f"{path}: {name} must be a share from 0 to 1, got {value!r}. Measure again.")
-        if not is_number(value):
-            raise PublishError(f"{path}: {name} must be a finite number, got {value!r}. Measure again.")
+        share = "accuracy" in name
+        if not is_number(value) or (share and not 0 <= value <= 1):
+            wanted = "share from 0 to 1" if share else "finite number"
+            raise PublishError(f"{path}: {name} must be a {wanted}, got {value!r}. Measure again.")
     return measured
 
 

@@ -8,37 +8,24 @@ from typing import Any
 _OFF = dict.fromkeys(("warmup_prefix", "cooldown_epochs", "max_grad_norm", "max_steps", "bf16", "fp16"), 0)
 _OFF |= {"rand_augment": "none", "gradient_accumulation_steps": 1, "world_size": 1}
 # Not shown unless all of these are on: other settings, and with "=" their value, also where they are not set.
+_COSINE, _CROP, _AVERAGED = ("lr_scheduler_type=cosine",), ("train_view=crop",), ("ema_decay",)
 _NEEDS = {
-    "warmup_epochs": ("lr_scheduler_type=cosine",),
-    "warmup_prefix": ("lr_scheduler_type=cosine", "warmup_epochs"),
-    "cooldown_epochs": ("lr_scheduler_type=cosine",),
-    "warmup_learning_rate": ("lr_scheduler_type=cosine", "warmup_epochs"),
-    "min_learning_rate": ("lr_scheduler_type=cosine",),
-    "min_crop_area": ("train_view=crop",),
-    "horizontal_flip": ("train_view=crop",),
+    **dict.fromkeys(("warmup_epochs", "cooldown_epochs", "min_learning_rate"), _COSINE),
+    **dict.fromkeys(("warmup_prefix", "warmup_learning_rate"), (*_COSINE, "warmup_epochs")),
+    **dict.fromkeys(("min_crop_area", "horizontal_flip"), _CROP),
     "max_shift": ("train_view=shift",),
     "mixup_switch_prob": ("mixup", "cutmix"),
-    "ema_warmup": ("ema_decay",),
-    "eval_weights": ("ema_decay",),
-    "save_weights": ("ema_decay",),
+    **dict.fromkeys(("ema_warmup", "eval_weights", "save_weights"), _AVERAGED),
 }
 _DEFAULTS = {"lr_scheduler_type": "cosine", "train_view": "crop", "warmup_epochs": 1, "rand_augment": "none"}
-# What a card says in a sentence of its own.
-_SENTENCES = (
-    "unexplained_before",
-    "unexplained_after",
-    "held_out_agreement",
-    "held_out_cosine",
-    "warning",
-    "color_jitter_with_rand_augment",
-)
+# What a card says in a sentence of its own, or with another setting.
+_NO_ROWS = ("unexplained_before", "unexplained_after", "held_out_agreement", "held_out_cosine", "warning")
+_NO_ROWS += ("color_jitter_with_rand_augment",)
 
 
 def used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run with all of these used, by the names of its arguments; one that is not known here was used."""
-    return {
-        name: value for name, value in settings.items() if name not in _SENTENCES and _used(name, settings)
-    }
+    return {name: value for name, value in settings.items() if name not in _NO_ROWS and _used(name, settings)}
 
 
 def _used(name: str, settings: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ _TITLES = {"softmax": "softmax", "literal": "SimA's formula as written", "sima":
 
 
 def speed_table(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Medians in milliseconds, and where and with what they were measured.
+    """Medians in milliseconds by mode, batch and pixels, and the CSV's own rows, which say where and with what they were measured.
 
     Args:
         path: the CSV.
@@ -23,40 +23,25 @@ def speed_table(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
         PublishError: the file is none of `sima-hf bench model`.
     """
     rows = read_csv(path) if is_benchmark(path) else []
-    table: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
-    for row in rows:
-        table.setdefault((row["mode"], row["batch"], row["pixels"]), {})[row["contestant"]] = row
-    contestants = list(dict.fromkeys(row["contestant"] for row in rows))
-    try:
-        shown = [
-            {
-                "mode": "training step" if mode == "train" else mode,
-                "batch": batch,
-                "pixels": pixels,
-                "times": [float(here[name]["median_ms"]) if name in here else None for name in contestants],
-                "factor": 1 / float(here["sima"]["ratio_to_baseline"]),
-            }
-            for (mode, batch, pixels), here in table.items()
-        ]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise PublishError(
-            f"{path} is not as `sima-hf bench model` leaves it ({type(error).__name__}: {error}). Measure again."
-        ) from error
-    if not shown:
+    if not rows:
         raise PublishError(f"{path} must be a CSV with rows of `sima-hf bench model`. Measure again, or leave it out.")
-
-    def of(column: str) -> str:
-        return ", ".join(dict.fromkeys(row[column] for row in rows if row.get(column)))
-
-    versions = [f"{name} {of(name)}" for name in ("torch", "transformers", "sima_hf") if of(name)]
-    revision = f"commit {of('revision')}" if of("revision") else ""
+    table: dict[tuple[str, str, str], dict[str, float]] = {}
+    factors: dict[tuple[str, str, str], float] = {}
+    try:
+        for row in rows:
+            size = (row["mode"], row["batch"], row["pixels"])
+            table.setdefault(size, {})[row["contestant"]] = float(row["median_ms"])
+            if row["contestant"] == "sima":
+                factors[size] = 1 / float(row["ratio_to_baseline"])
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise PublishError(f"{path} is not as `sima-hf bench model` leaves it: {error}. Measure again.") from error
     return {
-        "contestants": [_TITLES.get(name, name) for name in contestants],
-        "rows": shown,
-        "model": shown_place(of("model")),
-        "compiled": {row.get("compiled") for row in rows} == {"True"},
-        "conditions": list(filter(None, (of("dtype"), of("device"), *versions, revision))),
-        "baseline": _TITLES.get(of("baseline"), of("baseline")),
         "file": path,
-        "other_model": not {row["model"].rstrip("/") for row in rows} & set(names),
+        "rows": rows,
+        "contestants": {name: _TITLES.get(name, name) for name in dict.fromkeys(row["contestant"] for row in rows)},
+        "table": table,
+        "factors": factors,
+        "baseline": _TITLES.get(rows[0]["baseline"], rows[0]["baseline"]),
+        "model": shown_place(rows[0]["model"]),
+        "other_model": rows[0]["model"].rstrip("/") not in names,
     }

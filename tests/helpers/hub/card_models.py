@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
+from transformers.modelcard import TrainingSummary
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
@@ -119,3 +120,17 @@ def write(path: Path, content) -> Path:
     """JSON as it is; NaN included, as careless programs write it."""
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def trainer_text(**settings) -> str:
+    """What `Trainer.create_model_card` writes."""
+    lines = [{"Training Loss": 2.3, "Epoch": 1.0, "Step": 6, "Accuracy": 0.05}]
+    facts = {
+        "model_name": "folder",
+        "license": "mit",
+        "dataset": "digits",
+        "eval_results": {"Loss": 2.3, "Accuracy": 0.05},
+        "eval_lines": lines,
+        "hyperparameters": {"learning_rate": 0.002, "seed": 42},
+    }
+    return TrainingSummary(**{**facts, **settings}).to_model_card()
