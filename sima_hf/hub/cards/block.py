@@ -38,7 +38,6 @@ def card_block(checked: "CheckedFolder", known: Known, name: str, revision: str 
     model, kind = checked.model, type(checked.model).__name__
     tag, processor = pipeline_tag(model), image_processor_file(checked.path)
     settings = read_json(processor) if processor else {}
-    classifies = "Classification" in kind and "ZeroShot" not in kind
     text = _template().render(
         **attention_values(checked),
         title=title,
@@ -55,8 +54,6 @@ def card_block(checked: "CheckedFolder", known: Known, name: str, revision: str 
         certify=f"sima-hf certify {shlex.quote(name)}",
         weights=[path.name for path in checked.weights],
         parameters=count_parameters(model),
-        classes=[str(one) for one in (model.config.id2label or {}).values()] if classifies else [],
-        size=_image_size(checked.config),
         preprocessing=settings.get("image_processor", settings),
         preprocessing_file=processor and processor.name,
         speed=[speed_table(path, (name, checked.path.name, str(checked.path))) for path in known.facts.benchmark],
@@ -101,10 +98,3 @@ def quoted(value: str) -> str:
 def digits(value: float) -> str:
     """A number with the digits that count."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _image_size(config: Any) -> str:
-    """Height and width that a config is for; "" if it does not say."""
-    inner = [config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)]
-    size = next((value for one in inner if (value := getattr(one, "image_size", None))), None)
-    return " x ".join(map(str, size if isinstance(size, (list, tuple)) else [size] * 2)) if size else ""

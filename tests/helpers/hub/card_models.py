@@ -1,6 +1,5 @@
 """Small models in folders for the tests of the card, checked without the checks of the folder, and results files for them."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from transformers.modelcard import TrainingSummary
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
-from sima_hf.folders.provenance import calibration_facts, write_provenance
 from sima_hf.hub.folder import CheckedFolder
 from sima_hf.patching import certify, describe
 from sima_hf.patching.example_inputs import example_inputs
@@ -55,16 +53,6 @@ def vit() -> ViTForImageClassification:
     torch.manual_seed(0)
     config = ViTConfig(**SIZES, image_size=32, patch_size=8, initializer_range=0.2, **CLASSES)
     return ViTForImageClassification(config).eval()
-
-
-def patched(folder: Path) -> CheckedFolder:
-    """A ViT, swapped, calibrated on noise, saved with its provenance."""
-    teacher = vit()
-    model = sima_hf.patch_model(copy.deepcopy(teacher))
-    report = sima_hf.calibrate(model, teacher, [torch.randn(48, 3, 32, 32)], progress=False)
-    model.save_pretrained(folder)
-    write_provenance(folder, base_model=BASE, calibration=calibration_facts(report, "noise"), made_by="sima-hf patch")
-    return checked(folder, model)
 
 
 def clip(folder: Path) -> CheckedFolder:

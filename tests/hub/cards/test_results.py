@@ -1,16 +1,14 @@
 """Results files: real ones are read, and what cannot be, or is about another model, is refused."""
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import sima_hf
 from sima_hf.errors import PublishError
 from sima_hf.folders.weights_hash import weights_hash
-from sima_hf.hub.cards.results import Measured, check_measured, read_measured
-from tests.helpers.hub.card_models import NAMES, checked, evaluation, vit, write
+from sima_hf.hub.cards.results import check_measured, read_measured
+from tests.helpers.hub.card_models import checked, evaluation, vit, write
 
 
 @pytest.mark.slow
@@ -25,7 +23,6 @@ def test_what_an_evaluation_writes_is_read(one, tmp_path):
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert measured.figures == {name: content[name] for name in ("accuracy", "top_5_accuracy", "loss")}
     assert (measured.data, measured.split, measured.images) == ("digits", "20% held out", content["num_images"])
-    assert set(measured.labels) == set(NAMES.values())
     assert measured.versions["sima_hf"] == sima_hf.__version__
 
 
@@ -37,7 +34,6 @@ def test_the_quickstarts_results_are_read(one, tmp_path):
         "data": "scikit-learn digits",
         "image_size": 64,
         "epochs": 12.0,
-        "labels": list(NAMES.values()),
         "device": "cpu",
         "torch": "2.13.0",
     }
@@ -45,9 +41,6 @@ def test_the_quickstarts_results_are_read(one, tmp_path):
     check_measured(measured, one.model)
     assert (measured.figures, measured.images, measured.training) == ({"accuracy": 0.975}, 360, {"epochs": 12.0})
     assert (measured.data, measured.split) == ("scikit-learn digits", "held out")
-    write(tmp_path / "results.json", {**content, "labels": ["a", "b"]})
-    with pytest.raises(PublishError, match=r"2 labels.*one of 10"):
-        check_measured(read_measured(tmp_path / "results.json"), one.model)
 
 
 def test_trainings_results_are_read(tmp_path):
@@ -68,7 +61,6 @@ def test_trainings_results_are_read(tmp_path):
         ({"accuracy": True}, "got True"),
         ({"num_images": "many"}, "'many'"),
         ({"of_parameters": "many"}, "'many'"),
-        ({"per_class": [3]}, r"evaluation\.json"),
     ],
 )
 def test_figures_that_cannot_be_are_refused(changes, words, one, tmp_path):
@@ -80,23 +72,22 @@ def test_figures_that_cannot_be_are_refused(changes, words, one, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"of_class": "SimADeiTForImageClassification"}, "on a SimADeiTForImageClassification"),
-        ({"of_parameters": 5}, "5 parameters"),
-        ({"per_class": [{"label": f"digit {index}"} for index in range(12)]}, "12 labels.*one of 10"),
-        ({"per_class": [{"label": "cat"}]}, "'cat'"),
+        ({"of_class": "SimADeiTForImageClassification"}, "got SimADeiTForImageClassification"),
+        ({"of_parameters": 5}, "number of parameters .*, got 5"),
+        ({"of_weights_sha256": "0" * 64}, "got 00000000"),
     ],
 )
 def test_an_evaluation_of_another_model_is_refused(changes, words, one, tmp_path):
     measured = read_measured(write(tmp_path / "evaluation.json", evaluation(one, **changes)))
     with pytest.raises(PublishError, match=words):
-        check_measured(measured, one.model)
+        check_measured(measured, one.model, "1" * 64)
 
 
 def test_results_of_the_softmax_model_are_not_those_of_the_swapped_one(swapped, tmp_path):
     teacher = checked(tmp_path, vit())
     measured = read_measured(write(tmp_path / "evaluation.json", evaluation(teacher)))
     check_measured(measured, teacher.model)
-    with pytest.raises(PublishError, match=r"ViTForImageClassification.*SimAViTFor"):
+    with pytest.raises(PublishError, match=r"SimAViTForImageClassification, got ViTForImageClassification"):
         check_measured(measured, swapped.model)
 
 
@@ -124,21 +115,3 @@ def test_what_are_no_results_is_a_sentence(text, tmp_path):
         path.write_text(text)
     with pytest.raises(PublishError, match=r"evaluation\.json"):
         read_measured(path)
-
-
-def test_many_classes_are_looked_up_at_once():
-    """ImageNet-21k: one look through a list for each of them took seconds."""
-
-    class Name(str):
-        compared = 0
-        __hash__ = str.__hash__
-
-        def __eq__(self, other):
-            Name.compared += 1
-            return str.__eq__(self, other)
-
-    labels = tuple(Name(f"class {index}") for index in range(2000))
-    config = SimpleNamespace(id2label={index: str(label) for index, label in enumerate(labels)})
-    model = SimpleNamespace(config=config, parameters=lambda: ())
-    check_measured(Measured(Path("evaluation.json"), "evaluation", {}, labels=labels, all_labels=True), model)
-    assert Name.compared <= 2 * len(labels)
