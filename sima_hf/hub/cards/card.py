@@ -21,6 +21,7 @@ from .usage import pipeline_tag
 if TYPE_CHECKING:
     from ..folder import CheckedFolder
 
+
 _FROM_PROVENANCE = {"base_model": "base_model", "datasets": "hub_dataset"}  # entry of the front matter -> name there
 
 
@@ -113,8 +114,9 @@ def _authors_data(readme: Readme, facts: CardFacts, generated: bool) -> dict[str
     if data.get("base_model") and data["base_model"] == found.get("base_model"):
         del data["base_model"]
         data.pop("base_model_relation", None)
-    if found.get("datasets") and (said := as_list(data.pop("datasets", None))):
-        data |= {"datasets": left} if (left := [one for one in said if one not in found["datasets"]]) else {}
+    if found.get("datasets"):
+        left = [one for one in as_list(data.pop("datasets", None)) if one not in found["datasets"]]
+        data |= {"datasets": left} if left else {}
     return data
 
 

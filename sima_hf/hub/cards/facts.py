@@ -8,7 +8,8 @@ from ...errors import PublishError
 from ...folders.file_names import is_benchmark
 from ...folders.local_paths import stays_in
 from ...folders.provenance import PROVENANCE, read_provenance
-from .results import RESULT_FILES, looks_measured
+from ...folders.weights import parse_json
+from .results import RESULT_FILES, kind_of
 
 
 TRAINER_STATE = "trainer_state.json"
@@ -62,7 +63,7 @@ def find_facts(folder: str | Path, **given: Any) -> CardFacts:
         lead out of the folder.
 
     Raises:
-        PublishError: a file that was given does not exist.
+        PublishError: a file that was given does not exist, or one that was found is not JSON.
         TypeError: there is no such field.
     """
     folder = Path(folder)
@@ -108,7 +109,7 @@ def _results_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = (_in(path, name) for name in RESULT_FILES)
-    return [one for one in found if one and looks_measured(one)]
+    return [one for one in found if one and kind_of(parse_json(one))]
 
 
 def _in(folder: Path, name: str) -> Path | None:

@@ -77,10 +77,9 @@ class Readme:
         """The file's text; a new block goes after the author's text."""
         front = self.front.strip("\n") or yaml_dump(self.data, sort_keys=False).strip()
         block = _STATE.sub("", self.block or "").strip()
-        text = (
-            json.dumps(self.state, sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")
-        )  # no mark can be in it
-        block = f"{START}\n{block}\n<!-- sima_hf:state {text} -->\n{END}"
+        state = json.dumps(self.state, sort_keys=True)
+        state = state.replace("<", "\\u003c").replace(">", "\\u003e")  # no mark can be in it
+        block = f"{START}\n{block}\n<!-- sima_hf:state {state} -->\n{END}"
         return f"---\n{front}\n---\n{self.before}{block}{self.after}".replace("\n", self.newline)
 
 

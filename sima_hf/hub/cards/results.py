@@ -101,14 +101,6 @@ def kind_of(content: Any) -> str | None:
     return TRAINING if any(str(name).startswith(("eval_", "train_")) for name in content) else None
 
 
-def looks_measured(path: Path) -> bool:
-    """Whether a file is one of the three; one that is no JSON counts, so that it is not passed over in silence."""
-    try:
-        return kind_of(parse_json(path)) is not None
-    except PublishError:
-        return True
-
-
 def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: str | None = None) -> None:
     """Make sure that a results file is about this model.
 

@@ -9,11 +9,10 @@ from huggingface_hub import ModelCard
 
 from sima_hf.errors import PublishError
 from sima_hf.folders.provenance import write_provenance
-from sima_hf.hub import plan_push, prepare_for_hub
 from sima_hf.hub.cards.card import model_card
 from sima_hf.hub.cards.facts import CardFacts, card_files, find_facts
 from sima_hf.hub.cards.readme import START, read_readme
-from tests.helpers.hub.card_models import checked, evaluation, native, trainer_text, vit, write
+from tests.helpers.hub.card_models import checked, evaluation, trainer_text, vit, write
 
 
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks/results/model_deit-small_forward_cpu_float32.csv"
@@ -160,16 +159,3 @@ def test_trainers_text_goes_where_its_settings_are_in_a_file(one, tmp_path):
     assert model_card(one, REPO, CardFacts(), kept) == kept
     given = model_card(one, REPO, CardFacts(training=state.training, license="apache-2.0"), text)
     assert data_of(given).license == "apache-2.0"  # nobody had decided on the other
-
-
-def test_in_the_folder_itself(tmp_path):
-    folder = native(tmp_path / "pr").path
-    write(folder / "evaluation.json", evaluation(native(folder), accuracy=0.9))
-    prepare_for_hub(folder)
-    pushed = plan_push(folder, "org/x").card
-    assert data_of(pushed).eval_results[0].metric_value == 0.9
-    (folder / "evaluation.json").unlink()
-    for existing in (None, pushed):
-        assert values(plan_push(folder, "org/x", existing_card=existing).card) == []
-    prepare_for_hub(folder)
-    assert "value:" not in (folder / "README.md").read_text()

@@ -29,10 +29,12 @@ def test_what_is_found_in_the_folder(tmp_path):
 
 def test_a_broken_file_is_not_passed_over_and_a_link_that_leads_out_is(tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "evaluation.json").write_text('{"accuracy": 0.9')
-    write(tmp_path / "all_results.json", {"eval_accuracy": 0.5})
-    (tmp_path / "model" / "all_results.json").symlink_to(tmp_path / "all_results.json")
-    assert find_facts(tmp_path / "model").results == (tmp_path / "model" / "evaluation.json",)
+    write(tmp_path / "evaluation.json", EVALUATION)
+    (tmp_path / "model" / "evaluation.json").symlink_to(tmp_path / "evaluation.json")
+    assert find_facts(tmp_path / "model").results == ()
+    (tmp_path / "evaluation.json").write_text('{"accuracy": 0.9')
+    with pytest.raises(PublishError, match=r"evaluation\.json"):
+        find_facts(tmp_path)
 
 
 def test_what_was_given_wins_over_what_is_found(tmp_path):
