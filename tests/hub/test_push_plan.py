@@ -327,7 +327,7 @@ def test_a_trainers_state_is_published_without_places(best, folder):
     (folder / "trainer_state.json").write_text(json.dumps(state))
     plan = plan_push(folder, "org/sima-vit")
     (file,) = [file for file in plan.files if file.name == "trainer_state.json"]
-    assert "| optimizer steps | 91 |" in plan.card
+    assert "| `global_step` | 91 |" in plan.card
     assert (file.content is None) is (best is None)
     assert best is None or json.loads(file.content)["best_model_checkpoint"] == "checkpoint-9"
 

@@ -112,15 +112,15 @@ def check_measured(measured: Measured, model: PreTrainedModel, weights_sha256: s
     Raises:
         PublishError: the file says that it measured another class, another number of parameters, or other weights.
     """
-    for what, theirs, ours in (
-        ("class", measured.model_class, type(model).__name__),
-        ("number of parameters", measured.parameters, count_parameters(model)),
-        ("hash of the weights", measured.weights_sha256, weights_sha256),
+    for other, theirs, ours in (
+        ("another class of model", measured.model_class, type(model).__name__),
+        ("a model with another number of parameters", measured.parameters, count_parameters(model)),
+        ("other weights, by their hash", measured.weights_sha256, weights_sha256),
     ):
         if None not in (theirs, ours) and theirs != ours:
             raise PublishError(
-                f"{measured.path} must be about the model in the folder, whose {what} is {ours}, got {theirs}. Measure this model with "
-                "`sima-hf evaluate`, or leave that file out."
+                f"{measured.path} was measured on {other}: must be {ours}, got {theirs}. Measure this model with `sima-hf evaluate`, "
+                "or leave that file out."
             )
 
 
