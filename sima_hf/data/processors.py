@@ -1,7 +1,8 @@
-"""Image processors at another resolution and crop, and the normalization that belongs to them."""
+"""Image processors at another resolution and crop, and what an image processor does to pixels."""
 
 import copy
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,24 +84,97 @@ def side_of(processor) -> int:
     return max(sides)
 
 
-def normalization(processor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel with which `augmentation.normalize` does what the processor does to bytes.
+class PixelMapping(NamedTuple):
+    """What an image processor does to the pixels of an RGB image, resizing and cropping aside.
 
-    Settings such as `do_normalize=False` or another `rescale_factor` are in the two numbers.
+    Attributes:
+        mean, std: of red, green and blue, as if pixels from 0 to 1 were normalized by them.
+        size: (height, width) that it gives to square images; None if it keeps theirs.
+        blue_first: whether it returns the channels as blue, green, red.
+    """
+
+    mean: list[float]
+    std: list[float]
+    size: tuple[int, int] | None
+    blue_first: bool
+
+
+def measure_processor(processor) -> PixelMapping:
+    """What an image processor does to pixels, found by running it on images of one color.
+
+    So nothing has to be known of its options, of which each class has its own (offsets, a second normalization, blue first).
+    Where its settings say the same, their exact numbers are taken.
 
     Raises:
-        DataError: the processor does something else.
+        DataError: it gives no RGB images, or does more than to scale and shift each channel.
     """
-    scale = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-    mean, std = ([float(part) / scale for part in np.broadcast_to(numbers, 3)] for numbers in (mean, std))
+    levels = (0, 64, 128, 191, 255)
+    gray = torch.stack([_color_made(processor, (level,) * 3) for level in levels])
+    black, slope = gray[0], gray[-1] - gray[0]
+    red = _color_made(processor, (255, 0, 0)) - black
+    blue_first = bool(red[-1].abs() > red[0].abs())
+    only_red = torch.zeros(3, dtype=torch.float64)
+    only_red[-1 if blue_first else 0] = slope[-1 if blue_first else 0]
+    line = black + slope * torch.tensor(levels, dtype=torch.float64)[:, None] / 255
+    tolerance = 1e-4 * slope.abs().max()
+    if not (slope > 0).all() or (gray - line).abs().max() > tolerance or (red - only_red).abs().max() > tolerance:
+        raise DataError(
+            f"{type(processor).__name__} does more to colors than to scale and shift each channel, which cannot be done or undone on "
+            "the device. Take an ordinary image processor."
+        )
+    mean, std = (-black / slope).tolist(), (1 / slope).tolist()
+    if np.allclose((mean, std), _settings(processor), rtol=1e-4, atol=1e-4):
+        mean, std = _settings(processor)
+    if blue_first:
+        mean, std = mean[::-1], std[::-1]
+    sizes = {_made(processor, (0, 0, 0), side).shape[-2:] for side in (48, 80)}
+    return PixelMapping(mean, std, tuple(sizes.pop()) if len(sizes) == 1 else None, blue_first)
+
+
+def normalization(processor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel with which `pixels.normalize` does what the processor does to bytes.
+
+    The channels are in the order in which the processor returns them. Settings such as `do_normalize=False` or another
+    `rescale_factor` are in the numbers.
+
+    Raises:
+        DataError: it does something else, or does not give bytes when rescaling and normalization are off.
+    """
+    mean, std, _, blue_first = measure_processor(processor)
+    if blue_first:
+        mean, std = mean[::-1], std[::-1]
     made, seen = processor(_probe(), return_tensors="pt")["pixel_values"], _view(processor).to(torch.uint8)
-    if seen.shape != made.shape or not torch.allclose(normalize(seen, mean, std), made, rtol=1e-4, atol=1e-4):
+    if seen.shape != made.shape or not torch.allclose(normalize(seen, mean, std), made.float(), rtol=1e-4, atol=1e-4):
         raise DataError(
             f"{type(processor).__name__} does more to an image's bytes than to rescale and normalize them channel by channel, "
             "which cannot be done on the device."
         )
     return mean, std
+
+
+def _settings(processor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation as the settings of an ordinary processor say."""
+    scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", False) else 255.0
+    normalizes = getattr(processor, "do_normalize", False)
+    mean, std = (processor.image_mean, processor.image_std) if normalizes else (0.0, 1.0)
+    return tuple([float(part) / scale for part in np.broadcast_to(numbers, 3)] for numbers in (mean, std))
+
+
+def _made(processor, color: tuple[int, int, int], side: int) -> torch.Tensor:
+    """What a processor makes of a square of one color, `(1, 3, H, W)`."""
+    image = np.full((side, side, 3), color, dtype=np.uint8)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise DataError(
+            f"{type(processor).__name__} must give (1, 3, height, width) for an RGB image, got {tuple(pixels.shape)}."
+        )
+    return pixels
+
+
+def _color_made(processor, color: tuple[int, int, int]) -> torch.Tensor:
+    """The color `(3,)` float64 at the center of what a processor makes of an image of one color: a crop may pad the borders."""
+    pixels = _made(processor, color, 48)
+    return pixels[0, :, pixels.shape[-2] // 2, pixels.shape[-1] // 2].double()
 
 
 def view_size(processor) -> tuple[int, int]:

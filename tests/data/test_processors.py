@@ -18,7 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
 from sima_hf.data.pixels import normalize
-from sima_hf.data.processors import normalization, processor_for, side_of
+from sima_hf.data.processors import measure_processor, normalization, processor_for, side_of
 from sima_hf.errors import CheckpointError, DataError
 
 
@@ -131,6 +131,35 @@ def test_unusual_settings_are_in_the_two_numbers(settings, photo):
     made = processor(photo, return_tensors="pt")["pixel_values"]
     seen = processor(photo, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
     assert torch.allclose(normalize(seen.to(torch.uint8), mean, std), made.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_are_those_that_processors_make():
+    assert measure_processor(DeiTImageProcessorPil()).size == (224, 224)
+    assert measure_processor(ViTImageProcessorPil(size={"height": 20, "width": 28})).size == (20, 28)
+    assert measure_processor(ViTImageProcessorPil(do_resize=False)).size is None
+    large = ConvNextImageProcessorPil(size={"shortest_edge": 384})
+    assert measure_processor(large).size == (384, 384)
+
+
+class Crooked:
+    """An image processor that squares what it sees."""
+
+    def __call__(self, image, return_tensors):
+        return {"pixel_values": torch.tensor(np.asarray(image) / 255.0).permute(2, 0, 1)[None] ** 2}
+
+
+class Gray:
+    """One that mixes the channels."""
+
+    def __call__(self, image, return_tensors):
+        pixels = torch.tensor(np.asarray(image) / 255.0).permute(2, 0, 1)[None]
+        return {"pixel_values": pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)}
+
+
+@pytest.mark.parametrize("processor", [Crooked, Gray])
+def test_processors_that_do_more_are_refused(processor):
+    with pytest.raises(DataError, match=f"{processor.__name__} does more to colors"):
+        measure_processor(processor())
 
 
 def test_what_cannot_be_is_said(tmp_path):

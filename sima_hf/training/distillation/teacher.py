@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...data.processors import measure_processor
 from ...errors import DataError
 from ...evaluation.classifiers import match_names
 from ..resolution import resize
 
-
-# Sides in pixels of the images that an image processor is tried on, and the values it is tried with.
-_SIDES, _VALUES = (48, 80), (0, 64, 128, 191, 255)
 
 _BY_ORDER = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."
 # Two normalizations that are this close are the same, and the images are handed on bit for bit.
@@ -102,8 +99,8 @@ class Teacher:
         model = AutoModelForImageClassification.from_pretrained(name, **kwargs)
         if image_size is not None:
             model = resize(model, image_size)
-        mean, std, size, flipped = measured_processor(AutoImageProcessor.from_pretrained(name, **kwargs))
-        student_mean, student_std, *_ = measured_processor(student_processor)
+        mean, std, size, flipped = measure_processor(AutoImageProcessor.from_pretrained(name, **kwargs))
+        student_mean, student_std, *_ = measure_processor(student_processor)
         return cls(
             model,
             mean,
@@ -169,55 +166,6 @@ def _change_of_normalization(mean, std, student_mean, student_std) -> tuple[torc
     if (scale - 1).abs().max() < _SAME and shift.abs().max() < _SAME:
         return None, None
     return scale, shift
-
-
-def measured_processor(processor: Any) -> tuple[list[float], list[float], tuple[int, int] | None, bool]:
-    """What an image processor does to pixels, found by running it on images of one color.
-
-    So nothing has to be known of its options, of which each processor has its own (offsets, a second normalization, blue first).
-
-    Returns:
-        mean and std, as if pixels from 0 to 1 were normalized by them; the size (height, width) it gives to square images, or
-        None if it keeps theirs; whether it puts blue first.
-
-    Raises:
-        DataError: it gives no RGB images, or does something else than scale and shift each channel.
-    """
-    sizes = {_run(processor, (0, 0, 0), side)[1] for side in _SIDES}
-    gray = torch.stack([_run(processor, (value,) * 3, _SIDES[0])[0] for value in _VALUES])  # (values, channels)
-    red, _ = _run(processor, (255, 0, 0), _SIDES[0])
-    black, white = gray[0], gray[-1]
-    slope = white - black
-    found = red - black
-    flipped = bool(found[-1].abs() > found[0].abs())
-    expected = torch.zeros(3, dtype=torch.float64)
-    expected[-1 if flipped else 0] = slope[-1 if flipped else 0]
-    line = black + slope * torch.tensor(_VALUES, dtype=torch.float64)[:, None] / 255
-    tolerance = 1e-4 * slope.abs().max()
-    if not (slope > 0).all() or (gray - line).abs().max() > tolerance or (found - expected).abs().max() > tolerance:
-        raise DataError(
-            f"{type(processor).__name__} does more to colors than scaling and shifting each channel, which cannot be undone on "
-            "the student's normalized images. Take a teacher with an ordinary image processor."
-        )
-    mean, std = -black / slope, 1 / slope
-    if flipped:  # of the student's channels, before they are turned
-        mean, std = mean.flip(0), std.flip(0)
-    return mean.tolist(), std.tolist(), sizes.pop() if len(sizes) == 1 else None, flipped
-
-
-def _run(processor: Any, color: tuple[int, int, int], side: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The color `(3,)` float64 that an image of one color has at its center after the processor, and its size."""
-    from PIL import Image
-
-    image = Image.fromarray(np.full((side, side, 3), color, dtype=np.uint8))
-    pixels = processor(image, return_tensors="pt")["pixel_values"]
-    if pixels.dim() != 4 or pixels.shape[1] != 3:
-        raise DataError(
-            f"A teacher's image processor must give (1, 3, height, width) for an RGB image, but {type(processor).__name__} gave "
-            f"{tuple(pixels.shape)}."
-        )
-    height, width = pixels.shape[-2:]
-    return pixels[0, :, height // 2, width // 2].double(), (height, width)
 
 
 def class_indices(student: list[str], teacher: list[str], match: str = "name") -> torch.Tensor | None:
