@@ -11,11 +11,11 @@ import torch
 from .calibration.calibrate import CalibrationReport, calibrate
 from .data.calibration_images import CalibrationImages, image_files
 from .errors import CalibrationError, UnsupportedModelError
-from .evaluation.run import best_device
 from .folders.atomic_folder import check_free, files_of_model, whole_folder
 from .folders.local_paths import shown_place
 from .folders.provenance import calibration_facts, write_provenance
 from .loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
+from .machine.devices import best_device
 from .patching import describe, patch_model, sima_attentions
 from .patching.certificate import Certificate
 from .patching.description import Description

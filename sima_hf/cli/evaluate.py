@@ -18,6 +18,7 @@ accelerate launch -m sima_hf.cli evaluate sima-deit --validation-dir val"""
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model folder, training checkpoint, or Hub name.")],
     weights: Annotated[
         Weights | None, typer.Option(help="Of a training checkpoint: averaged or raw, which is the default.")
@@ -65,37 +66,12 @@ def evaluate(
     with stdout_kept_clean():
         from ..evaluation.report import report_text, write_report
         from ..evaluation.run import EvaluationOptions, run_evaluation
-        from ..machine.devices import check_device
 
         quiet_transformers()
-        check_device(device)
         if output_dir is not None:
             check_results_folder(output_dir)
-        found = run_evaluation(
-            EvaluationOptions(
-                model_name_or_path=model,
-                weights=None if weights is None else weights.value,
-                dataset=dataset,
-                config_name=config_name,
-                train_dir=train_dir,
-                validation_dir=validation_dir,
-                data_files=data_files or None,
-                image_column=image_column,
-                label_column=label_column,
-                held_out=held_out,
-                labels_by_index=labels_by_index,
-                image_size=image_size,
-                eval_crop_pct=eval_crop_pct,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                device=device,
-                dtype=dtype.value,
-                backend=backend.value,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                output_dir=output_dir,
-            )
-        )
+        given = {name: getattr(value, "value", value) for name, value in context.params.items() if name != "as_json"}
+        found = run_evaluation(EvaluationOptions(given.pop("model"), **given))
         if found is None:  # one of several processes, and not the one that speaks
             return
         files = [str(path) for path in write_report(found, output_dir)] if output_dir else []

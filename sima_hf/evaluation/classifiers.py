@@ -1,4 +1,4 @@
-"""A trained image classifier from a folder or the Hub, with the weights asked for, and its classes for the data's labels."""
+"""Load an image classifier, raw or averaged weights, and match its classes to the labels of data."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from ..errors import CheckpointError, DataError
 from ..errors.words import first_few
 from ..folders.manifest import MANIFEST, checkpoints, damage, last_good, step_of
 from ..loading.missing_weights import check_weights
-from ..loading.saved_class import check_name, check_no_adapter, why_not_loaded
+from ..loading.saved_class import check_name, check_no_adapter, loading_errors
 
 
 WEIGHTS = ("ema", "raw")
@@ -48,7 +48,7 @@ def load_classifier(
         ValueError: another word for the weights.
     """
     if weights not in (None, *WEIGHTS):
-        raise ValueError(f"The weights must be 'ema' or 'raw', got {weights!r}.")
+        raise ValueError(f"`weights` must be 'ema' or 'raw', got {weights!r}.")
     folder = Path(name)
     check_no_adapter(folder)
     if folder.is_dir():
@@ -60,23 +60,13 @@ def load_classifier(
                 f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
             )
         place = name
-    try:
+    with loading_errors(place, hub.get("revision")):
         config = AutoConfig.from_pretrained(place, **hub)
-        if type(
-            config
-        ) not in AutoModelForImageClassification._model_mapping and "AutoModelForImageClassification" not in (
-            getattr(config, "auto_map", None) or {}
-        ):
+        if not _has_classifier(config):
             raise CheckpointError(f"{name} is of type {config.model_type!r}, which has no image classifier.")
         model, info = AutoModelForImageClassification.from_pretrained(
             place, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **hub
         )
-    except CheckpointError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(why_not_loaded(place, error, hub.get("revision"))) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -85,6 +75,11 @@ def load_classifier(
         )
     check_weights(place, model, info)  # of other shapes
     return model.eval(), place
+
+
+def _has_classifier(config) -> bool:
+    auto = AutoModelForImageClassification
+    return type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {})
 
 
 def _checked(folder: Path, weights: str | None) -> Path:

@@ -13,12 +13,8 @@ from tqdm.auto import tqdm
 
 from ..data.images import NO_LABEL
 from ..data.pixels import normalize
-from ..data.processors import normalization, processor_for
 from ..errors import DataError
-from .metrics import NO_ANSWER, hits, rank_classes, warn_of_no_answer
-
-
-__all__ = ["EvaluationResult", "evaluate_model", "normalization", "processor_for"]
+from .metrics import NO_ANSWER, correct_at_1_and_5, rank_classes, warn_of_no_answer
 
 
 @dataclass(frozen=True)
@@ -70,21 +66,18 @@ class EvaluationResult:
 
     def per_class(self, names: Sequence[str]) -> list[dict]:
         """`{"label", "accuracy", "top_5_accuracy", "correct", "images"}` of each class that has images, the worst first."""
-        rows = []
-        for index, (images, five) in enumerate(
-            zip(self.class_images.tolist(), self.class_top_5.tolist(), strict=True)
-        ):
-            if images:
-                correct = int(self.confusion[index, index])
-                rows.append(
-                    {
-                        "label": names[index],
-                        "accuracy": correct / images,
-                        "top_5_accuracy": five / images,
-                        "correct": correct,
-                        "images": images,
-                    }
-                )
+        counts = (self.confusion.diagonal(), self.class_top_5, self.class_images)
+        rows = [
+            {
+                "label": name,
+                "accuracy": correct / images,
+                "top_5_accuracy": five / images,
+                "correct": correct,
+                "images": images,
+            }
+            for name, correct, five, images in zip(names, *(count.tolist() for count in counts), strict=True)
+            if images
+        ]
         return sorted(rows, key=lambda row: (row["accuracy"], -row["images"]))
 
 
@@ -105,7 +98,7 @@ class _Counts:
         self.left_out += (~counted).sum()
         ranked, labels = ranked[counted], labels[counted]
         self.losses.append(losses[counted])
-        _, among_five = hits(ranked, labels)
+        _, among_five = correct_at_1_and_5(ranked, labels)
         self.images.index_add_(0, labels, torch.ones_like(labels))
         self.top_5.index_add_(0, labels, among_five.long())
         answered = ranked[:, 0] != NO_ANSWER

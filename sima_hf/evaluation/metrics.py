@@ -20,8 +20,6 @@ logger = logging.get_logger(__name__)
 NO_ANSWER = -1  # the class of an image whose logits hold a NaN: equal to no label
 TOP = 5
 
-__all__ = ["NO_ANSWER", "compute_metrics", "hits", "rank_classes", "top_classes"]
-
 
 def rank_classes(logits: torch.Tensor, k: int = TOP) -> torch.Tensor:
     """The `k` most likely classes of each image, the likeliest first; of equal logits the lower class comes first.
@@ -45,7 +43,7 @@ def rank_classes(logits: torch.Tensor, k: int = TOP) -> torch.Tensor:
     return ranked.masked_fill(logits.isnan().any(dim=-1, keepdim=True), NO_ANSWER)
 
 
-def hits(ranked: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def correct_at_1_and_5(ranked: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images have their class first, and which have it among the first five.
 
     With fewer than five classes the first five are all of them, so the second is true of every image with an answer.
@@ -95,11 +93,11 @@ def compute_metrics(prediction: "EvalPrediction") -> dict[str, float]:
     predictions = prediction.predictions
     while isinstance(predictions, (tuple, list)):
         predictions = predictions[0]
-    ranked, labels = checked(predictions, prediction.label_ids)
+    ranked, labels = validate_predictions(predictions, prediction.label_ids)
     return {name: value for name, value in accuracies(ranked, labels).items() if name != "num_images"}
 
 
-def checked(predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def validate_predictions(predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Classes by rank `(B', k)` and labels `(B',)` of the images that count, both int64 on the CPU.
 
     Args:
@@ -150,7 +148,7 @@ def accuracies(ranked: torch.Tensor, labels: torch.Tensor) -> dict[str, float | 
     """
     if len(labels) == 0:
         raise DataError(f"There is no image to measure on: none came, or all labels were {NO_LABEL}.")
-    first, among_five = hits(ranked, labels)
+    first, among_five = correct_at_1_and_5(ranked, labels)
     warn_of_no_answer(int((ranked[:, 0] == NO_ANSWER).sum()), len(labels))
     return {
         "accuracy": int(first.sum()) / len(labels),

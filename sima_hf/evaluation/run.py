@@ -1,4 +1,4 @@
-"""An evaluation from its options to its report: the core of `sima-hf evaluate` and of examples/evaluate_model.py."""
+"""An evaluation from its options to its report: the core of `sima-hf evaluate`."""
 
 import contextlib
 import math
@@ -11,21 +11,22 @@ import torch
 import transformers
 
 from ..data.images import EvalImages, collate
-from ..data.processors import side_of
+from ..data.processors import normalization, processor_for, side_of
 from ..data.sources import load_folder, load_image_data
 from ..data.views import EvalView
 from ..errors import DataError, MissingDependencyError
 from ..folders.local_paths import shown_place, without_folders
 from ..folders.weights_hash import hash_of
+from ..loading.by_name import is_sima
 from ..loading.processors import load_processor
 from ..machine.description import device_name, git_revision
-from ..machine.devices import check_device
+from ..machine.devices import best_device, check_device
 from ..machine.plotting import pyplot
 from ..machine.waiting import main_process_first
 from ..version import __version__
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
-from .counting import EvaluationResult, evaluate_model, normalization, processor_for
+from .counting import EvaluationResult, evaluate_model
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -106,7 +107,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         OSError: files that cannot be read.
     """
     if options.batch_size < 1:
-        raise ValueError(f"--batch-size must be 1 or more, got {options.batch_size}.")
+        raise ValueError(f"`batch_size` must be positive, got {options.batch_size}.")
     check_device(options.device)
     if options.output_dir:
         pyplot()  # better now than after the evaluation
@@ -117,7 +118,11 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     model, folder = load_classifier(options.model_name_or_path, options.weights, DTYPES[options.dtype], **hub)
     weights_sha256 = hash_of(folder, options.revision)
     if options.backend != "auto":
-        _choose_backend(model, options.backend)
+        if not is_sima(model):
+            raise ValueError(
+                f"`backend` chooses who computes SimA attention, but {type(model).__name__} has softmax; leave it out."
+            )
+        model.set_attn_implementation(f"sima_{options.backend}")
     processor = load_processor(processor_source(folder), **hub)
     processor = processor_for(processor, options.image_size, options.eval_crop_pct)
     mean, std = normalization(processor)
@@ -169,14 +174,6 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
     return Evaluation(report, result, names)
 
 
-def _choose_backend(model, backend: str) -> None:
-    if not model.config.model_type.startswith("sima"):
-        raise ValueError(
-            f"--backend chooses who computes SimA attention, but this {type(model).__name__} has softmax; leave it out."
-        )
-    model.set_attn_implementation(f"sima_{backend}")
-
-
 def make_accelerator(device: str | None):
     """An Accelerator under `accelerate launch` or torchrun with several processes, else None.
 
@@ -198,13 +195,6 @@ def make_accelerator(device: str | None):
             "one, or say --device cpu."
         )
     return accelerator
-
-
-def best_device() -> str:
-    """ "cuda" or "mps" where there is one, else "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def processor_source(folder: str) -> str:

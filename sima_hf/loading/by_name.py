@@ -1,4 +1,4 @@
-"""A model by its folder or Hub name, for whoever has to say in a sentence why it cannot be had."""
+"""Load a model by folder or Hub name, with readable errors."""
 
 import contextlib
 import inspect
@@ -13,7 +13,7 @@ from ..patching.certificate import Certificate
 from ..patching.example_inputs import example_inputs
 from .missing_weights import check_weights
 from .processors import load_processor
-from .saved_class import check_name, check_no_adapter, load_with_report, why_not_loaded
+from .saved_class import check_name, check_no_adapter, load_with_report, loading_errors
 
 
 def load_model(name: str, whole: bool = True) -> PreTrainedModel:
@@ -33,12 +33,8 @@ def load_model(name: str, whole: bool = True) -> PreTrainedModel:
     check_no_adapter(folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no model: it has no config.json, which `save_pretrained` writes.")
-    try:
+    with loading_errors(name):
         model, report = load_with_report(name, ignore_mismatched_sizes=True)  # refused below, in a sentence
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(why_not_loaded(name, error)) from error
     check_weights(name, model, report, whole)
     return model
 

@@ -1,5 +1,6 @@
 """Load a model as the class that saved it."""
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -116,6 +117,24 @@ def check_no_adapter(folder: Path) -> None:
 _ADDRESS = re.compile(
     r"(?:hf://|\w+://[^/]*/|(?:www\.)?(?:huggingface\.co|hf\.co)/)(?:models/)?(?P<name>[^/?#]+(?:/[^/?#]+)?)"
 )
+
+
+@contextlib.contextmanager
+def loading_errors(name: str, revision: str | None = None) -> Iterator[None]:
+    """What Transformers raises while it loads a model, as CheckpointErrors with the sentence of `why_not_loaded`.
+
+    Args:
+        name: folder or Hub name.
+        revision: that was asked for.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(why_not_loaded(name, error, revision)) from error
 
 
 def why_not_loaded(name: str, error: Exception, revision: str | None = None) -> str:

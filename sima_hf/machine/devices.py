@@ -17,6 +17,12 @@ def check_device(name: str | None) -> None:
         raise ValueError(f"--device {name} {trouble}. Here there is {', '.join(_there())}.")
 
 
+def best_device() -> str:
+    """The accelerator that torch finds here, such as "cuda" or "mps"; else "cpu"."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
 def _trouble(name: str) -> str | None:
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""The evaluation script end to end: digits, folders and files, any resolution, either weights, two processes, bad input."""
+"""An evaluation from its options to its report: digits, folders and files, any resolution, either weights, two processes, bad input."""
 
 import json
 import multiprocessing
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,53 +19,37 @@ import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
 from sima_hf.data.images import decode
 from sima_hf.data.sources import load_image_data
+from sima_hf.errors import CheckpointError, DataError
+from sima_hf.evaluation.report import report_text, write_report
+from sima_hf.evaluation.run import EvaluationOptions, run_evaluation
 from sima_hf.loading.saved_class import load_saved_class
 
 
 pytestmark = pytest.mark.slow
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = {index: str(index) for index in range(10)}
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
 CLASSES = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}
 
 
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import evaluate_model
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return evaluate_model
-
-
-@pytest.fixture
-def report(script, capfd):
-    """Run the script in this process: what it found, and what it printed."""
-
-    def call(*arguments: object) -> tuple[dict, str]:
-        found = script.run(script.parser().parse_args([*map(str, arguments)]))
-        return found, capfd.readouterr().out
-
-    return call
+def evaluated(model, output_dir=None, **options) -> tuple[dict, str]:
+    """The report of an evaluation, and its text."""
+    found = run_evaluation(EvaluationOptions(str(model), **options))
+    if output_dir is not None:
+        write_report(found, output_dir)
+    return found.report, report_text(found.report)
 
 
 @pytest.fixture(scope="module")
-def everything(script, digits_model) -> dict:
-    """What the script finds for the averaged weights on all held-out digits."""
-    return script.run(script.parser().parse_args(["--model_name_or_path", str(digits_model), "--weights", "ema"]))
-
-
-@pytest.fixture
-def complaint(script):
-    """The sentence that the script exits with."""
-
-    def call(*arguments: object) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            script.main([*map(str, arguments)])
-        assert str(stopped.value).startswith("evaluate_model: ")
-        return str(stopped.value)
-
-    return call
+def everything(digits_model) -> dict:
+    """What is found for the averaged weights on all held-out digits."""
+    return evaluated(digits_model, weights="ema")[0]
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +91,7 @@ def swapped_vit(tmp_path_factory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("swapped")
     config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        image_size=32,
-        patch_size=8,
+        **TINY,
         initializer_range=0.4,
         **CLASSES,
     )
@@ -139,9 +117,8 @@ def photos(held_out, tmp_path_factory) -> Path:
     return folder
 
 
-def test_digits_agree_with_the_pipeline_image_by_image(digits_model, held_out, report, tmp_path):
-    arguments = ("--model_name_or_path", digits_model, "--weights", "ema", "--batch_size", 50)
-    found, printed = report(*arguments, "--output_dir", tmp_path / "new" / "out")
+def test_digits_agree_with_the_pipeline_image_by_image(digits_model, held_out, tmp_path):
+    found, printed = evaluated(digits_model, tmp_path / "new" / "out", weights="ema", batch_size=50)
     images, labels = held_out
     classifier = pipeline(
         "image-classification",
@@ -173,17 +150,16 @@ def test_digits_agree_with_the_pipeline_image_by_image(digits_model, held_out, r
         assert picture.width > 1000
 
 
-def test_raw_weights_are_the_default_and_another_thing(digits_model, report):
-    raw, _ = report("--model_name_or_path", digits_model)
+def test_raw_weights_are_the_default_and_another_thing(digits_model):
+    raw, _ = evaluated(digits_model)
     assert raw["settings"]["weights"] == "raw"
     assert raw["accuracy"] == pytest.approx(36 / 360, abs=0.01)  # everything is a 3
     assert next(row for row in raw["per_class"] if row["label"] == "3")["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(("size", "crop"), [(48, 1.0), (40, 0.875), (None, 1.0)])
-def test_swapped_vit_at_another_resolution_and_crop(size, crop, swapped_vit, held_out, report):
-    arguments = ["--eval_crop_pct", crop, *(["--image_size", size] if size else [])]
-    found, printed = report("--model_name_or_path", swapped_vit, *arguments)
+def test_swapped_vit_at_another_resolution_and_crop(size, crop, swapped_vit, held_out):
+    found, printed = evaluated(swapped_vit, eval_crop_pct=crop, image_size=size)
     size = size or 32
     processor = SimAImageProcessor.for_image_size(size, crop, image_mean=[0.5] * 3, image_std=[0.3] * 3)
     model = load_saved_class(str(swapped_vit))
@@ -207,8 +183,8 @@ def test_swapped_vit_at_another_resolution_and_crop(size, crop, swapped_vit, hel
     assert found["settings"]["class"] == "SimAViTForImageClassification"
 
 
-def test_a_folder_with_some_of_the_classes_is_matched_by_name(digits_model, photos, everything, report):
-    found, printed = report("--model_name_or_path", digits_model, "--weights", "ema", "--validation_dir", photos)
+def test_a_folder_with_some_of_the_classes_is_matched_by_name(digits_model, photos, everything):
+    found, printed = evaluated(digits_model, weights="ema", validation_dir=str(photos))
     expected = {row["label"]: row for row in everything["per_class"] if row["label"] in ("2", "5", "7")}
     assert {row["label"]: row for row in found["per_class"]} == expected
     assert found["num_images"] == sum(row["images"] for row in expected.values())
@@ -217,30 +193,28 @@ def test_a_folder_with_some_of_the_classes_is_matched_by_name(digits_model, phot
     assert str(photos.parent) not in json.dumps(found) + printed
 
 
-def test_the_folder_that_was_read_is_named_and_splits_are_not_taken_for_it(
-    digits_model, photos, complaint, report, tmp_path
-):
+def test_the_folder_that_was_read_is_named_and_splits_are_not_taken_for_it(digits_model, photos, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(photos, tmp_path / "set" / split)
     shutil.rmtree(tmp_path / "set" / "val" / "7")
-    said = complaint("--model_name_or_path", digits_model, "--validation_dir", tmp_path / "set")
-    assert f"name the one that is meant, {tmp_path / 'set' / 'train'} or {tmp_path / 'set' / 'val'}." in said
-    found, printed = report("--model_name_or_path", digits_model, "--validation_dir", tmp_path / "set" / "val")
+    with pytest.raises(DataError, match=f"{tmp_path / 'set' / 'train'} or {tmp_path / 'set' / 'val'}"):
+        evaluated(digits_model, validation_dir=str(tmp_path / "set"))
+    found, printed = evaluated(digits_model, validation_dir=str(tmp_path / "set" / "val"))
     assert found["settings"]["data"] == "set, val"
     assert re.search(r"^  data +set, val$", printed, flags=re.MULTILINE)
-    found, _ = report("--model_name_or_path", digits_model, "--train_dir", tmp_path / "set")
+    found, _ = evaluated(digits_model, train_dir=str(tmp_path / "set"))
     assert found["settings"]["data"] == "set, validation split"
     assert {row["label"] for row in found["per_class"]} == {"2", "5"}
-    found, _ = report("--model_name_or_path", digits_model, "--train_dir", photos, "--held_out", 0.25)
+    found, _ = evaluated(digits_model, train_dir=str(photos), held_out=0.25)
     assert found["settings"]["data"] == f"{photos.name}, 25% held out"
 
 
-def test_unreadable_images_are_left_out_by_name(digits_model, photos, report, tmp_path):
+def test_unreadable_images_are_left_out_by_name(digits_model, photos, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     files = sorted(folder.glob("5/*.png"))
     files[0].write_bytes(files[0].read_bytes()[:60])
-    found, printed = report("--model_name_or_path", digits_model, "--weights", "ema", "--validation_dir", folder)
+    found, printed = evaluated(digits_model, weights="ema", validation_dir=str(folder))
     assert found["num_images"] == len(list(folder.glob("*/*.png"))) - 1
     assert found["left_out"] == 1
     assert files[0].name in found["unreadable"][0]
@@ -248,7 +222,7 @@ def test_unreadable_images_are_left_out_by_name(digits_model, photos, report, tm
     assert re.search(rf"left out +1; unreadable: .*{files[0].name}", printed)
 
 
-def test_parquet_files_and_names_that_are_missing(digits_model, everything, report, tmp_path):
+def test_parquet_files_and_names_that_are_missing(digits_model, everything, tmp_path):
     """Numbers for labels, and a model whose classes are called LABEL_0 and so on."""
     data = load_image_data().validation
     for part in range(2):
@@ -259,43 +233,40 @@ def test_parquet_files_and_names_that_are_missing(digits_model, everything, repo
     config["label2id"] = {name: index for index, name in config["id2label"].items()}
     for place in ("config.json", "ema/config.json"):
         (tmp_path / "unnamed" / place).write_text(json.dumps(config))
-    found, _ = report(
-        "--model_name_or_path", tmp_path / "unnamed", "--weights", "ema", "--data_files", tmp_path / "part-*.parquet"
-    )
+    found, _ = evaluated(tmp_path / "unnamed", weights="ema", data_files=[str(tmp_path / "part-*.parquet")])
     assert found["accuracy"] == everything["accuracy"]
     assert found["settings"]["data"] == "part-*.parquet"
     assert found["num_images"] == 360
     assert found["per_class"][0]["label"].startswith("LABEL_")
 
 
-def _one_of_two(rank, port, script, arguments):
-    """What `torchrun --nproc_per_node 2` does with the script."""
+def _one_of_two(rank, port, model, folder):
+    """What `accelerate launch --num_processes 2` does with `sima-hf evaluate`."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     from accelerate.state import AcceleratorState, GradientState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # what other tests in this process left
     GradientState._reset_state()
-    script.main(arguments)
+    found = run_evaluation(EvaluationOptions(str(model), weights="ema", batch_size=50))
+    assert (found is None) == bool(rank)
+    if found is not None:
+        write_report(found, folder)
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_find_the_same_and_one_of_them_prints(digits_model, script, everything, tmp_path, capfd):
-    arguments = ["--model_name_or_path", str(digits_model), "--weights", "ema", "--batch_size", "50"]
+def test_two_processes_find_the_same_and_one_of_them_reports(digits_model, everything, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     context = multiprocessing.get_context("fork")
-    there = [*arguments, "--output_dir", str(tmp_path / "two")]
-    processes = [context.Process(target=_one_of_two, args=(rank, port, script, there)) for rank in range(2)]
+    arguments = (port, digits_model, tmp_path / "two")
+    processes = [context.Process(target=_one_of_two, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(100)
         assert process.exitcode == 0
-    printed = capfd.readouterr()
-    assert printed.out.count("top-1 accuracy") == 1
-    assert "Warning" not in printed.err
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     assert two["settings"]["processes"] == 2
     for key in ("accuracy", "top_5_accuracy", "num_images", "per_class", "most_confused"):
@@ -303,31 +274,29 @@ def test_two_processes_find_the_same_and_one_of_them_prints(digits_model, script
     assert everything["loss"] == pytest.approx(two["loss"], rel=1e-6)
 
 
-def test_bad_input_is_explained(digits_model, photos, complaint, tmp_path):
-    model = ("--model_name_or_path", digits_model)
+def test_bad_input_is_explained(digits_model, photos, tmp_path):
     names = tmp_path / "animals"
     for name in ("ant", "bee"):
         (names / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(names / name / "one.png")
-    shutil.copytree(digits_model, tmp_path / "checkpoint-7")
-    (tmp_path / "checkpoint-7" / "model.safetensors").unlink()
-    shutil.copytree(digits_model / "ema", tmp_path / "final")
-    for arguments, words in (
-        (("--model_name_or_path", "./nowhere"), r"There is no folder \./nowhere"),
-        (("--model_name_or_path", tmp_path / "final", "--weights", "ema"), "has no folder ema"),
-        (("--model_name_or_path", tmp_path / "checkpoint-7"), r"it has no model\.safetensors"),
-        (
-            (*model, "--output-dir", "/dev/null/out"),
-            "/dev/null is a file, so nothing can be written into /dev/null/out",
-        ),
-        ((*model, "--image_size", 0), "must be 1 pixel or more, got 0"),
-        ((*model, "--eval_crop_pct", 1.5), r"in \(0, 1\].*got 1\.5"),
-        ((*model, "--batch_size", 0), "--batch-size must be 1 or more"),
-        ((*model, "--validation_dir", tmp_path / "missing"), "no folder .*missing"),
-        (
-            (*model, "--validation_dir", names),
-            "have no name in common: the model has '0', '1', '2' and 7 more, .*'ant', 'bee'",
-        ),
-        ((*model, "--dataset", "digits", "--validation_dir", photos), "one source of images, got --dataset and"),
+    for model, options, error, words in (
+        ("./nowhere", {}, CheckpointError, "nowhere"),
+        (digits_model, {"image_size": 0}, DataError, "got 0"),
+        (digits_model, {"eval_crop_pct": 1.5}, DataError, "got 1.5"),
+        (digits_model, {"batch_size": 0}, ValueError, "got 0"),
+        (digits_model, {"device": "cudo"}, ValueError, "cudo"),
+        (digits_model, {"validation_dir": str(tmp_path / "missing")}, DataError, "missing"),
+        (digits_model, {"validation_dir": str(names)}, DataError, "'ant', 'bee'"),
+        (digits_model, {"dataset": "digits", "validation_dir": str(photos)}, DataError, "one source of images"),
+        (digits_model, {"held_out": 0}, DataError, "nothing to evaluate on"),
     ):
-        assert re.search(words, complaint(*arguments)), arguments
+        with pytest.raises(error, match=words):
+            evaluated(model, **options)
+
+
+def test_a_backend_is_for_sima_alone(digits_model, swapped_vit, tmp_path):
+    assert evaluated(swapped_vit, backend="reference")[0]["settings"]["backend"] == "reference"
+    ViTForImageClassification(ViTConfig(**TINY, **CLASSES)).save_pretrained(tmp_path)
+    SimAImageProcessor.for_image_size(32).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has softmax"):
+        evaluated(tmp_path, backend="eager")
