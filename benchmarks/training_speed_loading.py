@@ -97,14 +97,14 @@ def _quality(image: Image.Image) -> int:
 def folder_images(folder: Path, image_size: int) -> TrainImages:
     """The JPEG files in the recipe's views. None is kept decoded: of a set as large as ImageNet, next to nothing could be."""
     data = load_image_data(train_dir=folder / "folder", held_out=0).train
-    return TrainImages(data, TrainView(image_size), cache_bytes=0)
+    return TrainImages(data, TrainView(image_size))
 
 
 def repeated(images: TrainImages, count: int) -> TrainImages:
     """The same images again and again, so that there are at least `count`."""
     datasets = required("datasets")
     data = datasets.concatenate_datasets([images.data] * -(-count // len(images)))
-    return TrainImages(data, images.view, cache_bytes=0)
+    return TrainImages(data, images.view)
 
 
 def loading(images: TrainImages, batch: int, workers: int, repeats: int, batches: int) -> Contestant:

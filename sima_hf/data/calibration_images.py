@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image as PILImage
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -33,12 +32,12 @@ class CalibrationImages:
         count: images to draw; fewer where there are not so many.
         batch_size: images in a batch.
         seed: of the draw.
-        max_unreadable: files that are passed over, with a warning, because they cannot be read.
+        max_unreadable: files that are skipped, with a warning, because they cannot be read.
         progress: show a bar on stderr.
 
     Attributes:
         folder: as given.
-        unreadable: names of the files passed over, each with the reason.
+        unreadable: names of the skipped files, each with the reason.
 
     Raises:
         DataError: no such folder, no image in it, too many that cannot be read, or images that do not come out in one size.
@@ -55,49 +54,49 @@ class CalibrationImages:
         progress: bool = True,
     ):
         if count < 1 or batch_size < 1:
-            raise DataError(f"Images and batch size must be 1 or more, got {count} images in batches of {batch_size}.")
+            raise DataError(f"`count` and `batch_size` must be positive, got {count} and {batch_size}.")
         self.folder, self.batch_size, self.unreadable = Path(folder), batch_size, []
         files = image_files(folder)
         random.Random(seed).shuffle(files)
         try:
-            self._mean, self._std = normalization(processor)
+            self._mean_and_std = normalization(processor)
             view = EvalView(processor)
         except (DataError, ValueError, TypeError, AttributeError):
-            self._mean = self._std = None
-            view = _Processed(processor)
+            self._mean_and_std = None
+
+            def view(image):
+                return processor(image, return_tensors="pt")["pixel_values"][0].float()
+
         self._pixels: list[torch.Tensor] = []
         with tqdm(total=min(count, len(files)), desc="reading images", unit="image", disable=not progress) as bar:
             for file in files:
                 if len(self._pixels) == count:
                     break
-                pixels = self._readable(file, view, max_unreadable)
-                if pixels is not None:
-                    self._pixels.append(pixels)
-                    bar.update()
+                try:
+                    image, _ = read(file, 0)
+                except UnreadableImage as error:
+                    self._skip(str(error), max_unreadable)
+                    continue
+                self._pixels.append(view(image))
+                bar.update()
+                if self._pixels[-1].shape != self._pixels[0].shape:
+                    raise DataError(
+                        f"The image processor must make images of one size, got {tuple(self._pixels[-1].shape)} of {file} and "
+                        f"{tuple(self._pixels[0].shape)} of another; take one that resizes to a fixed height and width, or crops."
+                    )
         if not self._pixels:
             raise DataError(f"None of the images in {folder} can be read: {first_few(self.unreadable)}.")
         if len(self._pixels) < count:
             logger.warning(f"{folder} has {len(self._pixels)} images that can be used, fewer than {count}.")
 
-    def _readable(self, file: Path, view, most: int) -> torch.Tensor | None:
-        try:
-            image, _ = read({"path": str(file), "bytes": None}, 0)
-        except UnreadableImage as error:
-            self.unreadable.append(str(error))
-            if len(self.unreadable) > most:
-                raise DataError(
-                    f"More than {most} images cannot be read: {first_few(self.unreadable)}. Mend or remove them, or let more be "
-                    "left out (--max-unreadable)."
-                ) from error
-            logger.warning(f"Left out, cannot be read: {error}.")
-            return None
-        pixels = view(image)
-        if self._pixels and pixels.shape != self._pixels[0].shape:
+    def _skip(self, name: str, most: int) -> None:
+        self.unreadable.append(name)
+        if len(self.unreadable) > most:
             raise DataError(
-                f"The image processor makes {tuple(pixels.shape)} of {file}, but {tuple(self._pixels[0].shape)} of another image; "
-                "calibration needs images of one size, so take a processor that resizes to a fixed height and width, or crops."
+                f"More than {most} images cannot be read: {first_few(self.unreadable)}. Repair or remove them, or raise "
+                "`max_unreadable` (--max-unreadable)."
             )
-        return pixels
+        logger.warning(f"Skipped, cannot be read: {name}.")
 
     def __len__(self) -> int:
         """How many batches."""
@@ -112,9 +111,7 @@ class CalibrationImages:
         """Batches `{"pixel_values": float32 (B, C, H, W)}`, normalized, the last one perhaps smaller; the same each time."""
         for start in range(0, len(self._pixels), self.batch_size):
             pixels = torch.stack(self._pixels[start : start + self.batch_size])
-            if self._mean is not None:
-                pixels = normalize(pixels, self._mean, self._std)
-            yield {"pixel_values": pixels}
+            yield {"pixel_values": normalize(pixels, *self._mean_and_std) if self._mean_and_std else pixels}
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -130,13 +127,3 @@ def image_files(folder: str | Path) -> list[Path]:
     if not found:
         raise DataError(f"{folder} holds no images: it needs files such as .jpg or .png, in it or in folders below.")
     return found
-
-
-class _Processed:
-    """The normalized pixels that a processor makes of an image, float32 (C, H, W)."""
-
-    def __init__(self, processor):
-        self.processor = processor
-
-    def __call__(self, image: PILImage.Image) -> torch.Tensor:
-        return self.processor(image, return_tensors="pt")["pixel_values"][0].float()

@@ -65,15 +65,11 @@ def files_of_images(directory: Path) -> list[Path]:
     )
 
 
-def image_folder(directory: str | Path, check: bool = True) -> "Dataset":
+def image_folder(directory: str | Path) -> "Dataset":
     """A folder with one sub-folder of images per class, as columns `image` and `label`; hidden files are passed over.
 
-    Args:
-        directory: the folder.
-        check: open every file first, and name those that are no readable images.
-
     Raises:
-        DataError: no folder, no images, splits in the place of classes or, where checked, unreadable images.
+        DataError: no folder, no images, or splits in the place of classes.
     """
     datasets = required("datasets")
     directory = Path(directory)
@@ -89,8 +85,6 @@ def image_folder(directory: str | Path, check: bool = True) -> "Dataset":
             )
         raise DataError(f"{directory} holds no images: it needs one sub-folder per class, with image files in it.")
     _refuse_splits(directory, files)
-    if check:
-        check_readable(files)
     classes = [path.relative_to(directory).parts[0] for path in files]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=sorted(set(classes)))})
     labels = features["label"].str2int(classes)
@@ -116,14 +110,12 @@ def check_readable(files: list[Path], most: int = 10) -> None:
     unreadable = []
     for path in tqdm(files, desc="checking images", unit="file", leave=False):
         try:
-            decode({"path": str(path), "bytes": None})
+            decode(path)
         except MemoryError:
             raise
         except UnreadableImage as error:
             unreadable.append(f"{path} ({error})")
-        except (
-            Exception
-        ) as error:  # a picture of too many pixels; and PIL's plugins raise whatever broken files make them meet
+        except Exception as error:  # PIL's plugins raise whatever broken files make them meet
             unreadable.append(f"{path} ({type(error).__name__})")
     if unreadable:
         raise DataError(f"{len(unreadable)} of {len(files)} files cannot be read: {first_few(unreadable, most)}.")
@@ -138,8 +130,8 @@ def folder_splits(directory: str | Path) -> dict:
     directory = Path(directory)
     validation = next((name for name in VALIDATION_NAMES if (directory / name).is_dir()), None)
     if validation is None or not (directory / "train").is_dir():
-        return {"train": image_folder(directory, check=False)}
+        return {"train": image_folder(directory)}
     return {
-        "train": image_folder(directory / "train", check=False),
-        "validation": image_folder(directory / validation, check=False),
+        "train": image_folder(directory / "train"),
+        "validation": image_folder(directory / validation),
     }

@@ -1,8 +1,6 @@
 """Images of a map-style data set, decoded when they are asked for, and put together to batches of bytes."""
 
 import hashlib
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,26 +33,21 @@ class TrainImages(torch.utils.data.Dataset):
     Args:
         data: `datasets.Dataset` with columns `image` (not decoded) and `label`.
         view: (image, seed) -> uint8 (3, H, W), such as `TrainView`.
-        max_unreadable: unreadable images that the run passes over.
-        cache_bytes: memory for decoded images, for data sets so small that all of it fits; each worker has its own.
+        max_unreadable: unreadable images that the run skips.
     """
 
-    def __init__(self, data, view, max_unreadable: int = 0, cache_bytes: int = 2**26):
-        self.data, self.view, self.max_unreadable, self.cache_bytes = data, view, max_unreadable, cache_bytes
-        self._cache, self._room = {}, cache_bytes
+    def __init__(self, data, view, max_unreadable: int = 0):
+        self.data, self.view, self.max_unreadable = data, view, max_unreadable
 
     def __len__(self) -> int:
         return len(self.data)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cache": {}, "_room": self.cache_bytes}
 
     def __getitem__(self, draw: Draw) -> dict:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[Draw]) -> list[dict]:
         """The samples of a batch: `pixel_values` uint8 (3, H, W), `labels`, `seeds`, `unreadable` (names)."""
-        rows = rows_at(self.data, [draw.index for draw in draws if draw.index not in self._cache])
+        rows = rows_at(self.data, [draw.index for draw in draws])
         samples, previous = [], None
         for draw in draws:
             # The views of one image come one after the other: it is decoded once for all of them in the batch.
@@ -69,24 +62,14 @@ class TrainImages(torch.utils.data.Dataset):
         failed = []
         for candidate in range(index, index + len(self)):
             candidate %= len(self)
+            row = rows.get(candidate) or self.data[candidate]
             try:
-                return *self._decoded(candidate, rows), failed
+                return *read(row["image"], row["label"]), failed
             except UnreadableImage as error:
                 failed.append(str(error))
             if len(failed) > self.max_unreadable:
                 break
         return None, NO_LABEL, failed
-
-    def _decoded(self, index: int, rows: dict) -> tuple[PILImage.Image, int]:
-        if index in self._cache:
-            return self._cache[index]
-        row = rows.get(index) or self.data[index]
-        image, label = read(row["image"], row["label"])
-        size = 3 * image.width * image.height
-        if size <= self._room:
-            self._room -= size
-            self._cache[index] = image, label
-        return image, label
 
 
 class EvalImages(torch.utils.data.Dataset):
@@ -136,7 +119,8 @@ def read(image, label: int | None) -> tuple[PILImage.Image, int]:
     """The decoded image, in RGB and turned as its EXIF data say, and its label.
 
     Args:
-        image: what `datasets.Image(decode=False)` gives: {"path": str or None, "bytes": bytes or None}; or an image of PIL.
+        image: what `datasets.Image(decode=False)` gives: {"path": str or None, "bytes": bytes or None}; or a file, or an image
+            of PIL.
         label: index of the class; None or a negative number where it is not known.
 
     Raises:
@@ -154,7 +138,7 @@ def read(image, label: int | None) -> tuple[PILImage.Image, int]:
 
 def _reason(error: Exception, image) -> str:
     """What PIL says, without what it was given, which is named already."""
-    path = image.get("path") if isinstance(image, dict) else None
+    path = image.get("path") if isinstance(image, dict) else str(image)
     said = str(error).replace(f" {path!r}", "").partition(" <_io")[0].strip(" :")
     if isinstance(error, KeyError):  # it shows its argument in quotes
         said = said.strip("'\" ")
@@ -168,19 +152,22 @@ def decode(image) -> PILImage.Image:
         ValueError: there is no image. For a broken file, whatever PIL raises.
         UnreadableImage: pixels whose range nothing says, as of floating point.
     """
-    given = image
     if image is None or (isinstance(image, dict) and image["bytes"] is None and image["path"] is None):
         raise ValueError("there is no image")
-    if isinstance(image, dict):
-        image = _opened(image)
+    if isinstance(image, Path):  # files can be calibrated with where `datasets` is not installed
+        image = PILImage.open(image)
+    elif isinstance(image, dict):
+        from datasets import Image
+
+        image = Image().decode_example(image)
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)  # as `datasets` and the pipelines of Transformers do
     if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image, given)
+        image = _eight_bits(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(image: PILImage.Image, given) -> PILImage.Image:
+def _eight_bits(image: PILImage.Image) -> PILImage.Image:
     """Gray of 16 bits as 8 bits. By the range that 16 bits have, not by what occurs: that differs from image to image."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating point numbers, whose range no file says; make it one of 8 bits")
@@ -188,40 +175,17 @@ def _eight_bits(image: PILImage.Image, given) -> PILImage.Image:
     least, most = levels.min(), levels.max()
     if least < 0 or most > 65535:
         raise UnreadableImage(f"its pixels go from {least:.0f} to {most:.0f}, beyond 16 bits; make it one of 8 bits")
-    _warn_of_sixteen_bits(lambda: f"{name_of(given)} is of 16 bits (mode {image.mode}), up to {most:.0f} of 65535")
+    logger.warning_once(
+        "Images of 16 bits are divided by 257 here, so that a sensor of fewer bits gives dark ones; Transformers' pipelines and "
+        "image processors cut them off at 255 instead. Make them images of 8 bits, for training and for use alike."
+    )
     return PILImage.fromarray((levels / 257).round().astype(np.uint8))
-
-
-_said_sixteen_bits = False
-
-
-def _warn_of_sixteen_bits(what: Callable[[], str]) -> None:
-    """Say once in each process that pixels are not what others make of them."""
-    global _said_sixteen_bits
-    if not _said_sixteen_bits:
-        _said_sixteen_bits = True
-        logger.warning(
-            f"{what()}. Such images are divided by 257 here, so that a sensor of fewer bits gives dark ones; Transformers' pipelines "
-            "and image processors cut them off at 255 instead. Make them images of 8 bits, for training and for use alike."
-        )
-
-
-def _opened(image: dict) -> PILImage.Image:
-    if image["bytes"] is not None:
-        with PILImage.open(io.BytesIO(image["bytes"])) as opened:
-            opened.load()
-            return opened
-    if "://" in image["path"]:
-        from datasets import Image  # knows how to get files from the Hub
-
-        return Image().decode_example(image)
-    with PILImage.open(image["path"]) as opened:
-        opened.load()
-        return opened
 
 
 def name_of(image) -> str:
     """What to call an image in a message: its path or, without one, its size and the start of its SHA-256 sum."""
+    if isinstance(image, Path):
+        return str(image)
     if isinstance(image, dict) and image.get("path"):
         return str(Path(image["path"])) if "://" not in image["path"] else image["path"]
     if isinstance(image, dict) and image.get("bytes") is not None:

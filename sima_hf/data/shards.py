@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..errors.words import first_few
+from .folders import VALIDATION_NAMES
 
 
 # Ending -> how `datasets` calls the format.
@@ -56,14 +57,13 @@ def format_of(files: list[str]) -> str:
 
 
 def open_data_set(
-    name: str, config_name: str | None, data_files, streaming: bool, validation_names: tuple[str, ...], **options
+    name: str, config_name: str | None, data_files, streaming: bool, **options
 ) -> tuple[dict, int | None]:
     """`train` and, if there is one, `validation`, of a data set of the Hub or in a local folder.
 
     Args:
         name, config_name, data_files, options: of `datasets.load_dataset`.
         streaming: whether the training images are read as one goes; only the files of the other split are fetched then.
-        validation_names: splits that may serve for validation, the preferred one first.
 
     Returns:
         As `open_files`.
@@ -77,7 +77,7 @@ def open_data_set(
     try:
         builder = load_dataset_builder(name, config_name, data_files=data_files, **options)
         found = list(builder.config.data_files or builder.info.splits or ())
-        validation = next((split for split in validation_names if split in found), None)
+        validation = next((split for split in VALIDATION_NAMES if split in found), None)
         if "train" not in found:
             raise DataError(f"{name} has no split called 'train'; it has {', '.join(map(str, found))}.")
         if not streaming:

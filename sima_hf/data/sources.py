@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from .columns import Classes, find_columns, label_values, names_of, standard
-from .folders import VALIDATION_NAMES, digits, folder_splits, image_folder, required
+from .folders import VALIDATION_NAMES, check_readable, digits, folder_splits, image_folder, required
 from .shards import open_data_set, open_files
 from .streaming import ROWS_AT_ONCE
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 SPLIT_SEED = 0
-# The quickstart chooses by a part of the training images, and wants a split to measure on.
-HELD_OUT_NAMES = ("test", "validation", "valid", "val")
 # What is here already is streamed, which serves to try things out, in at most so many parts.
 STREAM_SHARDS = 64
 
@@ -79,7 +77,7 @@ def load_image_data(
         config_name: configuration of the data set.
         streaming: read the training images as one goes, for sets larger than the disk.
         held_out: share of the training images for validation, where there is no such split; 0: no validation then.
-        max_unreadable: unreadable training images that the run will pass over; only kept here.
+        max_unreadable: unreadable training images that the run will skip; only kept here.
         image_column, label_column: where the usual names and types do not tell. A label may be a class, a number or text.
         labels: names of the classes by index; by default those that the data has, or the sorted values of the label column,
             for which a stream is read once.
@@ -132,7 +130,7 @@ def load_folder(directory: str | Path, image_column: str | None = None, label_co
     Raises:
         DataError: no folder, no images, one class only, splits in the place of classes, or no columns of these names.
     """
-    images, source = image_folder(directory, check=False), str(directory)
+    images, source = image_folder(directory), str(directory)
     classes = Classes(images.features["label"].names, source)
     images = standard(images, source, find_columns(images.features, source, image_column, label_column), classes)
     return ImageData(images, None, classes.names, len(images), source)
@@ -159,10 +157,10 @@ def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, st
     elif dataset in (None, "digits"):
         splits, count, source = {"train": digits()}, None, "digits"
     else:
-        splits, count = open_data_set(dataset, config_name, data_files, streaming, VALIDATION_NAMES, **options)
+        splits, count = open_data_set(dataset, config_name, data_files, streaming, **options)
         source = dataset
     if validation_dir:
-        splits["validation"] = image_folder(validation_dir, check=False)
+        splits["validation"] = image_folder(validation_dir)
     return splits, count, source
 
 
@@ -192,38 +190,23 @@ def labels_and_count(
 
 
 def load_images(dataset: str | None = None, train_dir: str | None = None, held_out: float = 0.2) -> "DatasetDict":
-    """Splits `train` and `test` with columns `image` and `label` (a ClassLabel), stratified where we split ourselves.
-
-    For a first look at small data: files of a folder are checked first, and images come decoded.
+    """Splits `train` and `test` of small data: files of a folder are opened first, to name broken ones, and images come decoded.
 
     Args:
         dataset: name of a Hub data set, or anything `datasets.load_dataset` takes.
         train_dir: folder with one sub-folder per class. Without either, the bundled digits.
-        held_out: share of the images that goes to `test`, where the data comes without such a split.
+        held_out: share of the images that goes to `test`, where the data comes without a split to validate on.
 
     Raises:
-        DataError: no images, one class only, unreadable files (by name), no image or label column, too few of a class.
+        DataError: as `load_image_data`, or files that cannot be read.
         MissingDependencyError: a package of the training extra is not installed.
     """
+    data = load_image_data(dataset, train_dir, held_out=held_out)
+    splits = {"train": data.train, "test": data.validation}
+    if train_dir:
+        check_readable([Path(image["path"]) for split in splits.values() for image in split["image"]])
     datasets = required("datasets")
-    if dataset and train_dir:
-        raise DataError("Give either a data set or a folder, not both.")
-    if dataset:
-        splits, _ = open_data_set(dataset, None, None, False, HELD_OUT_NAMES)
-    else:
-        splits = {"train": image_folder(train_dir) if train_dir else digits()}
-    source = str(dataset or train_dir or "digits")
-    columns = find_columns(splits["train"].features, source)
-    classes = Classes(labels_and_count(splits["train"], columns, None)[0], source)
-    splits = {
-        name: standard(split, source, find_columns(split.features, source), classes).cast_column(
-            "image", datasets.Image()
-        )
-        for name, split in splits.items()
-    }
-    if "validation" in splits:
-        return datasets.DatasetDict(train=splits["train"], test=splits["validation"])
-    return stratified_split(splits["train"], held_out, source)
+    return datasets.DatasetDict(splits).cast_column("image", datasets.Image())
 
 
 def stratified_split(data: "Dataset", held_out: float, source: str) -> "DatasetDict":

@@ -1,40 +1,29 @@
 """Every source of images, here and streamed: the same digits come out, and streams are read whole by workers."""
 
+import ast
+import itertools
 import multiprocessing
+import shutil
+from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
-from datasets import Dataset, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 
-from sima_hf.data.images import decode
+from sima_hf import SimAImageProcessor
+from sima_hf.data import sources as data_module
+from sima_hf.data.images import EvalImages, TrainImages, collate, decode
 from sima_hf.data.loading import training_loader
-from sima_hf.data.sources import load_image_data
+from sima_hf.data.sampling import Draw
+from sima_hf.data.sources import load_image_data, load_images, stratified_split
 from sima_hf.data.streaming import StreamedImages
-from sima_hf.data.views import TrainView
+from sima_hf.data.views import EvalView, TrainView
 from sima_hf.errors import DataError
-from tests.helpers.digit_files import WORDS, few_digits, write_digits
+from tests.helpers.digit_files import WORDS
+from tests.helpers.small_data import parquet_of
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def few():
-    return few_digits()
-
-
-@pytest.fixture(scope="module")
-def root(few, tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    write_digits(few, root)
-    return root
-
-
-@pytest.fixture
-def sources(root):
+def sources_in(root):
     """Name -> arguments of `load_image_data`."""
 
     def files(kind, ending):
@@ -59,20 +48,7 @@ def sources(root):
     }
 
 
-SOURCES = (
-    "folders in one",
-    "two folders",
-    "parquet",
-    "parquet with numbers",
-    "parquet with text",
-    "data set",
-    "imagefolder",
-    "tar with numbers",
-    "tar with text",
-    "tar with json",
-    "tar with text in json",
-    "tar and folder",
-)
+SOURCES = tuple(sources_in(Path()))
 NUMBERED = ("parquet with numbers", "tar with numbers", "tar with json")
 IN_ORDER = ("parquet", "data set")
 
@@ -84,8 +60,8 @@ def contents(rows, labels):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_gives_the_same_images(name, streaming, sources, few, tmp_path):
-    data = load_image_data(**sources[name], streaming=streaming, cache_dir=str(tmp_path))
+def test_every_source_gives_the_same_images(name, streaming, root, few, tmp_path):
+    data = load_image_data(**sources_in(root)[name], streaming=streaming, cache_dir=str(tmp_path))
     names = [str(number) for number in range(10)] if name in NUMBERED else list(WORDS)
     assert data.labels == (names if name in NUMBERED or name in IN_ORDER else sorted(names))
     assert isinstance(data.train, IterableDataset if streaming else Dataset)
@@ -110,8 +86,8 @@ def test_every_source_gives_the_same_images(name, streaming, sources, few, tmp_p
         ("tar with json", 2),
     ],
 )
-def test_streams_are_read_by_workers(name, num_workers, sources, few, tmp_path):
-    data = load_image_data(**sources[name], streaming=True, cache_dir=str(tmp_path))
+def test_streams_are_read_by_workers(name, num_workers, root, few, tmp_path):
+    data = load_image_data(**sources_in(root)[name], streaming=True, cache_dir=str(tmp_path))
     images = StreamedImages(data.train, TrainView(8, scale=None, flip=0, shift=0), 5, 0, 20, data.num_train)
     batches = list(training_loader(images, 5, num_workers))
     wanted = sorted(
@@ -120,33 +96,6 @@ def test_streams_are_read_by_workers(name, num_workers, sources, few, tmp_path):
     found = sorted(pixels.numpy().tobytes() for batch in batches for pixels in batch["pixel_values"])
     # Three shards do not divide evenly, so the workers take turns: every image is there once.
     assert found == wanted
-
-
-def test_a_data_set_that_describes_itself(few, tmp_path):
-    """As on the Hub: configurations, names of the classes and numbers of images stand in the README's head."""
-    folder = tmp_path / "set"
-    (folder / "data").mkdir(parents=True)
-    for name, rows in {"train-0": range(20), "train-1": range(20, 40), "test": range(40, 50)}.items():
-        few.select(rows).to_parquet(folder / "data" / f"{name}.parquet")
-    names = "".join(f"            '{index}': {word}\n" for index, word in enumerate(WORDS))
-    (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: all\n  data_files:\n  - split: train\n    path: data/train-*\n"
-        "  - split: test\n    path: data/test*\n"
-        "- config_name: half\n  data_files:\n  - split: train\n    path: data/train-0*\n"
-        "dataset_info:\n- config_name: all\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
-        f"        class_label:\n          names:\n{names}"
-        "  splits:\n  - name: train\n    num_bytes: 4000\n    num_examples: 40\n"
-        "  - name: test\n    num_bytes: 1000\n    num_examples: 10\n---\n",
-        encoding="utf-8",
-    )
-    for streaming in (False, True):
-        data = load_image_data(dataset=str(folder), config_name="all", streaming=streaming)
-        assert data.labels == list(WORDS)
-        assert (data.num_train, len(data.validation)) == (40, 10)
-        assert sorted(row["label"] for row in data.train) == sorted(few["label"][:40])
-    assert load_image_data(dataset=str(folder), config_name="half", held_out=0).num_train == 20
-    with pytest.raises(DataError, match=r"cannot be loaded: .*third"):
-        load_image_data(dataset=str(folder), config_name="third")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -162,3 +111,98 @@ def test_a_stream_that_breaks_off_ends_the_run_with_a_sentence(num_workers, root
     ):
         list(training_loader(images, 5, num_workers))
     assert not multiprocessing.active_children()  # the other worker has ended, too
+
+
+def test_digits_are_the_default_and_are_split_alike_every_time():
+    one, two = load_image_data(), load_image_data(dataset="digits", streaming=True)
+    assert (len(one.train), len(one.validation), one.num_train, two.num_train) == (1437, 360, 1437, 1437)
+    assert one.source == two.source == "digits"
+    assert one.labels == [str(digit) for digit in range(10)]
+    assert one.validation["label"][:] == two.validation["label"][:]
+    images = itertools.islice(two.train, 300)
+    assert len({row["label"] for row in images}) == 10
+    assert load_image_data(held_out=0).validation is None
+    assert len(load_image_data(held_out=0).train) == 1797
+    assert load_image_data(max_unreadable=7).max_unreadable == 7
+
+
+def test_files_are_not_opened_before_they_are_needed(root, tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+        for index in range(10):
+            (folder / name / f"{index}.jpg").write_bytes(b"broken")
+    data = load_image_data(train_dir=folder, max_unreadable=1)
+    assert (len(data.train), len(data.validation)) == (16, 4)
+    batch = collate(EvalImages(data.validation, EvalView(SimAImageProcessor.for_image_size(16))).__getitems__([0, 1]))
+    assert batch["labels"].tolist() == [-100, -100]
+    assert batch["unreadable"][0].startswith(f"{folder}/")
+    sample = TrainImages(data.train, TrainView(16), data.max_unreadable)[Draw(3, 0)]
+    assert len(sample["unreadable"]) == 2
+
+
+def test_a_stream_that_does_not_say_how_many_images_it_has(root, tmp_path):
+    files = {"data_files": {split: str(root / f"cls/{split}-*.tar") for split in ("train", "validation")}}
+    data = load_image_data(
+        **files, labels=[str(number) for number in range(10)], streaming=True, cache_dir=str(tmp_path)
+    )
+    assert data.num_train is None
+    with pytest.raises(DataError, match="does not say how many images it has"):
+        StreamedImages(data.train, TrainView(8), 4, 0, 10, data.num_train)
+
+
+def test_no_training_images_or_nothing_to_validate_on(root, tmp_path):
+    with pytest.raises(DataError, match="no split called 'train'; it has test"):
+        load_image_data(
+            dataset=str(Path(parquet_of(tmp_path / "only", "test", ["a", "b"])).parent), cache_dir=str(tmp_path)
+        )
+    with pytest.raises(DataError, match="no data files called 'train'; there are validation"):
+        load_image_data(data_files={"train": None, "validation": str(root / "int/*.parquet")}, cache_dir=str(tmp_path))
+    with pytest.raises(DataError, match=r"no images can be held out from a stream: .*--held_out 0"):
+        load_image_data(data_files=str(root / "int/*.parquet"), streaming=True, cache_dir=str(tmp_path))
+    empty = parquet_of(tmp_path, "train", [0], ClassLabel(names=["a", "b"]))
+    Dataset.from_parquet(empty, cache_dir=str(tmp_path)).select([]).to_parquet(empty)
+    with pytest.raises(DataError, match="holds no images"):
+        load_image_data(data_files=empty, streaming=True, held_out=0, cache_dir=str(tmp_path))
+
+
+def test_splits_of_small_data_are_checked_and_decoded(root, few, tmp_path):
+    splits = load_images()
+    assert (len(splits["train"]), len(splits["test"])) == (1437, 360)
+    assert splits["test"].features["label"].names == [str(digit) for digit in range(10)]
+    splits = load_images(dataset=str(root / "named"))
+    assert (len(splits["train"]), len(splits["test"])) == (50, 10)
+    assert set(splits["train"].features) == {"image", "label"}
+    assert np.array_equal(np.asarray(splits["test"][3]["image"]), np.asarray(few[53]["image"]))
+    splits = load_images(train_dir=str(root / "folder/train"), held_out=0.3)
+    assert (len(splits["train"]), len(splits["test"])) == (35, 15)
+    shutil.copytree(root / "folder/val", tmp_path / "val")
+    broken = next((tmp_path / "val").glob("*/*.png"))
+    broken.write_bytes(b"broken")
+    with pytest.raises(DataError, match=rf"1 of \d+ files cannot be read: {broken}"):
+        load_images(train_dir=str(tmp_path / "val"), held_out=0.9)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(2, "got 2"), (-0.1, "got -0.1"), (float("nan"), "got nan"), (0.001, "no image of some classes")],
+)
+def test_shares_that_cannot_be_held_out(share, words):
+    with pytest.raises(DataError, match=words):
+        load_image_data(held_out=share)
+
+
+def test_a_split_is_stratified():
+    names = ClassLabel(names=["a", "b"])
+    data = Dataset.from_dict({"label": [0] * 30 + [1] * 10}, features=Features({"label": names}))
+    parts = stratified_split(data, 0.2, "x")
+    assert [sorted(part["label"][:]) for part in parts.values()] == [[0] * 24 + [1] * 8, [0] * 6 + [1] * 2]
+
+
+def test_the_modules_need_no_extra_to_be_imported():
+    modules = [path for path in Path(data_module.__file__).parent.glob("*.py") if path.stem != "web_dataset"]
+    for path in modules:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+        found |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
+        assert not {one.partition(".")[0] for one in found} & {"datasets", "sklearn", "pyarrow", "accelerate"}
