@@ -41,8 +41,8 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 	$(BIN)/sima-hf bench model deit-small --output-dir $(RESULTS) --mode train --pixels 512
 	$(BIN)/sima-hf bench model sima_small_12_p16 --output-dir $(RESULTS) --pixels 512
 	$(BIN)/sima-hf bench memory deit-small --output-dir $(RESULTS)
-	$(BIN)/python -m sima_hf.bench.traffic --output_dir $(RESULTS)
-	$(BIN)/python -m sima_hf.bench.model_report --results $(RESULTS) --page docs/benchmarks.md --readme README.md
+	$(BIN)/python benchmarks/count_cuda_traffic.py --output_dir $(RESULTS)
+	$(BIN)/python benchmarks/model_tables.py --results $(RESULTS) --page docs/benchmarks.md --readme README.md
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir $(RESULTS)

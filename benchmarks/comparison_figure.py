@@ -4,7 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
-from sima_hf.bench.attention_report import replace_between
+from sima_hf.bench.tables import replace_between
 from sima_hf.machine.plotting import pyplot
 
 

@@ -24,7 +24,7 @@ from digits_training import HELD_OUT_IMAGES, TEST_IMAGES
 from tqdm.auto import tqdm
 
 import sima_hf
-from sima_hf.bench.attention_report import replace_between
+from sima_hf.bench.tables import replace_between
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
 from sima_hf.machine.description import device_name, git_revision

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sima_hf.bench.attention_report import replace_between
+from sima_hf.bench.tables import replace_between
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model
 

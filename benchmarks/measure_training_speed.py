@@ -23,7 +23,7 @@ from training_speed_steps import TrainingStep, augmenting, training, training_on
 from training_speed_table import Row, markdown_table, summed_up, update_readme
 
 from sima_hf.bench.attention import conditions
-from sima_hf.bench.attention_report import write_csv
+from sima_hf.bench.tables import write_csv
 
 
 MODELS = ("sima_small_12_p16", "sima-deit-small", "deit-small")

@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sima_hf.bench.attention_report import read_csv, replace_between
+from sima_hf.bench.tables import read_csv, replace_between
 
 
 FED, REPEATED, STEP = "training from the loader", "training on a repeated batch", "training step"

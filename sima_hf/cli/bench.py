@@ -64,23 +64,21 @@ def bench_attention(
 ) -> None:
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
     with stdout_kept_clean():
-        from ..bench import attention as benchmark
-        from ..bench import attention_report as benchmark_report
+        from ..bench import attention, attention_report
+        from ..bench.tables import replace_between
         from ..machine.plotting import pyplot
 
         pyplot()  # better now than after measuring
-        sizes = _sizes(device, batch, tokens, "--tokens", 1) or benchmark.SIZES
+        sizes = _sizes(device, batch, tokens, "--tokens", 1) or attention.SIZES
         check_results_folder(output_dir)
-        rows = benchmark.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
-        parts = ("attention", *(["train"] if mode == "train" else []), device.partition(":")[0], dtype)
-        path = output_dir / f"{'_'.join(parts)}.csv"
-        output_dir.mkdir(parents=True, exist_ok=True)
-        benchmark_report.write_csv(rows, path)
-        benchmark_report.draw(path, path.with_suffix(".png"))
+        rows = attention.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
+        trains = ["train"] if mode == "train" else []
+        path = _write(rows, output_dir, "attention", *trains, device.partition(":")[0], dtype)
+        picture = path.with_suffix(".png")
+        attention_report.draw(path, picture)
         if readme is not None:
-            benchmark_report.replace_between(readme, "bench", benchmark_report.markdown_table(path))
-    files = [path, path.with_suffix(".png")]
-    emit(_facts(rows, files), f"{benchmark_report.table(path)}\n{files[0]} and {files[1]}", as_json)
+            replace_between(readme, "bench", attention_report.markdown_table(path))
+    emit(_facts(rows, [path, picture]), f"{attention_report.table(path)}\n{path} and {picture}", as_json)
 
 
 @app.command(
@@ -107,26 +105,21 @@ def bench_model(
 ) -> None:
     """A whole model with softmax against the same one with SimA, over image sizes."""
     with stdout_kept_clean():
-        from ..bench import attention_report as benchmark_report
-        from ..bench import model as benchmark_model
-        from ..bench import model_report as benchmark_model_report
+        from ..bench.model import SIZES, measure_model
+        from ..bench.model_report import draw, table
         from ..machine.plotting import pyplot
 
+        sizes = _sizes(device, batch, pixels, "--pixels", 32) or SIZES
         if output_dir is not None:
             pyplot()  # better now than after measuring
-        sizes = _sizes(device, batch, pixels, "--pixels", 32) or benchmark_model.SIZES
-        if output_dir is not None:
             check_results_folder(output_dir)
-        rows = benchmark_model.measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
-        text, files = benchmark_model_report.table(rows), []
+        rows = measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
+        text, files = table(rows), []
         if output_dir is not None:
-            kind = ("compiled",) if compiled else ()
-            parts = ("model", Path(model).name, mode, *kind, device.partition(":")[0], dtype)
-            path = output_dir / f"{'_'.join(parts)}.csv"
-            output_dir.mkdir(parents=True, exist_ok=True)
-            benchmark_report.write_csv(rows, path)
-            benchmark_model_report.draw(rows, path.with_suffix(".png"))
+            kind = ["compiled"] if compiled else []
+            path = _write(rows, output_dir, "model", Path(model).name, mode, *kind, device.partition(":")[0], dtype)
             files = [path, path.with_suffix(".png")]
+            draw(rows, files[1])
             text += f"\n{files[0]} and {files[1]}"
     emit(_facts(rows, files), text, as_json)
 
@@ -148,26 +141,31 @@ def bench_memory(
 ) -> None:
     """The most memory that one image takes on its way through a model, with softmax and with SimA (CPU, Linux)."""
     with stdout_kept_clean():
-        from ..bench import attention_report as benchmark_report
-        from ..bench import model as benchmark_model
+        from ..bench.model import SIMA_VARIANTS, measure_memory
 
-        if model in benchmark_model.SIMA_VARIANTS:
+        if model in SIMA_VARIANTS:
             raise ValueError(
                 f"{model} has no softmax to compare with; name a model that can be swapped, such as deit-small."
             )
         if output_dir is not None:
             check_results_folder(output_dir)
-        rows = benchmark_model.measure_memory(model, against, pixels)
-        lines = [
-            f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB"
-            for row in rows
-        ]
-        files = []
-        if output_dir is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            files = [output_dir / f"memory_{Path(model).name}_cpu_float32.csv"]
-            benchmark_report.write_csv(rows, files[0])
+        rows = measure_memory(model, against, pixels)
+        files = [] if output_dir is None else [_write(rows, output_dir, "memory", Path(model).name, "cpu", "float32")]
+    lines = [
+        f"{row.attention:>8}, {row.pixels} x {row.pixels} px: {row.peak_resident_bytes / 2**30:.2f} GiB"
+        for row in rows
+    ]
     emit(_facts(rows, files), "\n".join([*lines, *map(str, files)]), as_json)
+
+
+def _write(rows: list, folder: Path, *parts: str) -> Path:
+    """The rows as a CSV in a folder that is made, named after the parts."""
+    from ..bench.tables import write_csv
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{'_'.join(parts)}.csv"
+    write_csv(rows, path)
+    return path
 
 
 def _facts(rows: list, files: list[Path]) -> dict:

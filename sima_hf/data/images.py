@@ -156,6 +156,7 @@ def decode(image) -> PILImage.Image:
         raise ValueError("there is no image")
     if isinstance(image, Path):  # files can be calibrated with where `datasets` is not installed
         image = PILImage.open(image)
+        image.load()
     elif isinstance(image, dict):
         from datasets import Image
 

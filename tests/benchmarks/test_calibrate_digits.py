@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sima_hf.bench.attention_report import links_from
+from sima_hf.bench.tables import links_from
 
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sima_hf
-from sima_hf.bench.attention_report import links_from
+from sima_hf.bench.tables import links_from
 
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sima_hf.bench.attention_report import links_from
+from sima_hf.bench.tables import links_from
 from tests.helpers.script_runs import losses, run
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sima_hf.bench.attention_report import links_from
+from sima_hf.bench.tables import links_from
 
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sima_hf import SIMA_VARIANTS, SimAForImageClassification
-from sima_hf.bench.attention_report import links_from
+from sima_hf.bench.tables import links_from
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments, SimATrainingArguments
 from sima_hf.training.models import build_model
 from sima_hf.training.run import parse

@@ -1,9 +1,9 @@
 """Bytes and multiply-adds of the CUDA kernels, counted from what they load, store and multiply: no GPU, and no time.
 
-    python -m sima_hf.bench.traffic --output_dir benchmarks/results
+    python benchmarks/count_cuda_traffic.py --output_dir benchmarks/results
 
 A test holds the counts against the kernels themselves, run in Triton's interpreter. `floor_bytes` is what any kernel for these sizes
-has to move (benchmark_floor.py); what is loaded beyond it is read a second time, from cache where the head still is there.
+has to move (sima_hf/bench/floor.py); what is loaded beyond it is read a second time, from cache where the head still is there.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from ..ops.triton import launch
-from ..version import __version__
-from .attention import CHANNELS, HEADS
-from .attention_report import write_csv
+from sima_hf.bench.attention import CHANNELS, HEADS
+from sima_hf.bench.tables import write_csv
+from sima_hf.ops.triton import launch
+from sima_hf.version import __version__
 
 
 SIZES = ((256, 197), (1, 4096), (1, 16384), (1, 65536))  # (batch, tokens)

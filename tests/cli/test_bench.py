@@ -1,0 +1,63 @@
+"""`sima-hf bench`: files and tables of what was measured; sizes and devices that cannot be."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sima_hf import cli
+from sima_hf.bench import model as model_benchmark
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.slow
+def test_results_and_files(tmp_path, monkeypatch):
+    monkeypatch.setitem(model_benchmark.MODELS, "tiny", TINY)
+    arguments = ["bench", "model", "tiny", "--pixels", "32", "--seconds", "0", "--output-dir", str(tmp_path / "made")]
+    assert CliRunner().invoke(cli.app, [*arguments, "--batch", "2"]).exit_code == 0
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    heading, line, _ = result.stdout.splitlines()
+    assert heading.endswith("sima, times faster (more is better)")
+    assert len(line) == len(heading)
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "model_tiny_forward_cpu_float32.csv",
+        "model_tiny_forward_cpu_float32.png",
+    }
+    few = ["--tokens", "8", "--tokens", "16", "--seconds", "0", "--no-compile", "--output-dir", str(tmp_path)]
+    (tmp_path / "README.md").write_text("<!-- bench:start -->\n<!-- bench:end -->\n")
+    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--readme", str(tmp_path / "README.md")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "attention_cpu_float32.png").exists()
+    assert "| 1 | 16 |" in (tmp_path / "README.md").read_text()
+    result = CliRunner().invoke(cli.app, ["bench", "attention", *few, "--mode", "train", "--batch", "2"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "attention_train_cpu_float32.csv").exists()
+    monkeypatch.setattr(model_benchmark, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
+    result = CliRunner().invoke(cli.app, ["bench", "memory", "--pixels", "512", "--output-dir", str(tmp_path)])
+    assert "sdpa, 512 x 512 px: 0.50 GiB" in result.stdout
+    assert (tmp_path / "memory_deit-small_cpu_float32.csv").read_text().count("\n") == 3
+    result = CliRunner().invoke(cli.app, ["bench", "model", "tiny", "--dtype", "int8"])
+    assert "--dtype must be float32" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--tokens", "0"], "--tokens must be 1 or more, got 0"),
+        (["model", "deit-tiny", "--pixels", "7"], "--pixels must be 32 or more, got 7"),
+        (["attention", "--batch", "8"], "--batch must be 1 or more and come with --tokens"),
+        (["model", "deit-tiny", "--batch", "0", "--pixels", "32"], "--batch must be 1 or more and come with --pixels"),
+        (["memory", "sima_small_12_p16"], "has no softmax to compare with"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, message):
+    assert message in str(CliRunner().invoke(cli.app, ["bench", *arguments]).exception)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there():
+    result = CliRunner().invoke(cli.app, ["bench", "attention", "--device", "cuda"])
+    assert "--device cuda " in str(result.exception)
