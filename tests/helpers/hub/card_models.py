@@ -69,7 +69,7 @@ def clip(folder: Path) -> CheckedFolder:
 
 
 def evaluation(one: CheckedFolder, **changes) -> dict:
-    """What sima-hf evaluate writes for a model; keys with a dot change the settings."""
+    """What evaluate_model.py writes for a model; keys with a dot change the settings."""
     report = {
         "accuracy": 0.9583333333333334,
         "top_5_accuracy": 0.9944444444444445,
