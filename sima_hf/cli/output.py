@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,35 +16,9 @@ AsJSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdo
 
 @contextlib.contextmanager
 def stdout_kept_clean() -> Iterator[None]:
-    """What libraries print meanwhile goes to stderr, so that stdout holds results alone; the Hub's client repeats itself less."""
-    said, client = _OneOfTheRetries(), logging.getLogger("huggingface_hub.utils._http")
-    client.addFilter(said)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        client.removeFilter(said)
-
-
-class _OneOfTheRetries(logging.Filter):
-    """In place of two lines for every time that huggingface_hub asks again, one for all of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.said = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if " thrown while requesting " not in text and "[Retry " not in text:
-            return True
-        if self.said:
-            return False
-        self.said = True
-        record.msg, record.args = (
-            "The Hub does not answer as it should; it is asked again, for half a minute at most.",
-            (),
-        )
-        return True
+    """What libraries print meanwhile goes to stderr, so that stdout holds results alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def emit(facts: Any, text: Any, as_json: bool) -> None:

@@ -1,5 +1,9 @@
 """`sima-hf bench`: files and tables of what was measured; sizes and devices that cannot be."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -61,3 +65,42 @@ def test_bad_arguments(arguments, message):
 def test_a_device_that_is_not_there():
     result = CliRunner().invoke(cli.app, ["bench", "attention", "--device", "cuda"])
     assert "--device cuda " in str(result.exception)
+
+
+@pytest.mark.slow
+def test_bench_for_machines(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(model_benchmark, "peak_memory", lambda name, contestant, pixels, against: pixels * 2**20)
+    found = run("bench", "memory", "--pixels", "512", "--json", "--output-dir", tmp_path / "made")
+    facts = json.loads(found.out)
+    assert [row["peak_resident_bytes"] for row in facts["rows"]] == [512 * 2**20] * 2
+    assert facts["files"] == [str(tmp_path / "made" / "memory_deit-small_cpu_float32.csv")]
+    few = ("--tokens", 8, "--seconds", 0, "--no-compile", "--json", "--output-dir", tmp_path / "new")
+    found = run("bench", "attention", *few)
+    assert found.code == 0, found.err
+    facts = json.loads(found.out)
+    assert {row["tokens"] for row in facts["rows"]} == {8}
+    assert {"softmax", "sima"} <= {row["contestant"] for row in facts["rows"]}
+    assert all(Path(file).is_file() for file in facts["files"])
+    assert run("bench", "model", "nowhere-at-all", "--pixels", 32).code == 1
+
+
+def test_bench_asks_for_what_draws_before_it_measures(tmp_path, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("sima_hf.bench.attention.measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(model_benchmark, "measure_model", lambda *_: pytest.fail("it measured"))
+    for kind in ("attention", "model"):
+        found = run("bench", kind, "--output-dir", tmp_path)
+        assert (found.code, found.out) == (1, "")
+        assert found.err.endswith("pip install 'sima-hf[plot]'\n")
+
+
+@pytest.mark.slow
+def test_bench_memory_says_what_is_wrong(tmp_path, run):
+    for arguments, words in (
+        (("nowhere-at-all",), "no folder nowhere-at-all, and no model of that name"),
+        (("deit-tiny", "--pixels", 0), "must have 1 pixel a side or more, got 0"),
+    ):
+        found = run("bench", "memory", *arguments)
+        assert (found.code, found.out) == (1, ""), arguments
+        assert words in found.err, found.err
+        assert "Traceback" not in found.err

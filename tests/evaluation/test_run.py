@@ -125,7 +125,7 @@ def test_digits_agree_with_the_pipeline_image_by_image(digits_model, held_out, t
         model=str(digits_model / "ema"),
         image_processor=AutoImageProcessor.from_pretrained(digits_model),
     )
-    answers = [int(classifier(image, top_k=1)[0]["label"]) for image in images]
+    answers = [int(found[0]["label"]) for found in classifier(images, top_k=1, batch_size=60)]
     right = [answer == label for answer, label in zip(answers, labels, strict=True)]
     assert found["accuracy"] == sum(right) / len(labels) > 0.6
     assert found["num_images"] == len(labels) == 360
@@ -157,20 +157,17 @@ def test_raw_weights_are_the_default_and_another_thing(digits_model):
     assert next(row for row in raw["per_class"] if row["label"] == "3")["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize(("size", "crop"), [(48, 1.0), (40, 0.875), (None, 1.0)])
+@pytest.mark.parametrize(("size", "crop"), [(40, 0.875), (None, 1.0)])
 def test_swapped_vit_at_another_resolution_and_crop(size, crop, swapped_vit, held_out):
     found, printed = evaluated(swapped_vit, eval_crop_pct=crop, image_size=size)
     size = size or 32
     processor = SimAImageProcessor.for_image_size(size, crop, image_mean=[0.5] * 3, image_std=[0.3] * 3)
     model = load_saved_class(str(swapped_vit))
     images, labels = held_out
-    logits = []
+    pixel_values = processor(images, return_tensors="pt").pixel_values
+    assert pixel_values.shape[-1] == size
     with torch.no_grad():
-        for image in images:
-            pixel_values = processor(image, return_tensors="pt").pixel_values
-            assert pixel_values.shape[-1] == size
-            logits.append(model(pixel_values, interpolate_pos_encoding=True).logits[0])
-    logits = torch.stack(logits)
+        logits = model(pixel_values, interpolate_pos_encoding=True).logits
     five = logits.topk(5).indices == torch.tensor(labels)[:, None]
     assert found["accuracy"] == five[:, 0].double().mean().item()
     assert found["top_5_accuracy"] == five.any(-1).double().mean().item()

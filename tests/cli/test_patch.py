@@ -9,15 +9,11 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from transformers import (
     AutoModelForImageClassification,
     CLIPConfig,
     CLIPModel,
-    DeiTModel,
-    DPTConfig,
-    DPTForDepthEstimation,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -239,75 +235,6 @@ def test_what_is_wrong_is_said_and_nothing_written(saved, photos, tmp_path, run)
         sentence = found.err.split("sima-hf: ")[1]
         assert re.search(words, sentence), (arguments, sentence)
         assert sorted(tmp_path.rglob("*")) == before, arguments
-
-
-def copied_without(folder, out, words):
-    """A copy of a model's folder, from whose weights those with `words` in their names are gone."""
-    shutil.copytree(folder, out)
-    weights = load_file(out / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if words not in name}
-    assert 0 < len(kept) < len(weights)
-    save_file(kept, out / "model.safetensors", {"format": "pt"})
-    return out
-
-
-def test_weights_that_are_missing_are_not_made_up(saved, photos, tmp_path, run, caplog):
-    no_head = copied_without(saved / "softmax", tmp_path / "no-head", "classifier")
-    no_sima_head = copied_without(saved / "sima", tmp_path / "no-sima-head", "classifier")
-    calibration = ("--with", photos, "--output", tmp_path / "out", "--teacher")
-    for arguments in (
-        ("patch", no_head, tmp_path / "out", "--certify"),
-        ("calibrate", no_sima_head, *calibration, saved / "softmax"),
-        ("calibrate", saved / "sima", *calibration, no_head),
-    ):
-        found = run(*arguments)
-        assert (found.code, found.out) == (1, ""), arguments
-        assert "2 are missing (classifier.bias, classifier.weight)" in found.err
-        assert not (tmp_path / "out").exists()
-    assert run("certify", no_sima_head).code == 0, "what runs is the same"
-    assert "no weights for classifier.bias, classifier.weight" in caplog.text
-
-
-def test_a_missing_pooler_that_nothing_reads_is_a_warning(saved, tmp_path, run, caplog):
-    DeiTModel.from_pretrained(saved / "softmax").save_pretrained(tmp_path / "whole")
-    copied_without(tmp_path / "whole", tmp_path / "no-pooler", "pooler")
-    assert run("patch", tmp_path / "no-pooler", tmp_path / "out").code == 0
-    assert "no weights for pooler.dense.bias, pooler.dense.weight of DeiTModel" in caplog.text
-    copied_without(tmp_path / "no-pooler", tmp_path / "less", "layernorm.weight")
-    found = run("patch", tmp_path / "less", tmp_path / "none")
-    assert found.code == 1
-    assert "are missing (" in found.err
-
-
-def test_missing_weights_that_no_forward_reads_are_a_warning(tmp_path, run, caplog):
-    sizes = {"image_size": 16, "patch_size": 4, "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, **SECTION}
-    config = DPTConfig(**{**sizes, "num_hidden_layers": 4}, backbone_out_indices=[0, 1, 2, 3])
-    DPTForDepthEstimation(config).save_pretrained(tmp_path / "whole")
-    copied_without(tmp_path / "whole", tmp_path / "published", "layers.0.residual_layer1")
-    found = run("patch", tmp_path / "published", tmp_path / "out")
-    assert found.code == 0, found.err
-    assert "no weights for neck.fusion_stage.layers.0.residual_layer1" in caplog.text
-    made = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(tensor.isfinite().all() for tensor in made.values())
-    copied_without(tmp_path / "whole", tmp_path / "less", "layers.1.residual_layer1")
-    assert "are missing (neck.fusion_stage" in run("patch", tmp_path / "less", tmp_path / "none").err
-
-
-def test_weights_of_other_shapes_than_the_config_says(saved, photos, tmp_path, run):
-    shutil.copytree(saved / "softmax", tmp_path / "other")
-    config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "intermediate_size": 24}))
-    for arguments in (
-        ("patch", tmp_path / "other", tmp_path / "out"),
-        ("certify", tmp_path / "other"),
-        ("evaluate", tmp_path / "other"),
-        ("bench", "model", tmp_path / "other", "--pixels", 32),
-    ):
-        found = run(*arguments)
-        assert (found.code, found.out) == (1, ""), arguments
-        assert "6 have another shape (" in found.err
-        assert "instead of (24," in found.err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
