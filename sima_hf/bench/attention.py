@@ -91,7 +91,7 @@ def check_agreement(tensors: list[torch.Tensor], functions: dict[str, Callable],
 
     Args:
         tensors: query, key and value `(B,H,N,D)`, float32, float16 or bfloat16.
-        functions: contestant -> function of the three; "softmax" and "literal" are passed over.
+        functions: contestant -> function of the three; "softmax" and "literal" are skipped.
         mode: "forward" or "train".
     """
     weights = torch.randn_like(tensors[0])
@@ -109,9 +109,7 @@ def check_agreement(tensors: list[torch.Tensor], functions: dict[str, Callable],
         for found, right in zip(results(functions[name], tensors), expected, strict=True):
             error = ((found - right).norm() / right.norm()).item()
             if not error <= allowed:
-                raise RuntimeError(
-                    f"{name} differs from the literal formula by {error:.1e}; nothing is timed until that is mended."
-                )
+                raise RuntimeError(f"{name} differs from the literal formula by {error:.1e}; so nothing is timed.")
 
 
 def in_mode(function: Callable, tensors: list[torch.Tensor], mode: str) -> Callable[[], None]:

@@ -110,7 +110,7 @@ def load(name: str) -> torch.nn.Module:
     """The model with softmax: one of `MODELS` with random weights, or a folder or Hub name; ready for inference.
 
     Raises:
-        CheckpointError: it cannot be had, or its weights do not fit its config; missing ones, which take as long, are a warning.
+        CheckpointError: it cannot be loaded, or its weights do not fit its config; missing ones, which take as long, are a warning.
     """
     if name not in MODELS:
         return load_model(name, whole=False)
@@ -132,9 +132,7 @@ def check_model(reference: torch.nn.Module, model: torch.nn.Module, inputs: dict
         right, found = right(**inputs)[0], found(**inputs)[0]
     error = ((found - right).norm() / right.norm()).item()
     if not error <= 1e-4:
-        raise RuntimeError(
-            f"{type(model).__name__} differs from its reference by {error:.1e}; nothing is timed until that is mended."
-        )
+        raise RuntimeError(f"{type(model).__name__} differs from its reference by {error:.1e}; so nothing is timed.")
 
 
 def _literal(module, query, key, value, attention_mask, gain="none", **kwargs):

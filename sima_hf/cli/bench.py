@@ -38,7 +38,7 @@ Against = Annotated[
 ]
 
 Seconds = Annotated[
-    float, typer.Option(help="About, for each size; but at least 9 rounds of all contestants, however long they take.")
+    float, typer.Option(help="Time for each size, roughly; at least 9 rounds are run, however long they take.")
 ]
 
 
@@ -54,12 +54,12 @@ def bench_attention(
     batch: Annotated[int | None, typer.Option(help="Images at once, with --tokens; 1 by default.")] = None,
     mode: Mode = "forward",
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Let torch.compile's SimA take part.")
+        bool, typer.Option("--compile/--no-compile", help="Also time SimA compiled by torch.compile.")
     ] = True,
     dtype: DTypeName = "float32",
     device: Device = "cpu",
     seconds: Seconds = 6.0,
-    readme: Annotated[Path | None, typer.Option(help="README whose table is to be brought up to date.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Page whose table to update.")] = None,
     as_json: AsJSON = False,
 ) -> None:
     """The attention alone, against softmax and the literal formula, over numbers of tokens."""
@@ -68,7 +68,7 @@ def bench_attention(
         from ..bench.tables import replace_between
         from ..machine.plotting import pyplot
 
-        pyplot()  # better now than after measuring
+        pyplot()  # fail before measuring, not after it
         sizes = _sizes(device, batch, tokens, "--tokens", 1) or attention.SIZES
         check_results_folder(output_dir)
         rows = attention.measure(sizes, _dtype(dtype), device, seconds, mode, compiled)
@@ -111,7 +111,7 @@ def bench_model(
 
         sizes = _sizes(device, batch, pixels, "--pixels", 32) or SIZES
         if output_dir is not None:
-            pyplot()  # better now than after measuring
+            pyplot()  # fail before measuring, not after it
             check_results_folder(output_dir)
         rows = measure_model(model, against, sizes, mode, compiled, _dtype(dtype), device, seconds)
         text, files = table(rows), []

@@ -42,7 +42,7 @@ class Group(TyperGroup):
 
 
 class Commands(Group):
-    """The group of all commands: takes --debug anywhere, and ends quietly when interrupted or when nobody reads on."""
+    """The group of all commands: takes --debug anywhere, and ends quietly when interrupted or when its output is closed."""
 
     def list_commands(self, ctx):
         """In the order of their use; others after them."""

@@ -21,7 +21,7 @@ def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model folder, training checkpoint, or Hub name.")],
     weights: Annotated[
-        Weights | None, typer.Option(help="Of a training checkpoint: averaged or raw, which is the default.")
+        Weights | None, typer.Option(help="Weights of a training checkpoint: averaged, or raw (the default).")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set on the Hub; digits, the default, is scikit-learn's.")
@@ -37,8 +37,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Parquet files or WebDataset shards, all evaluated; may be given several times."),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Where the usual names do not tell.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Where the usual names do not tell.")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Name of the column, if it has none of the usual names.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Name of the column, if it has none of the usual names.")
+    ] = None,
     held_out: Annotated[float, typer.Option(help="Share held out, where there is no validation split.")] = 0.2,
     labels_by_index: Annotated[
         bool, typer.Option("--labels-by-index", help="Match classes by index, whatever their names.")
@@ -53,8 +57,8 @@ def evaluate(
         str | None,
         typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", autocompletion=one_of(*DEVICES)),
     ] = None,
-    dtype: Annotated[DType, typer.Option(help="Of the model's parameters.")] = DType.float32,
-    backend: Annotated[Backend, typer.Option(help="Who computes SimA attention.")] = Backend.auto,
+    dtype: Annotated[DType, typer.Option(help="Type of the model's parameters.")] = DType.float32,
+    backend: Annotated[Backend, typer.Option(help="Backend of SimA attention.")] = Backend.auto,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a Hub model.")

@@ -44,7 +44,7 @@ def check_results_folder(folder: Path) -> None:
     from ..folders.atomic_folder import try_writing
 
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for --output-dir.")
+        raise ValueError(f"--output-dir must be a folder, got the file {folder}.")
     try_writing(folder)
 
 

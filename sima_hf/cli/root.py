@@ -23,7 +23,7 @@ sima-hf push sima-deit org/sima-deit --dry-run
 
 Exit codes: 0 done; 1 a mistake, with what to do about it, or the answer
 is no (certify found softmax, models a type that cannot be swapped);
-2 wrong usage; 130 interrupted; 141 whoever read the output closed it.
+2 wrong usage; 130 interrupted; 141 the output was closed by its reader.
 
 Environment: SIMA_HF_DEBUG=1 is --debug; HF_HUB_OFFLINE, HF_ENDPOINT,
 HF_TOKEN and HF_HOME are those of huggingface_hub."""
@@ -71,7 +71,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the `sima-hf` command: exit code 1 and one sentence for anything a user can mend.
+    """Entry point of the `sima-hf` command: exit code 1 and one sentence for anything a user can fix.
 
     What is a fault of ours comes through, as a traceback that ends in how to report it.
 

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ..errors import DataError
 from ..errors.words import first_few
 from .folders import files_of_images
-from .images import UnreadableImage, read
+from .images import UnreadableImage, decode_labeled
 from .pixels import normalize
 from .processors import normalization
 from .views import EvalView
@@ -73,7 +73,7 @@ class CalibrationImages:
                 if len(self._pixels) == count:
                     break
                 try:
-                    image, _ = read(file, 0)
+                    image, _ = decode_labeled(file, 0)
                 except UnreadableImage as error:
                     self._skip(str(error), max_unreadable)
                     continue

@@ -85,13 +85,11 @@ def find_columns(
         raise DataError(
             f"{source} needs a column of images and one of classes (a ClassLabel; or numbers or text, called "
             f"{', '.join(LABEL_NAMES)}, or in a dictionary under such a name); it has {found}. Name them with `image_column` "
-            "and `label_column` (--image_column and --label_column in the scripts)."
+            "and `label_column`."
         )
     key = _key_in(features[label]) if isinstance(features[label], dict) else None
     if key is None and not (is_plain(features[label]) or isinstance(features[label], ClassLabel)):
-        raise DataError(
-            f"The column {label} of {source} must be numbers or text, but it is {described(features[label])}."
-        )
+        raise DataError(f"The column {label} of {source} must be numbers or text, got {described(features[label])}.")
     return image, label, key
 
 

@@ -55,7 +55,7 @@ def files_of_images(directory: Path) -> list[Path]:
     Hidden ones are not looked at: macOS leaves a `._x.jpg` beside `x.jpg`, which is no image.
     """
     extensions = {extension for extension, kind in PILImage.registered_extensions().items() if kind in PILImage.OPEN}
-    # Not by rglob, which passes over the folder of a class that is a link.
+    # Not by rglob, which does not enter a class folder that is a link.
     return sorted(
         path
         for path in (*directory.glob("*"), *directory.glob("*/**/*"))
@@ -66,7 +66,7 @@ def files_of_images(directory: Path) -> list[Path]:
 
 
 def image_folder(directory: str | Path) -> "Dataset":
-    """A folder with one sub-folder of images per class, as columns `image` and `label`; hidden files are passed over.
+    """A folder with one sub-folder of images per class, as columns `image` and `label`; hidden files are ignored.
 
     Raises:
         DataError: no folder, no images, or splits in the place of classes.

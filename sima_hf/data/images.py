@@ -64,7 +64,7 @@ class TrainImages(torch.utils.data.Dataset):
             candidate %= len(self)
             row = rows.get(candidate) or self.data[candidate]
             try:
-                return *read(row["image"], row["label"]), failed
+                return *decode_labeled(row["image"], row["label"]), failed
             except UnreadableImage as error:
                 failed.append(str(error))
             if len(failed) > self.max_unreadable:
@@ -99,7 +99,7 @@ class EvalImages(torch.utils.data.Dataset):
 
     def _sample(self, row: dict) -> dict:
         try:
-            image, label = read(row["image"], row["label"])
+            image, label = decode_labeled(row["image"], row["label"])
         except UnreadableImage as error:
             return {"pixel_values": self.view(black()), "labels": NO_LABEL, "unreadable": [str(error)]}
         return {"pixel_values": self.view(image), "labels": label, "unreadable": []}
@@ -115,7 +115,7 @@ def rows_at(data, indices: list[int]) -> dict[int, dict]:
     return dict(zip(indices, rows, strict=True))
 
 
-def read(image, label: int | None) -> tuple[PILImage.Image, int]:
+def decode_labeled(image, label: int | None) -> tuple[PILImage.Image, int]:
     """The decoded image, in RGB and turned as its EXIF data say, and its label.
 
     Args:

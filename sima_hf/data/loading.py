@@ -184,7 +184,7 @@ class Unreadable:
     Every process counts those that it met.
 
     Args:
-        most: how many the run passes over.
+        most: how many the run skips.
     """
 
     def __init__(self, most: int = 0):
@@ -228,7 +228,7 @@ def begin_worker(leaving, worker: int) -> None:
         return
 
     def serve_a_little_longer(number: int, frame) -> None:
-        # `alarm` returns the seconds left since an earlier SIGTERM: whoever asks twice means it.
+        # `alarm` returns the seconds left since an earlier SIGTERM: a second one ends the worker at once.
         if leaving.value or signal.alarm(GRACE_SECONDS):
             os._exit(0)
 

@@ -17,7 +17,7 @@ def open_files(data_files, streaming: bool, **options) -> tuple[dict, int | None
 
     Args:
         data_files: patterns of files, such as "shards/train-*.tar": one or a list for `train`, or a dictionary by split.
-        streaming: whether the training files are read as one goes; other splits are converted into the cache of `datasets`.
+        streaming: stream the training files; other splits are converted into the cache of `datasets`.
         options: for `datasets`, such as `cache_dir` and `token`.
 
     Returns:
@@ -63,7 +63,7 @@ def open_data_set(
 
     Args:
         name, config_name, data_files, options: of `datasets.load_dataset`.
-        streaming: whether the training images are read as one goes; only the files of the other split are fetched then.
+        streaming: stream the training images; only the files of the other split are downloaded then.
 
     Returns:
         As `open_files`.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 SPLIT_SEED = 0
-# What is here already is streamed, which serves to try things out, in at most so many parts.
+# Shards at most of a local data set that is streamed to try things out.
 STREAM_SHARDS = 64
 
 
@@ -36,7 +36,7 @@ class ImageData:
         labels: names of the classes by index.
         num_train: images in `train`; None if nothing says how many.
         source: what the data is called.
-        max_unreadable: as given, for whoever reads the images.
+        max_unreadable: as given, for the reader of the images.
         held_out: whether the images for validation were held out of those for training.
     """
 
@@ -75,7 +75,7 @@ def load_image_data(
         data_files: patterns of parquet files or WebDataset tar shards, for `train` alone or as a dictionary with `train` and
             `validation`. With `dataset`, files of that data set.
         config_name: configuration of the data set.
-        streaming: read the training images as one goes, for sets larger than the disk.
+        streaming: stream the training images instead of downloading them.
         held_out: share of the training images for validation, where there is no such split; 0: no validation then.
         max_unreadable: unreadable training images that the run will skip; only kept here.
         image_column, label_column: where the usual names and types do not tell. A label may be a class, a number or text.
@@ -110,8 +110,8 @@ def load_image_data(
         validation = standard(validation, called, columns, classes)
     elif held_out and not isinstance(train, datasets.Dataset):
         raise DataError(
-            f"{source} has no split to validate on, and no images can be held out from a stream: give some "
-            "(--validation_dir or --validation_files in the scripts), or hold out nothing (--held_out 0)."
+            f"{source} has no validation split, and no images can be held out from a stream: give a split "
+            "(`validation_dir`, `data_files`), or set `held_out` to 0."
         )
     elif held_out:
         train, validation = stratified_split(train, held_out, source).values()
@@ -139,11 +139,13 @@ def load_folder(directory: str | Path, image_column: str | None = None, label_co
 def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, streaming, options):
     """`train` and perhaps `validation` with the columns they come with, the number of training images, the data's name."""
     if dataset and train_dir:
-        raise DataError("Give either a data set or a folder, not both.")
+        raise DataError("`dataset` and `train_dir` exclude each other; give one of them.")
     if train_dir and data_files:
-        raise DataError("Give either a folder or data files, not both.")
+        raise DataError("`train_dir` and `data_files` exclude each other; give one of them.")
     if validation_dir and not (dataset or train_dir or data_files):
-        raise DataError(f"{validation_dir} is to validate on; say what to train on, too.")
+        raise DataError(
+            f"`validation_dir` ({validation_dir}) needs training images beside it: `dataset`, `train_dir` or `data_files`."
+        )
     if train_dir:
         splits, source = folder_splits(train_dir), str(train_dir)
         count = len(splits["train"])
@@ -151,7 +153,7 @@ def _open_splits(dataset, train_dir, validation_dir, data_files, config_name, st
         opened, count = open_files(data_files, streaming, **options)
         source = "The set of data files"
         if "train" not in opened:
-            raise DataError(f"There are no data files called 'train'; there are {', '.join(opened)}.")
+            raise DataError(f"`data_files` must have an entry 'train', got {', '.join(opened)}.")
         validation = next((name for name in VALIDATION_NAMES if name in opened), None)
         splits = {"train": opened["train"], **({"validation": opened[validation]} if validation else {})}
     elif dataset in (None, "digits"):
@@ -180,9 +182,7 @@ def labels_and_count(
         return names_of(label_values(train, columns)), count
     if read and (count or read[1]):
         return read[0], count or read[1]
-    logger.warning(
-        "The stream does not say which classes there are: it is read once for them. Name them to save the time."
-    )
+    logger.warning("The stream has no class names: it is read once for them. Pass `labels` to save the time.")
     values = Counter()
     for rows in train.select_columns([label]).iter(batch_size=1000):
         values.update(rows[label] if key is None else (row and row[key] for row in rows[label]))
@@ -216,14 +216,14 @@ def stratified_split(data: "Dataset", held_out: float, source: str) -> "DatasetD
         DataError: no share, a class of fewer than two images, or the share leaves none of some classes.
     """
     if not 0 < held_out < 1:
-        raise DataError(f"The share held out must be above 0 and below 1, got {held_out}.")
+        raise DataError(f"`held_out` must be between 0 and 1, got {held_out}.")
     names, count_of = data.features["label"].names, Counter(data["label"][:])
     few = [name for index, name in enumerate(names) if count_of[index] < 2]
     if few:
         raise DataError(f"{source} has fewer than two images of: {', '.join(few)}. Each class needs some to hold out.")
     if int(len(data) * held_out) < len(names):
         raise DataError(
-            f"{source} has {len(data)} images of {len(names)} classes; holding out {held_out:.0%} of them leaves no image "
-            "of some classes. Add images, or raise the share held out."
+            f"{source} has {len(data)} images of {len(names)} classes; `held_out` = {held_out:g} of them leaves no image "
+            "of some classes. Add images, or raise it."
         )
     return data.train_test_split(test_size=held_out, stratify_by_column="label", seed=SPLIT_SEED)

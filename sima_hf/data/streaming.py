@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ..errors import DataError
-from .images import NO_LABEL, UnreadableImage, black, read
+from .images import NO_LABEL, UnreadableImage, black
 from .randomness import combine
 from .sampling import count_batches
 
 
 # Shards that a reader draws from at the same time, so that the classes of sorted shards mix.
 OPEN_SHARDS = 4
-# A reader's shards may differ from another's by one in so many; otherwise readers share shards and take turns.
+# Shards per reader from which uneven shares are accepted; with fewer, readers share shards and take turns.
 FEWEST_SHARDS = 4
-# Files of their own are no shards worth a reader's while: so many shards at most for each reader.
+# Upper bound on shards per reader: one shard per image file would be too slow.
 MOST_SHARDS = 64
 ROWS_AT_ONCE = 16
 
@@ -43,7 +43,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
         num_images: in an epoch.
         process_index, num_processes: which of how many processes this is.
         repeats: views of each image, one after the other (repeated augmentation).
-        max_unreadable: unreadable images that the run passes over.
+        max_unreadable: unreadable images that the run skips.
 
     Raises:
         DataError: `num_images` is None, or too few images for one batch of each process.
@@ -64,8 +64,8 @@ class StreamedImages(torch.utils.data.IterableDataset):
     ):
         if num_images is None:
             raise DataError(
-                "This stream does not say how many images it has, which the length of an epoch follows from; give the number "
-                "as `num_images` (--num_train_images in the scripts)."
+                "The stream does not say how many images it has, which an epoch's length follows from; give `num_images` "
+                "(--num_train_images)."
             )
         self.data, self.view, self.batch_size, self.seed = data, view, batch_size, seed
         self.buffer_size, self.num_images, self.repeats, self.max_unreadable = (

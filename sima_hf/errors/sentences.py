@@ -1,4 +1,4 @@
-"""Which errors are told in a sentence, because a user can mend them; all others are faults and keep their traceback."""
+"""Which errors become a sentence, because a user can fix them; all others are bugs and keep their traceback."""
 
 import errno
 import opcode
@@ -9,7 +9,7 @@ from . import SimAError
 
 
 HINT = (
-    "Where nothing that was given explains this, it is a fault of sima_hf: please report it with this traceback and the output of "
+    "If nothing in the input explains this, it is a bug in sima_hf: please report it with this traceback and the output of "
     "`sima-hf env`."
 )
 
@@ -28,9 +28,9 @@ _USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS,
 
 
 def sentence_of(error: BaseException, script: str | None = None) -> str | None:
-    """What to tell about an error that a user can mend; None for a fault, whose traceback is wanted.
+    """The sentence for an error that a user can fix; None for a bug, whose traceback is wanted.
 
-    Told are errors of sima_hf's own types, ValueErrors and OSErrors that its code raises by a `raise` statement (not what merely
+    These are errors of sima_hf's own types, ValueErrors and OSErrors that its code raises by a `raise` statement (not what merely
     happens in it, such as an unpacking that fails), files and a full disk, missing packages, and arguments that argument parsers
     or the Hub's client refuse.
 
@@ -42,7 +42,7 @@ def sentence_of(error: BaseException, script: str | None = None) -> str | None:
     if name in ("OutOfMemoryError", "MemoryError") or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     ):
-        return "The memory was not enough: lower the batch size or the number of images, or take a smaller model."
+        return "Out of memory: lower the batch size or the number of images, or use a smaller model."
     if name == "SafetensorError":
         return f"The weights cannot be read, perhaps half-written: {error}. Get or write them again."
     if name.startswith("StrictDataclass"):  # a config's field of another type
@@ -63,7 +63,7 @@ def traceback_wanted() -> bool:
 
 
 def with_hint(error: BaseException) -> None:
-    """Let the traceback of a fault end in how to report it."""
+    """Add to the traceback of a bug how to report it."""
     if hasattr(error, "add_note"):
         error.add_note(HINT)
     else:  # Python 3.10

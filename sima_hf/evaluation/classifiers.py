@@ -52,7 +52,7 @@ def load_classifier(
     folder = Path(name)
     check_no_adapter(folder)
     if folder.is_dir():
-        place = str(_checked(folder, weights))
+        place = str(_weights_folder(folder, weights))
     else:
         check_name(name)
         if weights == "ema":
@@ -82,7 +82,7 @@ def _has_classifier(config) -> bool:
     return type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {})
 
 
-def _checked(folder: Path, weights: str | None) -> Path:
+def _weights_folder(folder: Path, weights: str | None) -> Path:
     """The folder that holds the weights asked for, all files present.
 
     Raises:

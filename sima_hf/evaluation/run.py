@@ -110,7 +110,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         raise ValueError(f"`batch_size` must be positive, got {options.batch_size}.")
     check_device(options.device)
     if options.output_dir:
-        pyplot()  # better now than after the evaluation
+        pyplot()  # fail before the evaluation, not after it
     accelerator = make_accelerator(options.device)
     hub = {"trust_remote_code": options.trust_remote_code}
     if options.revision:

@@ -1,4 +1,4 @@
-"""Run a function once a module has been imported, whoever imports it, without importing it oneself."""
+"""Run a function once a module has been imported by anyone, without importing it."""
 
 import importlib.util
 import sys

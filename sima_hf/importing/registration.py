@@ -11,7 +11,7 @@ from .import_hooks import after_import
 
 
 def register_lazily() -> None:
-    """Have SimA's configs registered as soon as `AutoConfig` can be used, and the native one whoever imports it first."""
+    """Have SimA's configs registered as soon as `AutoConfig` can be used, and the native one when it is first imported."""
     after_import("sima_hf.models.sima.configuration_sima", _register_native_config)
     after_import("transformers.models.auto.configuration_auto", _register_configs)
 

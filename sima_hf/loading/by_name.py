@@ -69,7 +69,7 @@ def save_processors(processor, model: PreTrainedModel, name: str, folder: Path) 
 
 
 def certify_made_up(model: PreTrainedModel, size: tuple[int, int] | None = None) -> Certificate:
-    """`certify` on a made-up image, of `size` (height, width) in pixels or of the size that the config says.
+    """`certify` on a random image, of `size` (height, width) in pixels or of the size that the config says.
 
     Raises:
         ValueError: the model takes no images, or does not run on this one.
@@ -78,6 +78,6 @@ def certify_made_up(model: PreTrainedModel, size: tuple[int, int] | None = None)
         return certify(model, example_inputs(model, size))
     except (TypeError, RuntimeError, IndexError) as error:
         raise ValueError(
-            f"{type(model).__name__} did not run on a made-up image ({error}). Certify it in Python with inputs of your own: "
+            f"{type(model).__name__} did not run on a random image ({error}). Certify it in Python with inputs of your own: "
             "sima_hf.certify(model, inputs)."
         ) from error

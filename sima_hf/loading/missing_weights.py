@@ -35,7 +35,7 @@ def check_weights(name: str, model: PreTrainedModel, report: Mapping[str, Any], 
     missing = set(report["missing_keys"])
     if missing and (not whole or _unread(model, missing)):
         logger.warning(
-            f"{name} has no weights for {some(missing)} of {type(model).__name__}: there, the model has random numbers."
+            f"{name} has no weights for {some(missing)} of {type(model).__name__}; these are randomly initialized."
         )
         missing = set()
     try:

@@ -44,7 +44,7 @@ _ENTRIES = {
 }
 
 # Arguments of `from_pretrained` that say which of a model's files are read, and how: the config has to be of the same.
-_PLACE = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "trust_remote_code")
+_SOURCE = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "trust_remote_code")
 
 
 def load_saved_class(name_or_path: str) -> PreTrainedModel:
@@ -68,7 +68,7 @@ def load_with_report(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel,
         OSError, ValueError, RuntimeError: as `load_saved_class`.
     """
     what = f"The config.json of {name_or_path}"
-    place = {name: kwargs[name] for name in _PLACE if name in kwargs}
+    place = {name: kwargs[name] for name in _SOURCE if name in kwargs}
     try:
         config = AutoConfig.from_pretrained(name_or_path, **place)
     except TypeError:  # of a model_type that is a list or a mapping
@@ -190,15 +190,13 @@ def refused_by_hub(name: str, error: Exception, revision: str | None = None) -> 
             f"{_LOG_IN}."
         )
     if status == 401:
-        return (
-            f"The Hub does not know the token that it was given, so {name} cannot be had. Take it away, or {_LOG_IN}."
-        )
+        return f"The Hub rejected the token, so {name} could not be downloaded. Remove it, or {_LOG_IN}."
     if status == 403:
-        return f"This token may not read {name} on the Hub. Take one that may: {_LOG_IN}."
+        return f"The token has no read access to {name}. Use one that has: {_LOG_IN}."
     if status == 429:
-        return f"The Hub asks for fewer requests, so {name} cannot be had now. Run the same command again later."
+        return f"The Hub limits the rate of requests, so {name} could not be downloaded. Run the same command again later."
     if status is not None and status >= 500:
-        return f"The Hub has trouble of its own ({status}), so {name} cannot be had now. Run the same command again later."
+        return f"The Hub failed ({status}), so {name} could not be downloaded. Run the same command again later."
     if status is None and any(
         isinstance(one, (LocalEntryNotFoundError, HTTPError, ConnectionError)) for one in causes
     ):
@@ -242,7 +240,7 @@ def saved_class(config: PreTrainedConfig, what: str) -> type[PreTrainedModel] | 
         ValueError: class and model_type are not of one kind, and one of them is SimA.
     """
     names = config.architectures
-    found = (getattr(place, names[0], None) for place in _places(config)) if names else ()
+    found = (getattr(place, names[0], None) for place in _modules(config)) if names else ()
     cls = next((cls for cls in found if isinstance(cls, type) and issubclass(cls, PreTrainedModel)), None)
     if cls is None:
         return None
@@ -257,7 +255,7 @@ def saved_class(config: PreTrainedConfig, what: str) -> type[PreTrainedModel] | 
     return cls
 
 
-def _places(config: PreTrainedConfig) -> Iterator[object]:
+def _modules(config: PreTrainedConfig) -> Iterator[object]:
     """Modules in which the class that a config names may be."""
     yield from (modeling_sima, classes, transformers)
     name = type(config).__module__.replace(".configuration_", ".modeling_")

@@ -24,8 +24,8 @@ def test_certify(saved, run):
     ("arguments", "words"),
     [
         (("bert",), "takes no `pixel_values`"),
-        (("sima", "--width", "16"), "--width came without --height"),
-        (("sima", "--height", "3"), "did not run on a made-up image"),
+        (("sima", "--width", "16"), "--width needs --height"),
+        (("sima", "--height", "3"), "did not run on a random image"),
         (("nowhere",), "nowhere"),
         (("sima/config.json",), "is a file; give the folder"),
     ],

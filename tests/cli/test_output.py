@@ -83,7 +83,7 @@ def test_a_folder_for_results_is_tried_before_anything_is_measured_and_made_afte
         monkeypatch.setattr(place, measure)
     (tmp_path / "file").write_text("")
     arguments = ("evaluate", saved / "sima") if kind == "evaluate" else ("bench", kind)
-    for place, words in ((tmp_path / "file", "file is a file; name a folder"), (tmp_path / "file" / "in", "file/in")):
+    for place, words in ((tmp_path / "file", "got the file"), (tmp_path / "file" / "in", "file/in")):
         found = run(*arguments, "--output-dir", place)
         assert (found.code, found.out) == (1, "")
         assert words in found.err

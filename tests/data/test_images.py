@@ -18,8 +18,8 @@ from sima_hf.data.images import (
     UnreadableImage,
     collate,
     decode,
+    decode_labeled,
     name_of,
-    read,
     rows_at,
 )
 from sima_hf.data.sampling import Draw
@@ -153,19 +153,19 @@ def test_reasons_name_the_file_and_what_is_wrong(tmp_path):
         "no.png": "No such file",
     }.items():
         with pytest.raises(UnreadableImage) as caught:
-            read({"path": str(tmp_path / name), "bytes": None}, 0)
+            decode_labeled({"path": str(tmp_path / name), "bytes": None}, 0)
         assert str(caught.value).startswith(f"{tmp_path / name} (")
         assert str(caught.value).count(name) == 1
         assert str(caught.value).count("'") % 2 == 0
         assert words in str(caught.value)
         with pytest.raises(UnreadableImage) as caught_by_path:
-            read(tmp_path / name, 0)
+            decode_labeled(tmp_path / name, 0)
         assert str(caught_by_path.value) == str(caught.value)
     for image in (None, {"path": None, "bytes": None}):
         with pytest.raises(UnreadableImage, match="there is no image"):
-            read(image, 0)
+            decode_labeled(image, 0)
     with pytest.raises(UnreadableImage, match="has no label"):
-        read(encoded(PILImage.new("RGB", (5, 5))), -1)
+        decode_labeled(encoded(PILImage.new("RGB", (5, 5))), -1)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_quotes_of_a_reason_are_whole(error, words, monkeypatch):
 
     monkeypatch.setattr(images_module, "decode", fail)
     with pytest.raises(UnreadableImage) as caught:
-        read({"path": "x.png", "bytes": None}, 0)
+        decode_labeled({"path": "x.png", "bytes": None}, 0)
     assert str(caught.value) == f"x.png ({words})"
 
 
@@ -200,7 +200,7 @@ def test_running_out_of_memory_is_no_broken_image(monkeypatch):
 
     monkeypatch.setattr(images_module, "decode", full)
     with pytest.raises(MemoryError):
-        read(encoded(PILImage.new("RGB", (5, 5))), 0)
+        decode_labeled(encoded(PILImage.new("RGB", (5, 5))), 0)
 
 
 def test_batches():
@@ -266,7 +266,7 @@ def test_images_of_sixteen_bits_are_said_once(tmp_path, caplog, monkeypatch):
 def test_images_without_a_range_are_named_and_not_made_black(pixels, reason, tmp_path):
     image = saved(pixels.reshape(8, 8), tmp_path / "x.tiff", "tiff")
     with pytest.raises(UnreadableImage, match=rf"x\.tiff \(.*{reason}"):
-        read(image, 0)
+        decode_labeled(image, 0)
     (tmp_path / "train" / "a").mkdir(parents=True)
     saved(pixels.reshape(8, 8), tmp_path / "train" / "a" / "y.tiff", "tiff")
     with pytest.raises(DataError, match=rf"y\.tiff \(.*{reason}"):

@@ -10,9 +10,9 @@ from tests.helpers.digit_files import WORDS
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"dataset": "a", "train_dir": "b"}, "either a data set or a folder"),
-        ({"train_dir": "b", "data_files": "x.parquet"}, "either a folder or data files"),
-        ({"validation_dir": "b"}, "say what to train on"),
+        ({"dataset": "a", "train_dir": "b"}, "`dataset` and `train_dir`"),
+        ({"train_dir": "b", "data_files": "x.parquet"}, "`train_dir` and `data_files`"),
+        ({"validation_dir": "b"}, "`validation_dir`"),
         ({"data_files": "nothing/*.parquet"}, "There are no data files nothing/"),
         ({"data_files": "nothing/*.tar"}, "There are no data files nothing/"),
         ({"data_files": ["x.parquet", "y.tar"]}, r"all end in \.parquet, all in \.arrow, or all in \.tar"),

@@ -156,9 +156,9 @@ def test_no_training_images_or_nothing_to_validate_on(root, tmp_path):
         load_image_data(
             dataset=str(Path(parquet_of(tmp_path / "only", "test", ["a", "b"])).parent), cache_dir=str(tmp_path)
         )
-    with pytest.raises(DataError, match="no data files called 'train'; there are validation"):
+    with pytest.raises(DataError, match="must have an entry 'train', got validation"):
         load_image_data(data_files={"train": None, "validation": str(root / "int/*.parquet")}, cache_dir=str(tmp_path))
-    with pytest.raises(DataError, match=r"no images can be held out from a stream: .*--held_out 0"):
+    with pytest.raises(DataError, match=r"no images can be held out from a stream"):
         load_image_data(data_files=str(root / "int/*.parquet"), streaming=True, cache_dir=str(tmp_path))
     empty = parquet_of(tmp_path, "train", [0], ClassLabel(names=["a", "b"]))
     Dataset.from_parquet(empty, cache_dir=str(tmp_path)).select([]).to_parquet(empty)
