@@ -130,7 +130,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
                 if step == len(ahead):
                     ahead.append(next(encoded))
                 try:
-                    found = read(*ahead[step])
+                    found = decode_labeled(*ahead[step])
                 except UnreadableImage as error:
                     failed.append(str(error))
                 if found or len(failed) > self.max_unreadable:
