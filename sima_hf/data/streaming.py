@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ..errors import DataError
-from .images import NO_LABEL, UnreadableImage, black
+from .images import NO_LABEL, UnreadableImage, black, decode_labeled
 from .randomness import combine
 from .sampling import count_batches
 
