@@ -1,10 +1,11 @@
 """The picture and the tables of the calibration's evidence, both from its results file alone."""
 
-import json
 import statistics
 from pathlib import Path
 
-from sima_hf.bench.tables import replace_between
+from digits_results import conditions, count_seeds, figure_title, read, runs_of
+
+from sima_hf.bench.tables import markdown, replace_between
 from sima_hf.machine.plotting import pyplot
 
 
@@ -20,16 +21,6 @@ LINES = {
     "teacher_from_swapped": ("distilled from the bare swap", "#e07b1a", ":"),
     "teacher_from_calibrated": ("distilled from calibrated", "#e07b1a", "-"),
 }
-
-
-def read(path: Path) -> dict:
-    """The results that calibrate_digits.py wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def runs_of(results: dict, model: str) -> list[dict]:
-    """All seeds of one model."""
-    return [run for run in results["runs"] if run["model"] == model]
 
 
 def mean(runs: list[dict], *keys: str) -> float:
@@ -70,12 +61,7 @@ def draw_figure(path: Path) -> None:
     for row in axes:
         row[0].set_ylabel("accuracy on test images, %")
         row[-1].legend(fontsize=8, loc="lower right")
-    seeds = len({run["seed"] for run in results["runs"]})
-    figure.suptitle(
-        f"Softmax ViTs swapped to SimA: {results['data']}\n{seeds} seeds: mean, and range from least to most; "
-        f"{results['device']}, torch {results['torch']}, transformers {results['transformers']}",
-        fontsize=10,
-    )
+    figure.suptitle(figure_title(results, "Softmax ViTs swapped to SimA:"), fontsize=10)
     figure.savefig(path.with_suffix(".png"), dpi=110)
     plt.close(figure)
 
@@ -96,11 +82,13 @@ def markdown_table(path: Path) -> str:
     results = read(path)
     images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
     few = list(results["runs"][0]["teacher_from_calibrated"])[1]
-    lines = [
-        f"| | original | swapped | calibrated, {int(images):,} images | + {few} epochs of distillation | + {epochs} epochs of it | "
-        f"or + {epochs} epochs with labels | {epochs} epochs with labels, not calibrated |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    header = ["", "original", "swapped", f"calibrated, {int(images):,} images", f"+ {few} epochs of distillation"]
+    header += [
+        f"+ {epochs} epochs of it",
+        f"or + {epochs} epochs with labels",
+        f"{epochs} epochs with labels, not calibrated",
     ]
+    rows = []
     for model in results["models"]:
         runs = runs_of(results, model)
         cells = [f"{mean(runs, 'original'):.1f} %", f"{mean(runs, 'swapped'):.1f} %"]
@@ -112,31 +100,26 @@ def markdown_table(path: Path) -> str:
             ("labels_from_swapped", epochs),
         ):
             cells.append(f"{mean(runs, *keys):.1f} % ({share(runs, *keys):.1f})")
-        lines.append(f"| {TITLES[model]} | {' | '.join(cells)} |")
-    seeds = len({run["seed"] for run in results["runs"]})
-    lines.append(
-        f"\nMeans of {seeds} seeds on {results['data']}; in brackets percent of the original's accuracy. {results['device']}, torch "
-        f"{results['torch']}, transformers {results['transformers']}; everything measured, with settings, in "
+        rows.append([TITLES[model], *cells])
+    return markdown(header, rows) + (
+        f"\n\nMeans of {count_seeds(results)} seeds on {results['data']}; in brackets percent of the original's accuracy. "
+        f"{conditions(results)}; everything measured, with settings, in "
         f"[{path.name}]({path.as_posix()})."
     )
-    return "\n".join(lines)
 
 
 def short_table(path: Path) -> str:
     """The README's columns of it: what calibration keeps, and what distillation after it."""
     results = read(path)
     images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
-    lines = [
-        f"| | original | swapped | calibrated, {int(images):,} images | + {epochs} epochs of distillation |",
-        "|---|--:|--:|--:|--:|",
-    ]
+    header = ["", "original", "swapped", f"calibrated, {int(images):,} images", f"+ {epochs} epochs of distillation"]
+    rows = []
     for model in results["models"]:
         runs = runs_of(results, model)
         keys = (("original",), ("swapped",), ("calibrated", images), ("teacher_from_calibrated", epochs))
-        lines.append(f"| {TITLES[model]} | {' | '.join(f'{mean(runs, *key):.1f} %' for key in keys)} |")
-    seeds = len({run["seed"] for run in results["runs"]})
-    lines.append(f"\nAccuracy, means of {seeds} seeds on {results['data']}. [All of it](docs/calibration.md)")
-    return "\n".join(lines)
+        rows.append([TITLES[model], *(f"{mean(runs, *key):.1f} %" for key in keys)])
+    means = f"Accuracy, means of {count_seeds(results)} seeds on {results['data']}. [All of it](docs/calibration.md)"
+    return f"{markdown(header, rows)}\n\n{means}"
 
 
 def update_pages(page: Path, readme: Path | None, path: Path) -> None:

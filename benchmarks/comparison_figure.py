@@ -1,10 +1,11 @@
 """The picture and the tables of the comparison on digits, all from its results file alone."""
 
-import json
 import statistics
 from pathlib import Path
 
-from sima_hf.bench.tables import replace_between
+from digits_results import conditions, count_seeds, figure_title, read, runs_of
+
+from sima_hf.bench.tables import markdown, replace_between
 from sima_hf.machine.plotting import pyplot
 
 
@@ -29,16 +30,6 @@ KINDS = {
 }
 
 
-def read(path: Path) -> dict:
-    """The results that compare_digits.py wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def runs_of(results: dict, model: str) -> list[dict]:
-    """All seeds of one contestant."""
-    return [run for run in results["runs"] if run["model"] == model]
-
-
 def accuracies(results: dict, model: str) -> list[float]:
     """Percent, by seed, with the last weights."""
     return [100 * run["accuracy"] for run in runs_of(results, model)]
@@ -58,12 +49,7 @@ def draw_figure(path: Path) -> None:
     for axis, family in zip(axes.flat, ("ViT", "CvT", "SimA's own"), strict=False):
         _curves(axis, results, family)
     _scales(axes[1, 1], results)
-    seeds = len({run["seed"] for run in results["runs"]})
-    figure.suptitle(
-        f"Trained from scratch on {results['data']}\n{seeds} seeds: mean, and range from least to most; "
-        f"{results['device']}, torch {results['torch']}, transformers {results['transformers']}",
-        fontsize=10,
-    )
+    figure.suptitle(figure_title(results, "Trained from scratch on"), fontsize=10)
     figure.savefig(path.with_suffix(".png"), dpi=110)
     plt.close(figure)
 
@@ -134,10 +120,8 @@ def markdown_table(path: Path) -> str:
     """The results as docs/results.md has them."""
     results = read(path)
     epochs, threshold = results["recipe"]["epochs"], f"{100 * results['threshold']:.0f} %"
-    lines = [
-        f"| model | attention | parameters | accuracy after {epochs} epochs | least to most | epochs to {threshold}, by seed |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    header = ["model", "attention", "parameters", f"accuracy after {epochs} epochs", "least to most"]
+    rows = []
     for model, (family, attention) in TITLES.items():
         found = accuracies(results, model)
         if found:
@@ -148,14 +132,12 @@ def markdown_table(path: Path) -> str:
                 f"{statistics.mean(found):.1f} %",
             ]
             cells += [f"{min(found):.1f} to {max(found):.1f}", _epochs(results, model)]
-            lines.append(f"| {' | '.join(cells)} |")
-    seeds = len({run["seed"] for run in results["runs"]})
-    lines.append(
-        f"\nMeans of {seeds} seeds on {results['data']}; the same epochs, batches, augmentation and schedule for all, learning rates "
-        f"set by held-out training images for the ViT (one seed), 2e-3 untried against others for the rest. {results['device']}, torch {results['torch']}, transformers "
-        f"{results['transformers']}; everything measured, with settings, in [{path.name}]({path.as_posix()})."
+            rows.append(cells)
+    return markdown([*header, f"epochs to {threshold}, by seed"], rows, left=2) + (
+        f"\n\nMeans of {count_seeds(results)} seeds on {results['data']}; the same epochs, batches, augmentation and schedule for all, learning rates "
+        f"set by held-out training images for the ViT (one seed), 2e-3 untried against others for the rest. {conditions(results)}; "
+        f"everything measured, with settings, in [{path.name}]({path.as_posix()})."
     )
-    return "\n".join(lines)
 
 
 def scales_table(path: Path) -> str:
@@ -164,20 +146,18 @@ def scales_table(path: Path) -> str:
     kinds = by_tokens(results)
     names = [KINDS[kind][0] for kind in kinds]
     tokens = results["tokens"]
-    lines = [
-        f"| output of attention, values having 1 | {' | '.join(f'{name}: {n:,} tokens' for name in names for n in (tokens[0], tokens[-1]))}"
-        f" | {' | '.join(f'{name}: grows as' for name in names)} |",
-        "|---|" + "--:|" * (3 * len(names)),
-    ]
+    header = ["output of attention, values having 1"]
+    header += [f"{name}: {n:,} tokens" for name in names for n in (tokens[0], tokens[-1])]
+    rows = []
     for attention in COLORS:
         cells = []
         for found in kinds.values():
             for place in (str(tokens[0]), str(tokens[-1])):
                 cells.append(f"{statistics.geometric_mean(one[attention]['scale'][place] for one in found):.2g}")
         cells += [f"N^{_exponent(found, attention):.2f}" for found in kinds.values()]
-        lines.append(f"| {LABELS[attention]} | {' | '.join(cells)} |")
-    lines += [
-        "",
+        rows.append([LABELS[attention], *cells])
+    by_tokens_table = markdown([*header, *(f"{name}: grows as" for name in names)], rows)
+    lines = [
         "| ViT, 65 tokens, weights drawn with | attention | its output at the start | branch / stream at the start | after training | "
         "W_v W_o grew | accuracy |",
         "|--:|---|--:|--:|--:|--:|--:|",
@@ -199,7 +179,7 @@ def scales_table(path: Path) -> str:
             f"{statistics.mean(accuracies(results, model)):.1f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([by_tokens_table, "", *lines])
 
 
 def _mean(runs: list[dict], when: str, what: str) -> float:

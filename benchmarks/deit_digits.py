@@ -24,7 +24,7 @@ from digits_training import HELD_OUT_IMAGES, TEST_IMAGES
 from tqdm.auto import tqdm
 
 import sima_hf
-from sima_hf.bench.tables import replace_between
+from sima_hf.bench.tables import markdown, replace_between
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
 from sima_hf.machine.description import device_name, git_revision
@@ -129,19 +129,15 @@ def markdown_table(path: Path) -> str:
     """The results as docs/results.md has them."""
     results = json.loads(path.read_text(encoding="utf-8"))
     seeds = sorted({run["seed"] for run in results["runs"]})
-    lines = [
-        f"| fresh DeiT | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |",
-        "|---|" + "--:|" * (len(seeds) + 1),
-    ]
+    rows = []
     for attention, mean in results["mean_accuracy"].items():
         found = {run["seed"]: run["accuracy"] for run in results["runs"] if run["attention"] == attention}
         cells = [f"{100 * value:.1f} %" for value in (*(found[seed] for seed in seeds), mean)]
-        lines.append(f"| {results['contestants'][attention]['model_type']} | {' | '.join(cells)} |")
-    lines.append(
-        f"\n{results['data']}; one recipe for both, learning rate chosen on held-out training images. {results['device']}, torch "
+        rows.append([results["contestants"][attention]["model_type"], *cells])
+    return markdown(["fresh DeiT", *(f"seed {seed}" for seed in seeds), "mean"], rows) + (
+        f"\n\n{results['data']}; one recipe for both, learning rate chosen on held-out training images. {results['device']}, torch "
         f"{results['torch']}, transformers {results['transformers']}; settings in [{path.name}]({path.as_posix()})."
     )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sima_hf.bench.tables import replace_between
+from sima_hf.bench.tables import markdown, replace_between
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model
 
@@ -22,7 +22,7 @@ KNOWN = {"sima-deit-small": "79.8 (softmax: 79.9)"}
 
 def markdown_table() -> str:
     """One row for each configuration that trains from fresh weights, and the one that fine-tunes."""
-    rows = ["| configuration | parameters | epochs | images a step | ImageNet top-1 |", "|---|--:|--:|--:|--:|"]
+    rows = []
     for path in sorted(CONFIGS.glob("*.json")):
         settings = json.loads(path.read_text(encoding="utf-8"))
         known = {name: settings[name] for name in ModelArguments.__dataclass_fields__ if name in settings}
@@ -33,11 +33,10 @@ def markdown_table() -> str:
                 built = build_model(ModelArguments(**known), [str(index) for index in range(1000)])
             size = f"{built.model.num_parameters() / 1e6:.1f} M"
         batch = 8 * settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-        rows.append(
-            f"| [{path.name}](examples/configs/{path.name}) | {size} | {settings['num_train_epochs']} | {batch:,} | "
-            f"{KNOWN.get(path.stem, 'not known')} |"
-        )
-    return "\n".join(rows) + "\n\nImages a step: on 8 GPUs."
+        name, known = f"[{path.name}](examples/configs/{path.name})", KNOWN.get(path.stem, "not known")
+        rows.append([name, size, settings["num_train_epochs"], f"{batch:,}", known])
+    header = ["configuration", "parameters", "epochs", "images a step", "ImageNet top-1"]
+    return markdown(header, rows) + "\n\nImages a step: on 8 GPUs."
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ python benchmarks/model_tables.py --results benchmarks/results --page docs/bench
 import argparse
 from pathlib import Path
 
-from sima_hf.bench.tables import by_size, read_csv, replace_between
+from sima_hf.bench.tables import by_size, markdown, read_csv, replace_between
 
 
 # Kind of run -> CSV, in the README's order.
@@ -21,45 +21,42 @@ NATIVE = "model_sima_small_12_p16_forward_cpu_float32.csv"
 
 def markdown_table(results: Path) -> str:
     """The table of whole models, from the CSVs of `make bench`."""
-    lines = [
-        "| DeiT-S | pixels | batch | softmax | SimA | no attention | times faster |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    header, cells = ["DeiT-S", "pixels", "batch", "softmax", "SimA", "no attention", "times faster"], []
     for kind, name in SHOWN.items():
         rows = read_csv(results / name)
         for (batch, pixels), here in by_size(rows, "batch", "pixels").items():
-            times = " | ".join(
-                f"{float(here[contestant]['median_ms']):,.0f} ms" for contestant in ("softmax", "sima", "none")
-            )
-            lines.append(
-                f"| {kind} | {pixels} | {batch} | {times} | {1 / float(here['sima']['ratio_to_baseline']):.2f} |"
-            )
+            cells.append([kind, pixels, batch, *_times(here, "softmax", "sima", "none"), _times_faster(here)])
     one = rows[0]
     peaks = {row["contestant"]: row for row in read_csv(results / MEMORY)}
     held = [int(peaks[name]["peak_resident_bytes"]) / 2**30 for name in ("softmax", "sima")]
     (native,) = (row for row in read_csv(results / NATIVE) if row["contestant"] == "sima")
-    lines.append(
-        f"\nMedians on {one['device']}, {one['dtype']}, torch {one['torch']}, transformers {one['transformers']}, random weights; compiled: "
+    return markdown(header, cells) + (
+        f"\n\nMedians on {one['device']}, {one['dtype']}, torch {one['torch']}, transformers {one['transformers']}, random weights; compiled: "
         f"torch.compile with frozen weights. One image of {peaks['sima']['pixels']} x {peaks['sima']['pixels']} pixels takes "
         f"{held[1]:.1f} GiB at most with SimA, {held[0]:.1f} GiB with softmax, Python and weights included. The paper's own "
         f"sima_small_12_p16 runs {1 / float(native['ratio_to_baseline']):.2f} times as fast at {native['pixels']} pixels as with its formula "
         f"written out. [CSVs]({results.as_posix()})"
     )
-    return "\n".join(lines)
 
 
 def short_table(results: Path) -> str:
     """The README's four rows of it: the compiled forward of one image."""
     rows = [row for row in read_csv(results / SHOWN["forward, compiled"]) if row["batch"] == "1"]
-    lines = ["| pixels | softmax | SimA | times faster |", "|--:|--:|--:|--:|"]
+    cells = []
     for (pixels,), here in by_size(rows, "pixels").items():
-        softmax, sima = (f"{float(here[name]['median_ms']):,.0f} ms" for name in ("softmax", "sima"))
-        lines.append(f"| {pixels} | {softmax} | {sima} | {1 / float(here['sima']['ratio_to_baseline']):.2f} |")
+        cells.append([pixels, *_times(here, "softmax", "sima"), _times_faster(here)])
     one = rows[0]
-    lines.append(
-        f"\nOne image, torch.compile with frozen weights, {one['dtype']}, {one['device']}, torch {one['torch']}. [All of it](docs/benchmarks.md)"
+    return markdown(["pixels", "softmax", "SimA", "times faster"], cells, left=0) + (
+        f"\n\nOne image, torch.compile with frozen weights, {one['dtype']}, {one['device']}, torch {one['torch']}. [All of it](docs/benchmarks.md)"
     )
-    return "\n".join(lines)
+
+
+def _times(here: dict, *contestants: str) -> list[str]:
+    return [f"{float(here[contestant]['median_ms']):,.0f} ms" for contestant in contestants]
+
+
+def _times_faster(here: dict) -> str:
+    return f"{1 / float(here['sima']['ratio_to_baseline']):.2f}"
 
 
 def main() -> None:

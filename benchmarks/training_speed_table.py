@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sima_hf.bench.tables import read_csv, replace_between
+from sima_hf.bench.tables import markdown, read_csv, replace_between
 
 
 FED, REPEATED, STEP = "training from the loader", "training on a repeated batch", "training step"
@@ -102,20 +102,25 @@ def _digits(value: float, digits: int = 5) -> float:
 def markdown_table(csv_path: Path) -> str:
     """The CSV as the README's table, and below it how long training waits for data, and the conditions."""
     rows = read_csv(csv_path)
-    lines = [
-        "| | batch | workers | views of an image | images per second | quartiles | ms per batch | times the step |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    header = [
+        "",
+        "batch",
+        "workers",
+        "views of an image",
+        "images per second",
+        "quartiles",
+        "ms per batch",
+        "times the step",
     ]
+    cells = []
     for row in rows:
         name = f"{row['what']}, {row['model']}" if row["model"] else row["what"]
         name = f"of it {name}" if row["what"] in PARTS else name
         rate, lower, upper = (_shown(row[key]) for key in ("images_per_second", "lower_quartile", "upper_quartile"))
         ratio = "" if row["what"] in TRAINING else _shown(row["times_the_step"])
-        lines.append(
-            f"| {name} | {row['batch']} | {row['workers']} | {row['repeats']} | {rate} | {lower} to {upper} | "
-            f"{_shown(row['batch_ms'])} | {ratio} |"
-        )
-    return "\n".join([*lines, "", verdict(rows), "", conditions_sentence(rows, csv_path)])
+        about = [row["batch"], row["workers"], row["repeats"]]
+        cells.append([name, *about, rate, f"{lower} to {upper}", _shown(row["batch_ms"]), ratio])
+    return "\n\n".join([markdown(header, cells), verdict(rows), conditions_sentence(rows, csv_path)])
 
 
 def verdict(rows: list[dict[str, str]]) -> str:

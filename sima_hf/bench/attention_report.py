@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .tables import by_size, read_csv, time_axis
+from .tables import by_size, markdown, read_csv, time_axis
 
 
 # Contestant -> label and color in the picture.
@@ -71,17 +71,23 @@ def table(csv_path: Path) -> str:
 def markdown_table(csv_path: Path) -> str:
     """The CSV as the README's table, with its conditions below; where softmax is quicker, the factor is under 1."""
     rows = read_csv(csv_path)
-    lines = [
-        "| batch | tokens | softmax | literal formula | plain torch | plain, compiled | fused | fused, compiled | floor | fused: times faster than softmax |"
+    header = [
+        "batch",
+        "tokens",
+        "softmax",
+        "literal formula",
+        "plain torch",
+        "plain, compiled",
+        "fused",
+        "fused, compiled",
     ]
-    lines.append("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    cells = []
     for (batch, tokens), here in by_size(rows, "batch", "tokens").items():
-        times = " | ".join(f"{float(here[name]['median_us']) / 1000:,.2f}" if name in here else "" for name in NAMES)
+        times = (f"{float(here[name]['median_us']) / 1000:,.2f}" if name in here else "" for name in NAMES)
         floor, ratio = float(here["sima"]["floor_us"]) / 1000, float(here["sima"]["ratio_to_softmax"])
-        lines.append(f"| {batch} | {int(tokens):,} | {times} | {floor:,.2f} | {1 / ratio:.1f} |")
+        cells.append([batch, f"{int(tokens):,}", *times, f"{floor:,.2f}", f"{1 / ratio:.1f}"])
     one = rows[0]
-    lines.append(
-        f"\nMedians in milliseconds on {one['device']}, {one['dtype']}, torch {one['torch']}, sima_hf {one['sima_hf']}; all figures "
+    return markdown([*header, "floor", "fused: times faster than softmax"], cells, left=0) + (
+        f"\n\nMedians in milliseconds on {one['device']}, {one['dtype']}, torch {one['torch']}, sima_hf {one['sima_hf']}; all figures "
         f"with quartiles, peak memory and what the floor is made of in [{csv_path.name}]({csv_path.as_posix()})."
     )
-    return "\n".join(lines)

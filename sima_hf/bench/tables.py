@@ -55,6 +55,14 @@ def time_axis(png_path: Path, xlabel: str, sizes: Iterable[int], title: str) -> 
     plt.close(figure)
 
 
+def markdown(header: Iterable[str], rows: Iterable[Iterable], left: int = 1) -> str:
+    """A table in Markdown; its first `left` columns are aligned left, all others right."""
+    header = list(header)
+    rules = ["---"] * left + ["--:"] * (len(header) - left)
+    names, *lines = (f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows))
+    return "\n".join([names.replace("|  |", "| |"), f"|{'|'.join(rules)}|", *lines])
+
+
 def links_from(page: Path, text: str) -> str:
     """Text whose links are from the root of the checkout, for a page whose path is from there too."""
     up = "" if page.is_absolute() else "../" * len(page.parent.parts)
