@@ -18,7 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 import sima_hf
 from sima_hf.errors import CheckpointError
 from sima_hf.loading.by_name import check_weights
-from sima_hf.loading.saved_class import why_not_loaded
+from sima_hf.loading.load_errors import why_not_loaded
 from sima_hf.patching import sima_attentions
 from sima_hf.patching.hosts import HOSTS, host_config_class
 

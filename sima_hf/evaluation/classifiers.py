@@ -12,8 +12,8 @@ from ..data.columns import composed, plain_name
 from ..errors import CheckpointError, DataError
 from ..errors.words import first_few
 from ..folders.manifest import MANIFEST, checkpoints, damage, last_good, step_of
+from ..loading.load_errors import check_name, check_no_adapter, loading_errors
 from ..loading.missing_weights import check_weights
-from ..loading.saved_class import check_name, check_no_adapter, loading_errors
 
 
 WEIGHTS = ("ema", "raw")

@@ -11,9 +11,10 @@ from ..errors import CheckpointError
 from ..patching import certify, sima_attentions
 from ..patching.certificate import Certificate
 from ..patching.example_inputs import example_inputs
+from .load_errors import check_name, check_no_adapter, loading_errors
 from .missing_weights import check_weights
 from .processors import load_processor
-from .saved_class import check_name, check_no_adapter, load_with_report, loading_errors
+from .saved_class import load_with_report
 
 
 def load_model(name: str, whole: bool = True) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..errors import CheckpointError
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
-from .saved_class import refused_by_hub
+from .load_errors import refused_by_hub
 
 
 def load_processor(name: str, **hub):

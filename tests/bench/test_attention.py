@@ -31,6 +31,7 @@ def test_every_contestant_at_every_size(rows):
     assert {row.ratio_to_literal for row in rows if row.contestant == "literal"} == {1.0}
 
 
+@pytest.mark.slow
 def test_training_and_the_compiled_contestant(trained, tmp_path):
     assert {row.contestant for row in trained} == {*attention.CONTESTANTS, *attention.COMPILED}
     assert {(row.mode, row.dtype) for row in trained} == {("train", "bfloat16")}
