@@ -117,15 +117,10 @@ def training_loader(
         settings["num_images"] = images.num_images if num_images is None else num_images
         other = {name: value for name, value in settings.items() if getattr(images, name) != value}
         if other:
-            raise DataError(
-                "The stream was made with "
-                + ", ".join(f"{name}={getattr(images, name)}" for name in other)
-                + ", but the loader is to have "
-                + ", ".join(f"{name}={value}" for name, value in other.items())
-                + "; give both the same."
-            )
+            listed = ", ".join(f"{name}={value} for {getattr(images, name)}" for name, value in other.items())
+            raise DataError(f"A loader must have the settings of its stream, got {listed}.")
         if options["persistent_workers"]:
-            raise DataError("Workers of a stream start anew with each epoch; leave out `persistent_workers`.")
+            raise DataError("`persistent_workers` must be False for a stream, whose workers start anew with each epoch.")
         return TrainingLoader(images, batch_size=batch_size, drop_last=True, **options)
     sampler = EpochBatches(len(images) if num_images is None else min(num_images, len(images)), **settings)
     return TrainingLoader(images, batch_sampler=sampler, **options)
