@@ -120,7 +120,9 @@ def training_loader(
             listed = ", ".join(f"{name}={value} for {getattr(images, name)}" for name, value in other.items())
             raise DataError(f"A loader must have the settings of its stream, got {listed}.")
         if options["persistent_workers"]:
-            raise DataError("`persistent_workers` must be False for a stream, whose workers start anew with each epoch.")
+            raise DataError(
+                "`persistent_workers` must be False for a stream, whose workers start anew with each epoch."
+            )
         return TrainingLoader(images, batch_size=batch_size, drop_last=True, **options)
     sampler = EpochBatches(len(images) if num_images is None else min(num_images, len(images)), **settings)
     return TrainingLoader(images, batch_sampler=sampler, **options)
