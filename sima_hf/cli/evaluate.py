@@ -74,8 +74,11 @@ def evaluate(
         quiet_transformers()
         if output_dir is not None:
             check_results_folder(output_dir)
-        given = {name: getattr(value, "value", value) for name, value in context.params.items() if name != "as_json"}
-        found = run_evaluation(EvaluationOptions(given.pop("model"), **given))
+        options = {
+            name: getattr(value, "value", value) for name, value in context.params.items()
+        }  # words of enums as text
+        del options["model"], options["as_json"]  # all others have the names of the fields
+        found = run_evaluation(EvaluationOptions(model, **options))
         if found is None:  # one of several processes, and not the one that speaks
             return
         files = [str(path) for path in write_report(found, output_dir)] if output_dir else []
