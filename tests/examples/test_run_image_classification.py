@@ -309,7 +309,7 @@ TINY_MODEL = {name: TINY_ARGUMENTS[name] for name in ("variant", "config_overrid
         ({}, "exactly one of --variant"),
         ({"variant": "sima_huge"}, "There is no variant 'sima_huge'"),
         ({**TINY_MODEL, "train_dir": "/nowhere"}, "/nowhere"),
-        ({**TINY_MODEL, "dataset_name": "digits", "train_dir": "/tmp"}, "either a data set or a folder"),
+        ({**TINY_MODEL, "dataset_name": "digits", "train_dir": "/tmp"}, "exclude each other"),
         ({**TINY_MODEL, "mixup": -1}, "--mixup must not be negative"),
         ({**TINY_MODEL, "eval_crop_pct": 1.5}, "crop"),
         ({**TINY_MODEL, "resume_from_checkpoint": "last"}, "no checkpoint to go on from"),
