@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ...bench.attention_report import read_csv
+from ...bench.tables import read_csv
 from ...errors import PublishError
 from ...folders.file_names import is_benchmark
 from ...folders.local_paths import shown_place
