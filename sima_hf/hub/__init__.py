@@ -8,9 +8,9 @@ from ..importing.lazy_imports import lazy_names
 # Public name -> file that defines it, imported at first use.
 _NAMES = {
     "CardFacts": ".cards.facts",
-    "CheckedFolder": ".folder",
+    "CheckedFolder": ".checks",
     "auto_map": "..patching.remote_code.model_files",
-    "check_folder": ".folder",
+    "check_folder": ".checks",
     "find_facts": ".cards.facts",
     "model_card": ".cards.card",
     "plan_push": ".pushing",
@@ -43,6 +43,6 @@ if TYPE_CHECKING:
     from ..patching.remote_code.model_files import auto_map, remote_code
     from .cards.card import model_card
     from .cards.facts import CardFacts, find_facts
-    from .folder import CheckedFolder, check_folder
+    from .checks import CheckedFolder, check_folder
     from .prepare import prepare_for_hub
     from .pushing import plan_push, push

@@ -9,7 +9,7 @@ from ..folders.weights_hash import weights_hash
 from .cards.facts import CardFacts, card_files
 from .cards.readme import read_readme
 from .cards.results import check_measured, read_measured
-from .folder import CheckedFolder
+from .checks import CheckedFolder
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from ..patching.eligibility import check_came_alone
 from ..patching.remote_code.model_files import auto_map
 from .cards.facts import CardFacts
 from .cards.readme import without_pushed
-from .folder import CONFIG, check_folder
-from .published_files import README
-from .push_plan import Publication
+from .checks import CONFIG, check_folder
+from .plan import Publication
+from .stage import README
 
 
 logger = logging.get_logger(__name__)

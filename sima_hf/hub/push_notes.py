@@ -1,7 +1,7 @@
 """What whoever pushes a model should know before others see it: in the plan and in what a push prints, one sentence each."""
 
 from .cards.known import Known
-from .folder import CheckedFolder
+from .checks import CheckedFolder
 
 
 _RANDOM = (

@@ -13,12 +13,12 @@ from ..folders.weights import some
 from ..patching.certificate import Certificate
 from ..version import __version__
 from .cards.facts import CardFacts
-from .folder import CONFIG, check_folder
+from .checks import CONFIG, check_folder
 from .hub_errors import hub_errors, why_unseen
-from .published_files import README
-from .push_plan import Publication, PushPlan, read_text
-from .removed_files import RepositoryFiles
-from .revisions import check_revision, is_pull_request
+from .names import check_revision, is_pull_request
+from .plan import Publication, PushPlan, read_text
+from .stage import README
+from .stale_files import RepositoryFiles
 from .tokens import checked_token
 from .unchanged import check_unchanged
 

@@ -6,11 +6,11 @@ from transformers import PreTrainedModel
 
 from ...models.sima.modeling_sima import SimAPreTrainedModel
 from ...patching.certificate import Operation
-from ..folder import is_under
+from ..checks import is_under
 
 
 if TYPE_CHECKING:
-    from ..folder import CheckedFolder
+    from ..checks import CheckedFolder
 
 
 def softmax_in_sima(checked: "CheckedFolder") -> list[Operation]:

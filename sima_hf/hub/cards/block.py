@@ -12,7 +12,7 @@ import jinja2
 import transformers
 
 from ...folders.weights import read_json
-from ..readers_files import image_processor_file
+from ..processors import image_processor_file
 from .attention import attention_values
 from .known import Known
 from .results import count_parameters
@@ -22,7 +22,7 @@ from .usage import PIPELINES, auto_class, pipeline_tag, processor_class
 
 
 if TYPE_CHECKING:
-    from ..folder import CheckedFolder
+    from ..checks import CheckedFolder
 
 
 def card_block(checked: "CheckedFolder", known: Known, name: str, revision: str | None, title: str) -> str:

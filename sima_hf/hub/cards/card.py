@@ -19,7 +19,7 @@ from .usage import pipeline_tag
 
 
 if TYPE_CHECKING:
-    from ..folder import CheckedFolder
+    from ..checks import CheckedFolder
 
 
 _FROM_PROVENANCE = {"base_model": "base_model", "datasets": "hub_dataset"}  # entry of the front matter -> name there

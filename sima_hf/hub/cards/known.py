@@ -18,7 +18,7 @@ from .results import EVALUATION, TRAINING, Measured, check_measured, read_measur
 
 
 if TYPE_CHECKING:
-    from ..folder import CheckedFolder
+    from ..checks import CheckedFolder
 
 
 SWAPPED_BY = "sima-hf patch"  # what a provenance has as `made_by` from whoever swapped the softmax

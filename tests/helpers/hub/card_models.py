@@ -9,7 +9,7 @@ from transformers.modelcard import TrainingSummary
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
-from sima_hf.hub.folder import CheckedFolder
+from sima_hf.hub.checks import CheckedFolder
 from sima_hf.patching import certify, describe
 from sima_hf.patching.example_inputs import example_inputs
 

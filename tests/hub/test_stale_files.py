@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
-from sima_hf.hub.removed_files import RepositoryFiles, removed_files
+from sima_hf.hub.stale_files import RepositoryFiles, removed_files
 from tests.helpers.hosts.at_hand import vit
 from tests.helpers.hub.pushes import WEIGHTS, change_weights, pushed, refused
 from tests.helpers.hub.saved_folder import PROCESSOR

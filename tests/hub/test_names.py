@@ -4,7 +4,7 @@ import pytest
 
 from sima_hf.errors import PublishError
 from sima_hf.hub import plan_push, push
-from sima_hf.hub.revisions import check_revision, is_pull_request
+from sima_hf.hub.names import check_revision, is_pull_request
 from tests.helpers.hub.pushes import WEIGHTS, change_weights, large, pushed, refused
 
 

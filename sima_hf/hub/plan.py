@@ -14,9 +14,11 @@ from ..version import __version__
 from .cards.card import write_card
 from .cards.facts import CardFacts, card_files, find_facts
 from .cards.readme import read_readme, readme_to_merge, with_pushed
-from .folder import CONFIG, CheckedFolder
+from .checks import CONFIG, CheckedFolder
 from .kept_results import kept_results
-from .published_files import (
+from .names import is_pull_request
+from .push_notes import push_notes
+from .stage import (
     README,
     PlannedFile,
     check_inside,
@@ -26,9 +28,7 @@ from .published_files import (
     weights_in,
     without_paths,
 )
-from .push_notes import push_notes
-from .removed_files import IN_WORDS, RepositoryFiles, removed_files
-from .revisions import is_pull_request
+from .stale_files import IN_WORDS, RepositoryFiles, removed_files
 
 
 @dataclass(frozen=True)

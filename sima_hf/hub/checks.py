@@ -18,8 +18,8 @@ from ..patching import certify, describe
 from ..patching.certificate import Certificate, Operation, weights_mark
 from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
-from .published_files import others_in, weights_in
-from .readers_files import check_readers_files
+from .processors import check_readers_files
+from .stage import others_in, weights_in
 from .unchanged import hashes_of
 
 

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..errors import PublishError
 from ..folders.weights import matches, parse_json, read_json, some
-from .published_files import SETTINGS, PlannedFile, others_in, staged
+from .stage import SETTINGS, PlannedFile, others_in, staged
 
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"

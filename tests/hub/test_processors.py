@@ -17,7 +17,7 @@ from sima_hf.errors import PublishError
 from sima_hf.folders import file_names as model_records
 from sima_hf.folders.file_names import model_settings
 from sima_hf.hub import check_folder, plan_push
-from sima_hf.hub.readers_files import check_readers_files, image_processor_file
+from sima_hf.hub.processors import check_readers_files, image_processor_file
 from sima_hf.patching.hosts import HOSTS
 from tests.helpers.hosts.at_hand import make
 from tests.helpers.hub.saved_folder import PROCESSOR
