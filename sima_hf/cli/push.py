@@ -22,24 +22,25 @@ def push(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="List files, sizes, the card, and what of the repository would go; send nothing."
+            "--dry-run",
+            help="List files, sizes, the card, and what would be removed from the repository; send nothing.",
         ),
     ] = False,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a repository that is new.", show_default=False)
+        bool | None, typer.Option("--private/--public", help="Visibility of a new repository.", show_default=False)
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, made if it is not there, or refs/pr/N; main by default.")
+        str | None, typer.Option(help="Branch, made if needed, or refs/pr/N; main by default.")
     ] = None,
-    commit_message: Annotated[str | None, typer.Option(help="Of the one commit that holds it all.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Message of the one commit.")] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="Of the Hub. Others can see it here; HF_TOKEN or a login (hf auth login) are safer."),
+        typer.Option(help="Hub token; visible in the shell history, so prefer HF_TOKEN or `hf auth login`."),
     ] = None,
     license_name: Annotated[
-        str | None, typer.Option("--license", help="As the Hub names it, such as apache-2.0.")
+        str | None, typer.Option("--license", help="License identifier, such as apache-2.0.")
     ] = None,
-    base_model: Annotated[str | None, typer.Option(help="Hub name of the model that it was made from.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Model on the Hub that it was made from: org/name.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="What it was trained on: org/name on the Hub, or plain words.")
     ] = None,
@@ -55,7 +56,7 @@ def push(
     """Publish a model on the Hub, in one commit: safetensors, config, image processor, model card, and the code a reader needs.
 
     It is checked first: complete, weights that fit, no pickles, and no softmax where SimA should be. What the repository has of an
-    earlier model (weights, adapters, processors, sima_hf's code) is taken out in the same commit; its other files stay.
+    earlier model (weights, adapters, processors, sima_hf's code) is removed in the same commit; its other files stay.
     """
     with stdout_kept_clean():
         from ..hub import find_facts
@@ -80,7 +81,7 @@ def push(
     if dry_run:
         emit(done.plan.to_dict(), done.plan, as_json)
         return
-    facts = {
+    report = {
         "repo_id": done.repo_id,
         "commit": done.commit,
         "url": done.url,
@@ -90,4 +91,4 @@ def push(
     what = f"{len(done.plan.files)} files" if done.changed else "nothing new, all of it was there already"
     removed = [f"Removed {name}: {reason}" for name, reason in (done.plan.removed or {}).items()]
     notes = [f"Note: {note}" for note in done.plan.notes]
-    emit(facts, "\n".join([f"{done.repo_id}: {what}, commit {done.commit}", done.url, *removed, *notes]), as_json)
+    emit(report, "\n".join([f"{done.repo_id}: {what}, commit {done.commit}", done.url, *removed, *notes]), as_json)

@@ -1,42 +1,31 @@
 """A model's folder that appears whole or not at all: written aside, then moved."""
 
 import contextlib
-import ctypes
 import glob
-import json
 import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .file_names import CHAT_TEMPLATES, MANIFEST, is_record, model_settings
-
-
-CONFIG = "config.json"
-# Names that `from_pretrained` finds by itself: of weights in one file or in shards, of variants of them, of an adapter.
-_WEIGHTS = (
-    "model.safetensors",
-    "model.*.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "model.safetensors.index.*.json",
-    "pytorch_model.bin",
-    "pytorch_model.*.bin",
-    "pytorch_model-*-of-*.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin.index.*.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "adapter_model-*-of-*.safetensors",
-    "adapter_model.safetensors.index.json",
+from .file_names import (
+    ADAPTER_FILES,
+    CHAT_TEMPLATES,
+    CONFIG,
+    MANIFEST,
+    WEIGHT_FILES,
+    code_places,
+    is_record,
+    json_or_nothing,
+    matches,
+    model_settings,
 )
+
+
 _ASIDE, _BEFORE = ".incomplete-", ".before-"
-_AT_CWD, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux, the latter RENAME_SWAP of macOS
+LEFTOVERS = (_ASIDE, _BEFORE)  # in the names of hidden folders that a killed process may leave
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> Path:
@@ -76,11 +65,10 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
             f"{folder} is a training checkpoint, sealed by its {MANIFEST}; a run could not go on from it if the model in it were "
             "replaced. Name another folder."
         )
-    known = (CHAT_TEMPLATES,)
     inside = sorted(
         one.name
         for one in path.iterdir()
-        if one.is_dir() and one.name not in known and not one.name.startswith(_ASIDE)
+        if one.is_dir() and one.name != CHAT_TEMPLATES and not one.name.startswith(_ASIDE)
     )
     if inside:
         raise FileExistsError(
@@ -120,9 +108,9 @@ def _nearest(path: Path) -> Path:
 def whole_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A new folder beside `folder` to write into; it takes that place when the block ends, and is removed if it fails.
 
-    A process that is killed leaves what was there before, or what is there now, and a folder `.NAME.incomplete-PID` that may be
-    removed; everything is on the disk before it is moved. Where the system cannot exchange two folders in one step, a kill between
-    two may leave the model that was there as `.NAME.before-PID`, which the next call, or `check_free`, moves back.
+    A killed process leaves the old model or the new one, and a folder `.NAME.incomplete-PID` that may be removed; everything is on
+    the disk before it is moved. A kill between the two renames of a replacement leaves the old model as `.NAME.before-PID`, which
+    the next call, or `check_free`, moves back.
 
     Where `folder` is there and empty, perhaps the current one or another disk, what was written moves into it, from a folder
     `.incomplete-PID` in it. Of a model that is replaced, what `files_of_model` names goes; all else is carried over.
@@ -188,47 +176,32 @@ def files_of_model(folder: str | Path) -> tuple[str, ...]:
     found = (
         one.name
         for one in folder.iterdir()
-        if one.name in of_it or any(one.match(pattern) for pattern in _WEIGHTS) or is_record(one)
+        if one.name in of_it or matches(one.name, (*WEIGHT_FILES, *ADAPTER_FILES)) or is_record(one)
     )
     return tuple(sorted(found))
 
 
-def _json(path: Path) -> dict:
-    """What a file of JSON holds; {} where it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _named(folder: Path) -> set[str]:
     """Names of the files of weights that a model's config, and the indices beside it, give."""
-    weights = _json(folder / CONFIG).get("transformers_weights")
+    weights = json_or_nothing(folder / CONFIG).get("transformers_weights")
     found = {weights} if isinstance(weights, str) else set()
     patterns = ("model.safetensors.index*.json", "pytorch_model.bin.index*.json", *map(glob.escape, found))
     for index in (path for pattern in patterns for path in folder.glob(pattern)):
-        shards = _json(index).get("weight_map")
+        shards = json_or_nothing(index).get("weight_map")
         found |= {one for one in shards.values() if isinstance(one, str)} if isinstance(shards, dict) else set()
     return found
 
 
 def _code_of(path: Path) -> set[str]:
     """Names of the Python files that hold the code of a model, by its config's `auto_map`, and what they import beside them."""
-    try:
-        auto_map = _json(path / CONFIG).get("auto_map") or {}
-        places = [place for one in auto_map.values() for place in ([one] if isinstance(one, str) else one) if place]
-    except (AttributeError, TypeError):
-        return set()
+    places = code_places(json_or_nothing(path / CONFIG).get("auto_map"))
     waiting, found = [place.rpartition(".")[0] for place in places if "--" not in place], set()
     while waiting:
         file = path / f"{waiting.pop()}.py"
-        if file.name in found or not file.is_file():
-            continue
-        found.add(file.name)
-        waiting += re.findall(
-            r"^from \.(\w+) import", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
-        )
+        if file.name not in found and file.is_file():
+            found.add(file.name)
+            text = file.read_text(encoding="utf-8", errors="replace")
+            waiting += re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
     return found
 
 
@@ -238,14 +211,12 @@ def _is_empty(path: Path) -> bool:
 
 
 def _replace(path: Path, aside: Path) -> None:
-    """Put `aside` in the place of the model in `path`; there is a model there at any moment, where the system can do that."""
+    """Put `aside` in the place of the model in `path`, which is moved away first and back if that fails."""
     gone = set(files_of_model(path))
     for one in path.iterdir():
         if one.name not in gone and not one.is_dir() and not (aside / one.name).exists():
             _carry(one, aside / one.name)
     flush(aside)
-    if _exchange(aside, path):
-        return  # what was there is now `aside`, which the caller removes
     before = path.with_name(f".{path.name}{_BEFORE}{os.getpid()}")
     path.rename(before)
     try:
@@ -264,18 +235,6 @@ def _carry(file: Path, to: Path) -> None:
         shutil.copy2(file, to, follow_symlinks=False)
         if not to.is_symlink():
             flush(to)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders take each other's place in one step; False where the system, or the file system, cannot."""
-    try:
-        system = ctypes.CDLL(None)
-        names = os.fsencode(one), os.fsencode(other)
-        if sys.platform == "darwin":
-            return system.renamex_np(*names, _EXCHANGE) == 0
-        return system.renameat2(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE) == 0
-    except (AttributeError, OSError, TypeError):
-        return False
 
 
 def _bring_back(path: Path) -> None:

@@ -1,14 +1,37 @@
-"""The files beside a model that describe it, and describe nothing any more once another model is in its folder."""
+"""Which file of a model's folder is what, by its name."""
 
 import csv
 import fnmatch
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
+CONFIG = "config.json"
 PROVENANCE = "sima_provenance.json"
 MANIFEST = "checkpoint_manifest.json"  # seals a training checkpoint
-# How a model is fed and asked: its processors, its settings of generation, its tokenizer.
+# Names that `from_pretrained` finds by itself: weights in one file or in shards, variants of them, an adapter.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.*.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "model.safetensors.index.*.json",
+    "pytorch_model.bin",
+    "pytorch_model.*.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin.index.*.json",
+)
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapter_model-*-of-*.safetensors",
+    "adapter_model.safetensors.index.json",
+)
+# Processors, settings of generation, tokenizer.
 MODEL_SETTINGS = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -30,7 +53,7 @@ MODEL_SETTINGS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-# What else the classes of Transformers name in `vocab_files_names`; beside a tokenizer's settings only, for some could be anybody's.
+# What else tokenizers of Transformers name in `vocab_files_names`; counted only beside a tokenizer_config.json.
 _VOCABULARIES = (
     "tokenizer.*.json",  # for a range of versions
     "tokenizer.model.*",
@@ -54,9 +77,8 @@ _VOCABULARIES = (
     "source.spm",
     "target.spm",
 )
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATES = "additional_chat_templates"  # folder of a tokenizer's further templates, *.jinja
-# Where it comes from, what was measured of it, and how it was trained; by the names that this package and Trainer write.
+# Origin, results and training state, by the names that this package and Trainer write.
 RECORDS = (
     PROVENANCE,
     "evaluation.json",
@@ -85,12 +107,26 @@ _BENCHMARK = {
 }
 
 
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a file name fits one of some patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def code_places(auto_map: Any) -> Iterator[str]:
+    """The places of code, "file.Class" or "org/name--file.Class", in an `auto_map`, however they are nested."""
+    if isinstance(auto_map, str):
+        yield auto_map
+    elif isinstance(auto_map, (Mapping, list, tuple)):
+        for one in auto_map.values() if isinstance(auto_map, Mapping) else auto_map:
+            yield from code_places(one)
+
+
 def model_settings(folder: Path) -> list[Path]:
-    """The files of a folder that say how its model is fed and asked, by name, and a tokenizer's further chat templates."""
+    """The processors, settings of generation and tokenizer files of a folder, and a tokenizer's further chat templates."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    told = any(path.name == _TOKENIZER_CONFIG for path in files)
-    patterns = (*MODEL_SETTINGS, *(_VOCABULARIES if told else ()))
-    found = [path for path in files if any(fnmatch.fnmatchcase(path.name.lower(), one) for one in patterns)]
+    with_tokenizer = (folder / "tokenizer_config.json").is_file()
+    patterns = (*MODEL_SETTINGS, *(_VOCABULARIES if with_tokenizer else ()))
+    found = [path for path in files if matches(path.name.lower(), patterns)]
     return [*found, *sorted((folder / CHAT_TEMPLATES).glob("*.jinja"))]
 
 
@@ -104,15 +140,16 @@ def is_benchmark(path: Path) -> bool:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file describes the model that it lies beside: one of `RECORDS`, quickstart's results, or `sima-hf bench model`'s CSV."""
+    """Whether a file describes the model beside it: one of `RECORDS`, quickstart's results, or a CSV of `sima-hf bench model`."""
     if path.name == _RESULTS:
-        return _is_quickstarts(path)
+        return set(json_or_nothing(path)) >= _MEASURED
     return path.name in RECORDS or (path.suffix == ".csv" and is_benchmark(path))
 
 
-def _is_quickstarts(path: Path) -> bool:
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; {} where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError):
-        return False
-    return isinstance(content, dict) and set(content) >= _MEASURED
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Places on somebody's disk in what others will read: found, shortened to their last part; and links that lead out of a folder."""
+"""Local paths in what others will read: found and cut to their last part; and links that lead out of a folder."""
 
 import os
 import re
@@ -98,15 +98,6 @@ def _shown(text: str) -> str:
 
 def _free(name: str, taken: set[str]) -> str:
     return next(one for one in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if one not in taken)
-
-
-def holds_places(content: Any) -> bool:
-    """Whether any text of a JSON is or holds a place."""
-    if isinstance(content, dict):
-        return any(holds_places(name) or holds_places(value) for name, value in content.items())
-    if isinstance(content, list):
-        return any(map(holds_places, content))
-    return isinstance(content, str) and (is_place(content) or _ABSOLUTE.search(content) is not None)
 
 
 def stays_in(path: Path, folder: Path) -> bool:

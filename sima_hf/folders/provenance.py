@@ -15,6 +15,7 @@ from ..errors import PublishError
 from ..version import __version__
 from .atomic_files import write_whole
 from .file_names import PROVENANCE
+from .json_files import read_json
 from .local_paths import is_place, without_places
 
 
@@ -57,6 +58,7 @@ TRAINING_SETTINGS = (
     "fp16",
     "seed",
 )
+_JSON = {str: "string", dict: "object"}
 
 
 def write_provenance(
@@ -137,23 +139,11 @@ def read_provenance(place: str | Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
 
-    def refuse(word: str):
-        raise ValueError(f"it holds {word} where a number should be")
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (RecursionError, ValueError) as error:
-        raise PublishError(
-            f"{path} is not JSON: {error}. Mend it, or remove it if its origin is not known."
-        ) from error
-    if not isinstance(content, dict):
-        raise PublishError(f"{path} must hold a JSON object, but it holds a {type(content).__name__}.")
+    content = read_json(path, finite=True)
     kinds = {"base_model": str, "dataset": str, "calibration": dict, "training": dict, "versions": dict}
     for name, kind in kinds.items():
         if not isinstance(content.get(name, kind()), kind):
-            raise PublishError(
-                f"{path} should have {'text' if kind is str else 'an object'} as {name!r}, but it has {content[name]!r}."
-            )
+            raise PublishError(f"{name!r} in {path} must be a JSON {_JSON[kind]}, got {content[name]!r}.")
     return without_places(content)
 
 

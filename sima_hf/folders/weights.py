@@ -1,7 +1,5 @@
 """The weights of a model folder, as files: which they are, that they are safetensors, that all of them are there and whole."""
 
-import fnmatch
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +7,14 @@ from typing import Any
 
 from ..errors import PublishError
 from ..errors.words import first_few
+from .file_names import matches
+from .json_files import read_json
 
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-# What Trainer and Accelerate keep to go on from, pickles as well: no reader of the model needs it, and it is left behind.
+# What Trainer and Accelerate keep to resume from, pickles too: readers do not need it, and it is left behind.
 TRAINING_STATE = (
     "training_args.bin",
     "optimizer*.pt",
@@ -46,52 +46,44 @@ class WeightFiles:
     index: Path | None = None
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file name is one of some, `*` standing for anything, in any case."""
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)
-
-
 def some(names: Iterable[Any]) -> str:
     """The first few of some names, and how many more there are."""
     return first_few(sorted(map(str, names)), _SHOWN)
 
 
 def check_pickles(folder: Path) -> None:
-    """Refuse a folder that holds pickles other than what training keeps to go on from.
+    """Refuse a folder with pickles other than a training's state.
 
     Raises:
-        PublishError: it does; whoever loads one runs whatever code its author put in.
+        PublishError: it has some; loading a pickle runs the code in it.
     """
-    found = [path.name for path in folder.iterdir() if path.is_file() and matches(path.name, PICKLES)]
-    pickles = [name for name in found if not matches(name, TRAINING_STATE)]
+    names = [path.name for path in folder.iterdir() if path.is_file() and matches(path.name.lower(), PICKLES)]
+    pickles = [name for name in names if not matches(name.lower(), TRAINING_STATE)]
     if not pickles:
         return
     if any(folder.glob("*.safetensors")):
         raise PublishError(
-            f"{folder} holds pickles beside its safetensors ({some(pickles)}), and nothing says which of them is the model. "
-            "Only safetensors are published, because loading a pickle runs code: move the others out of the folder."
+            f"{folder} has pickles beside its safetensors ({some(pickles)}). Only safetensors are published, because loading a pickle "
+            "runs code: move the pickles out of the folder."
         )
     raise PublishError(
-        f"{folder} has its weights as a pickle ({some(pickles)}), which runs code when it is loaded, so only safetensors are "
-        "published. Load the model and save it again with `model.save_pretrained(folder)`, which writes safetensors; for an "
-        "original checkpoint of SimA there is `sima-hf convert`."
+        f"{folder} has its weights as a pickle ({some(pickles)}), which runs code when it is loaded, so it is not published. Load the "
+        "model and save it with `model.save_pretrained(folder)`, which writes safetensors; for original SimA checkpoints there is "
+        "`sima-hf convert`."
     )
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse a folder with a PEFT adapter, be there other weights or not.
-
-    Transformers adds an adapter to the weights beside it when it loads them; these alone would be another model than the one that
-    was checked.
+    """Refuse a folder with a PEFT adapter: Transformers adds it to the weights beside it, which alone are another model.
 
     Raises:
         PublishError: there is one.
     """
     if (folder / ADAPTER).is_file():
         raise PublishError(
-            f"{folder} holds a PEFT adapter ({ADAPTER}), whose weights are no part of the model's own and would not be published "
-            "with them. Merge them: load the model with `peft.PeftModel.from_pretrained(model, folder)`, call "
-            "`model = model.merge_and_unload()`, and publish what `model.save_pretrained(another_folder)` writes."
+            f"{folder} has a PEFT adapter ({ADAPTER}), which is not published with the model. Merge it: load the model with "
+            "`peft.PeftModel.from_pretrained(model, folder)`, call `model = model.merge_and_unload()`, and publish what "
+            "`model.save_pretrained(another_folder)` writes."
         )
 
 
@@ -108,9 +100,7 @@ def weights_of(folder: Path, named: str | None = None) -> WeightFiles:
     if named is None:
         named = SINGLE if (folder / SINGLE).is_file() or not (folder / INDEX).is_file() else INDEX
     if not (folder / named).is_file():
-        raise PublishError(
-            f"{folder} has no {named}, so there are no weights to publish. Save the model with `model.save_pretrained(folder)`."
-        )
+        raise PublishError(f"{folder} has no {named}. Save the model with `model.save_pretrained(folder)`.")
     if not named.endswith(".json"):
         keys_in(folder / named)
         return WeightFiles((folder / named,))
@@ -118,63 +108,35 @@ def weights_of(folder: Path, named: str | None = None) -> WeightFiles:
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise PublishError(
-            f"{folder} is not complete: {named} names {len(shards)} files of weights, of which {len(missing)} are missing "
-            f"({some(missing)}). Copy the whole folder again, or save the model anew."
+            f"{folder} lacks {len(missing)} of the {len(shards)} files of weights that {named} names ({some(missing)}). Copy the whole "
+            "folder again, or save the model again."
         )
     for name, keys in shards.items():
-        there = keys_in(folder / name)
-        if there != keys:
+        found = keys_in(folder / name)
+        if found != keys:
             raise PublishError(
-                f"{folder / name} is of another save than {named}, which expects other weights in it "
-                f"({some(there ^ keys)}). Save the model anew into an empty folder."
+                f"{folder / name} does not fit {named}, which expects other weights in it ({some(found ^ keys)}). Save the model "
+                "again, into an empty folder."
             )
     return WeightFiles(tuple(folder / name for name in shards), folder / named)
-
-
-def read_json(path: Path) -> dict:
-    """What a JSON file holds.
-
-    Raises:
-        PublishError: it is no JSON, or no mapping.
-    """
-    content = parse_json(path)
-    if not isinstance(content, dict):
-        raise PublishError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
-    return content
-
-
-def parse_json(path: Path) -> Any:
-    """What a file of JSON of any kind holds.
-
-    Raises:
-        PublishError: it is none.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PublishError(
-            f"{path} cannot be read as JSON ({error}); it may have been written by half. Save the model anew."
-        ) from error
 
 
 def _read_index(path: Path) -> dict[str, set[str]]:
     """File of weights -> names of the tensors in it, in the order of the files."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise PublishError(f"{path} has no `weight_map` from the names of weights to files. Save the model anew.")
+        raise PublishError(f"{path} must have a `weight_map` from weights to files. Save the model again.")
     shards: dict[str, set[str]] = {}
     for key, name in sorted(weight_map.items(), key=lambda item: item[1]):
         shards.setdefault(name, set()).add(key)
     strange = [name for name in shards if Path(name).name != name or not name.endswith(".safetensors")]
     if strange:
-        raise PublishError(
-            f"{path} names files that are not safetensors beside it ({some(strange)}); they are not published."
-        )
+        raise PublishError(f"The files that {path} names must be safetensors beside it, got {some(strange)}.")
     return shards
 
 
 def keys_in(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file, whose header is read and held against the file's length.
+    """Names of the tensors in a safetensors file, whose header is held against the file's length.
 
     Raises:
         PublishError: the file is cut short, or no safetensors.
@@ -188,12 +150,9 @@ def keys_in(path: Path) -> set[str]:
         with path.open("rb") as file:
             pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
         if pointer:
-            raise PublishError(
-                f"{path} is a pointer of Git LFS, not the weights. Fetch them with `git lfs pull` first."
-            ) from error
+            raise PublishError(f"{path} is a Git LFS pointer, not the weights. Run `git lfs pull` first.") from error
         raise PublishError(
-            f"{path} is no whole safetensors file of {path.stat().st_size:,} bytes ({error}): it was cut short, or is something "
-            "else. Copy it again, or save the model anew."
+            f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes; {error}). Copy it again, or save the model again."
         ) from error
 
 
@@ -208,21 +167,14 @@ def check_loading(folder: Path, model: str, info: Mapping[str, Any]) -> None:
     Raises:
         PublishError: some are missing, too many, or of other shapes.
     """
-    troubles = []
-    if info["missing_keys"]:
-        troubles.append(f"{len(info['missing_keys'])} are missing ({some(info['missing_keys'])})")
-    if info["unexpected_keys"]:
-        troubles.append(f"{len(info['unexpected_keys'])} are none of its own ({some(info['unexpected_keys'])})")
-    if info["mismatched_keys"]:
-        shapes = [
-            f"{key} is {tuple(came)} instead of {tuple(wanted)}" for key, came, wanted in info["mismatched_keys"]
-        ]
-        troubles.append(f"{len(shapes)} have another shape ({some(shapes)})")
-    troubles += [str(message) for message in info.get("error_msgs") or ()]
+    shapes = [f"{key}: got {tuple(got)}, expected {tuple(wanted)}" for key, got, wanted in info["mismatched_keys"]]
+    kinds = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": shapes}
+    troubles = [f"{len(keys)} {kind} ({some(keys)})" for kind, keys in kinds.items() if keys]
+    troubles += map(str, info.get("error_msgs") or ())
     if troubles:
         raise PublishError(
-            f"The weights in {folder} do not match its config.json: of those of {model}, {'; '.join(troubles)}. "
-            "Save model and config together with `model.save_pretrained(folder)`."
+            f"The weights in {folder} do not match its config.json: for {model}, {'; '.join(troubles)}. Save model and config together "
+            "with `model.save_pretrained(folder)`."
         )
 
 
@@ -236,6 +188,6 @@ def check_finite(folder: Path, model) -> None:
     strange = [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
     if strange:
         raise PublishError(
-            f"{len(strange)} of the {len(state)} weights in {folder} hold infinities or NaN ({some(strange)}), so the training "
-            "diverged. Publish an earlier checkpoint."
+            f"{len(strange)} of the {len(state)} weights in {folder} have infinities or NaN ({some(strange)}): the training diverged. "
+            "Publish an earlier checkpoint."
         )

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from ..errors import PublishError
-from .weights import read_json, weights_of
+from .json_files import read_json
+from .weights import weights_of
 
 
 WEIGHTS_HASH = "weights_sha256"  # name of the entry in files of results

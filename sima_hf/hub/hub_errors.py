@@ -1,37 +1,50 @@
-"""What the Hub or the way to it refuses, as sentences that say what to do."""
+"""What the Hub, its client or the connection refuses, as sentences that say what to do and never show a token."""
 
 import contextlib
-import traceback
+import re
 from collections.abc import Iterator
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # httpx's, of whichever version huggingface_hub brings; errors of the connection are among its children
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RevisionNotFoundError,
 )
 
 from ..errors import PublishError, causes_of
-from .tokens import without_tokens
 
 
-_AGAIN = "Run the same command again"
-_LONGEST = 600  # characters of another library's message
-_TOKEN = "Log in with `hf auth login`, or give a token from https://huggingface.co/settings/tokens as HF_TOKEN."
-# Status of the answer -> what it means and what to do; {repo} and {server} are filled in.
+_LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens."
+_AGAIN = "Run the same command again: what has arrived is not sent a second time."
+_ATOMIC = "A push is one commit, so {repo} has all of it or nothing of it. " + _AGAIN
+_TROUBLE = ("The Hub has trouble of its own ({status})", _ATOMIC)
+# Status of the Hub's answer -> what it means, what to do.
 _MEANINGS = {
-    400: "The Hub does not accept what was sent for {repo}{server}.",
-    401: f"The Hub does not know this token, or there is none, so nothing was pushed to {{repo}}{{server}}. {_TOKEN}",
-    403: "This token may not write to {repo}{server}. Take one with write access to that name, or a name of your own.",
-    404: "There is no repository {repo} that this token may see, and none could be made{server}. Check the name. "
-    + _TOKEN,
-    409: f"{{repo}} was changed by somebody else at the same moment{{server}}. {_AGAIN}; it takes up what is there now.",
-    412: f"{{repo}} was changed by somebody else during the push, which was stopped so as not to undo that{{server}}. {_AGAIN}.",
-    413: "The Hub finds something in this push to {repo} too large{server}.",
-    429: f"The Hub asks for fewer requests and took nothing more for {{repo}}{{server}}.{{wait}} {_AGAIN} then: what has arrived is "
-    "not sent a second time.",
+    400: ("The Hub does not accept what was sent for {repo}", "Nothing was pushed."),
+    401: ("The Hub does not know this token, or none was given", f"Nothing was pushed to {{repo}}. {_LOGIN}"),
+    403: ("This token may not write to {repo}", "Use a token with write access, or a name of your own."),
+    404: ("There is no repository {repo} that this token may see", f"Check the name. {_LOGIN}"),
+    409: ("{repo} was changed by somebody else at the same moment", f"Nothing was pushed. {_AGAIN}"),
+    412: (
+        "{repo} was changed by somebody else during the push",
+        f"Nothing was pushed, so as not to undo that. {_AGAIN}",
+    ),
+    413: ("The Hub finds something in this push to {repo} too large", "Nothing was pushed."),
+    429: ("The Hub asks for fewer requests{wait}", f"Nothing was pushed to {{repo}}. {_AGAIN}"),
 }
-_TROUBLE = f"The Hub has trouble of its own ({{status}}) and took nothing for {{repo}}{{server}}. {_AGAIN} later."
+# What looks like a token, or stands where one is sent; "org/hf_model" is a repository.
+_TOKEN = re.compile(r"(?<=Bearer )[^\s'\"]+|(?<![\w/.-])hf_[^\s'\"<>,;)]+")
+_LONGEST = 600  # characters of another library's message
+
+
+class HubError(PublishError):
+    """What the Hub, its client or the connection refused; `reason` is the first clause of the text."""
+
+    def __init__(self, reason: str, remedy: str):
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
 
 
 @contextlib.contextmanager
@@ -39,96 +52,71 @@ def hub_errors(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     """Turn errors of huggingface_hub within the block into sentences.
 
     Args:
-        repo_id: what the block writes to.
-        token: what it writes with, which no sentence repeats.
+        repo_id: the repository that the block is about.
+        token: what it is asked with, which no sentence repeats.
 
     Raises:
-        PublishError: in place of any error of the Hub, its client or the connection, which stays its cause. Others are as they are.
+        HubError: in place of errors of the Hub, its client or the connection, which stay its cause.
+        PublishError: a pull request is not there.
     """
     try:
         yield
     except PublishError:
         raise
-    except Exception as error:
-        said = _said_by(error)
-        if said is None:
-            raise  # a mistake of ours, not the Hub's
-        raise PublishError(_sentence(said, repo_id, token)) from error
+    except RevisionNotFoundError as error:
+        raise PublishError(
+            f"`revision` must be a pull request that is open in {repo_id}, or a branch. Open one on its page, under Community."
+        ) from error
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise HubError(*_told(error, repo_id, token)) from error
 
 
-def why_unseen(error: Exception, token: str | bool | None = None) -> str | None:
-    """Why a repository could not be looked at, as a clause; None for an error that is neither the Hub's nor the connection's.
-
-    Args:
-        error: what looking raised.
-        token: what was looked with, which the clause does not repeat.
-    """
-    said = _said_by(error)
-    if said is None:
-        return None
-    if isinstance(said, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set"
-    if isinstance(said, LocalTokenNotFoundError):
-        return "there is no token to look with"
-    if isinstance(said, HfHubHTTPError) and said.response.status_code in (401, 403, 404):
-        return "there is none of that name that this token may see"
-    return f"the Hub did not say: {_line(said, token)}"
-
-
-def _said_by(error: Exception) -> BaseException | None:
-    """The error that says most of what the Hub, the client or the connection refused; None where none of them did."""
-    raised = [one for one in causes_of(error) if isinstance(one, (HTTPError, OSError))]
-    if not raised and not (isinstance(error, (RuntimeError, ValueError)) and _in_the_client(error)):
-        return None
-    if not raised or (isinstance(error, ValueError) and error not in raised):
-        return error  # it says more than its cause
-    # An answer says more than what the client made of it.
-    return next((one for one in raised if isinstance(one, HfHubHTTPError)), raised[0])
-
-
-def _in_the_client(error: BaseException) -> bool:
-    """Whether huggingface_hub was running when an error was raised."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__", "").partition(".")[0] == "huggingface_hub" for frame in frames)
-
-
-def _sentence(error: BaseException, repo_id: str, token: str | bool | None) -> str:
+def _told(error: Exception, repo_id: str, token: str | bool | None) -> tuple[str, str]:
+    """What happened, as a clause, and what to do, as sentences."""
+    answers = [one for one in causes_of(error) if isinstance(one, HfHubHTTPError)]
+    if answers and not isinstance(error, ValueError):  # which says more than the answer that it is made of
+        response = answers[0].response
+        status, seconds = response.status_code, response.headers.get("Retry-After", "")
+        words = {"repo": repo_id, "status": status, "wait": f"; wait {seconds} seconds" if seconds.isdigit() else ""}
+        what, remedy = _MEANINGS.get(status, _TROUBLE if status >= 500 else _MEANINGS[400])
+        said = _shown(answers[0].server_message or "", token)
+        what = what.format(**words) + (f' (it says: "{said}")' if said else "")
+        return what, remedy.format(**words)
+    said, atomic = _shown(str(error), token) or type(error).__name__, _ATOMIC.format(repo=repo_id)
     if isinstance(error, LocalTokenNotFoundError):
-        return f"There is no token to push to {repo_id} with. {_TOKEN}"
+        return "There is no token to ask the Hub with", _LOGIN
     if isinstance(error, OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo_id}. Unset it, or look at the plan with a dry run."
-    if isinstance(error, HfHubHTTPError):
-        return _answered(error, repo_id, token)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} could not be read ({error.strerror}), so nothing was pushed to {repo_id}."
-    if isinstance(error, (HTTPError, OSError)):
         return (
-            f"The connection to the Hub was lost or not made ({_line(error, token)}). A push is one commit, so {repo_id} has "
-            f"all of it or nothing of it. {_AGAIN}; files that have arrived are not sent a second time."
+            "HF_HUB_OFFLINE is set",
+            f"Nothing was pushed to {repo_id}. Unset it, or look at the plan with a dry run.",
         )
-    return (
-        f"The push to {repo_id} did not succeed: {_line(error, token)}. A push is one commit, so {repo_id} has all of it or nothing "
-        "of it."
-    )
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} could not be read ({error.strerror})", f"Nothing was pushed to {repo_id}."
+    if any(isinstance(one, (HTTPError, OSError)) for one in causes_of(error)):
+        return f"The connection to the Hub was lost or not made ({said})", atomic
+    return f"The push to {repo_id} did not succeed: {said}", atomic
 
 
-def _answered(error: HfHubHTTPError, repo_id: str, token: str | bool | None) -> str:
-    """What an answer with an error's status means."""
-    status = error.response.status_code
-    said = without_tokens(error.server_message or "", token).strip().rstrip(".")
-    words = {
-        "repo": repo_id,
-        "server": f' (it says: "{said}")' if said else "",
-        "status": status,
-        "wait": _wait(error.response.headers.get("Retry-After")),
-    }
-    return _MEANINGS.get(status, _TROUBLE if status >= 500 else _MEANINGS[400]).format(**words)
+def checked_token(token: str | bool | None) -> str | bool | None:
+    """A token without the spaces and line ends that copying leaves around it.
+
+    Raises:
+        PublishError: it, or the one of HF_TOKEN or the login where none is given, is nothing that can be sent.
+    """
+    token = token.strip() if isinstance(token, str) else token
+    sent = token if isinstance(token, str) else None if token is False else get_token()
+    if sent is not None and not re.fullmatch("[!-~]+", sent):
+        where = "`token`" if isinstance(token, str) else "The token from HF_TOKEN or the login"
+        raise PublishError(f"{where} must be ASCII without spaces, got something else, which is not shown. {_LOGIN}")
+    return token
 
 
-def _wait(seconds: str | None) -> str:
-    return f" It says to wait {seconds} seconds." if seconds and seconds.isdigit() and int(seconds) else ""
+def without_tokens(text: str, token: str | bool | None = None) -> str:
+    """Another library's words without what is, or looks like, a token."""
+    if isinstance(token, str) and token.strip():
+        text = text.replace(token.strip(), "***")
+    return _TOKEN.sub("***", text)
 
 
-def _line(error: BaseException, token: str | bool | None) -> str:
-    text = " ".join(without_tokens(str(error), token).split())
-    return text[:_LONGEST].rstrip(".") or type(error).__name__
+def _shown(text: str, token: str | bool | None) -> str:
+    return " ".join(without_tokens(text, token).split())[:_LONGEST].rstrip(".")

@@ -1,7 +1,6 @@
-"""Decide which figures of the card that is on the Hub still describe the weights that are pushed."""
+"""Decide which results on the existing card still describe the weights that are pushed."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import PublishError
@@ -10,62 +9,43 @@ from .cards.facts import CardFacts, card_files
 from .cards.readme import read_readme
 from .cards.results import check_measured, read_measured
 from .checks import CheckedFolder
-
-
-@dataclass(frozen=True)
-class KeptResults:
-    """What becomes of the figures of earlier cards.
-
-    Attributes:
-        files: results of the repository, copied here, whose figures stay.
-        gone: name of a file whose figures leave the card -> why.
-    """
-
-    files: tuple[Path, ...] = ()
-    gone: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> list[str]:
-        """A sentence for each file whose figures leave the card."""
-        return [f"Dropped from the card: the figures of {name}, because {why}." for name, why in self.gone.items()]
+from .repository import Repository
 
 
 def kept_results(
-    cards: Collection[str | None],
-    facts: CardFacts,
-    checked: CheckedFolder,
-    names: Collection[str] | None = None,
-    fetch: Callable[[str], Path | None] | None = None,
-) -> KeptResults:
+    cards: Collection[str | None], facts: CardFacts, checked: CheckedFolder, repository: Repository | None
+) -> tuple[list[Path], dict[str, str]]:
     """Look at the files of results that earlier cards name and the new facts do not.
 
     Args:
         cards: READMEs that are there; None for one that is not.
         facts: what the new card is written from.
         checked: the folder that is pushed.
-        names: of the repository's files; None if it was not read.
-        fetch: downloads one of them; None if it is not there.
+        repository: None if it was not read.
+
+    Returns:
+        Results of the repository, copied here, that stay on the card; and names of files whose results leave it -> why.
 
     Raises:
-        PublishError: a README cannot be read.
+        PublishError: a README cannot be read, or the Hub does not answer.
     """
     given = {path.name for path in card_files(facts)}
     listed = [name for card in cards for name in read_readme(card).state.get("files", ()) if isinstance(name, str)]
-    files, gone = [], {}
+    kept, dropped = [], {}
     for name in dict.fromkeys(listed):
         if name in given or Path(name).name != name:
             continue
         if name.endswith(".csv"):
-            gone[name] = "no such file was given for this push"
-        elif names is None or fetch is None:
-            gone[name] = "the repository was not read"
-        elif name not in names or (path := fetch(name)) is None:
-            gone[name] = "neither the folder nor the repository has that file"
+            dropped[name] = "no such file was given for this push"
+        elif repository is None:
+            dropped[name] = "the repository was not read"
+        elif name not in repository.names or (path := repository.fetch(name)) is None:
+            dropped[name] = "neither the folder nor the repository has that file"
         elif why := _why_not(path, checked):
-            gone[name] = why
+            dropped[name] = why
         else:
-            files.append(path)
-    return KeptResults(tuple(files), gone)
+            kept.append(path)
+    return kept, dropped
 
 
 def _why_not(path: Path, checked: CheckedFolder) -> str | None:

@@ -1,34 +1,38 @@
-"""What a push would publish: the files, what stays behind and why, and the card, made without touching anything."""
+"""What a push would do: files, card, removals and notes, made in the staging folder without touching anything else."""
 
-import functools
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..errors import PublishError
-from ..folders.weights import WeightFiles, read_json
-from ..patching.remote_code.model_files import auto_map, remote_code
 from ..version import __version__
-from .cards.card import write_card
+from .cards.card import WrittenCard, write_card
 from .cards.facts import CardFacts, card_files, find_facts
 from .cards.readme import read_readme, readme_to_merge, with_pushed
-from .checks import CONFIG, CheckedFolder
+from .checks import CheckedFolder
 from .kept_results import kept_results
 from .names import is_pull_request
-from .push_notes import push_notes
-from .stage import (
-    README,
-    PlannedFile,
-    check_inside,
-    left_in,
-    others_in,
-    pictures_in,
-    weights_in,
-    without_paths,
+from .repository import Repository
+from .stage import MADE, README, Stage
+from .stale_files import IN_WORDS, stale_files
+
+
+_ONLY_SWAPPED = (
+    "Softmax was swapped for SimA in these weights, and nothing was calibrated or trained since{noise}; the card says so. Calibrate "
+    "them (sima-hf calibrate) or train them first; if they were trained by other means, record it with "
+    "sima_hf.hub.write_provenance(folder, training={{...}})."
 )
-from .stale_files import IN_WORDS, RepositoryFiles, removed_files
+_NO_BASE = (
+    "The card does not say which model this one was made from: if that is on the Hub, name it (--base-model organization/name, or "
+    "base_model= in the facts)."
+)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that is to be published: its name in the repository, its bytes, and how it differs from the user's, if it does."""
+
+    name: str
+    size: int
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class PushPlan:
         private: whether a repository that is made is to be private; None leaves that to the account's settings.
         commit_message: first line of the commit's message.
         removed: what the repository has of an earlier model and readers would load in place of this one or with it, which the same
-            commit takes out -> why; None where nobody asked what the repository has, or it could not be looked at.
-        unseen: why it could not be looked at, as a clause; None where it was, or nobody asked.
+            commit removes -> why; None where nobody asked what the repository has, or it could not be read.
+        unseen: why it could not be read, as a clause; None where it was, or nobody asked.
         notes: what whoever pushes should know, in sentences.
     """
 
@@ -67,7 +71,7 @@ class PushPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON; `made` says that a file is made by the push and is not in the folder as it will be published."""
-        files = [{"name": file.name, "bytes": file.size, "made": file.source is None} for file in self.files]
+        files = [{"name": file.name, "bytes": file.size, "made": file.note == MADE} for file in self.files]
         return {
             "repo_id": self.repo_id,
             "revision": self.revision,
@@ -84,46 +88,25 @@ class PushPlan:
 
     def __str__(self) -> str:
         branch = f", branch {self.revision}" if self.revision else ""
-        seen = {None: "", True: ", private", False: ", public"}[self.private]
-        lines = [
-            f"{self.repo_id}{branch}{seen}: {len(self.files)} files, {human_size(self.size)}; {self.commit_message}"
-        ]
-        removed = self.removed or {}
-        width = max(len(name) for name in (*(file.name for file in self.files), *self.left, *removed))
-        for file in self.files:
-            note = "  made by the push" if file.source is None else ""
-            note = "  without folders of this machine" if file.source and file.content is not None else note
-            lines.append(f"  {file.name:<{width}}  {human_size(file.size):>9}{note}")
-        if self.left:
-            lines += ["Left behind:", *_noted(self.left, width)]
+        visibility = {None: "", True: ", private", False: ", public"}[self.private]
+        title = f"{self.repo_id}{branch}{visibility}: {len(self.files)} files, {human_size(self.size)}; {self.commit_message}"
+        files = {file.name: f"{human_size(file.size):>9}  {file.note or ''}".rstrip() for file in self.files}
+        sections = [(title, files), ("Left behind:", self.left), ("Removed from the repository:", self.removed or {})]
+        width = max(len(name) for _, rows in sections for name in rows)
+        lines = [title, *_rows(files, width)]
+        for heading, rows in sections[1:]:
+            lines += [heading, *_rows(rows, width)] if rows else []
         if self.removed is None:
             why = f" ({self.unseen})" if self.unseen else ""
             lines.append(
                 f"What {self.repo_id} has already was not looked at{why}; {IN_WORDS} would be removed from it, and its card's figures "
                 "would stay if their files are there and of these weights."
             )
-        elif removed:
-            lines += ["Removed from the repository:", *_noted(removed, width)]
-        lines += [f"Note: {note}" for note in self.notes]
-        return "\n".join([*lines, f"{README}:", "", self.card])
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes), f"{README}:", "", self.card])
 
 
-def _noted(reasons: dict[str, str], width: int) -> list[str]:
-    return [f"  {name:<{width}}  {reason}" for name, reason in reasons.items()]
-
-
-def read_text(path: Path) -> str:
-    """A README, its line endings as they are.
-
-    Raises:
-        PublishError: it is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise PublishError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}), as the Hub needs it. Save it anew."
-        ) from error
+def _rows(rows: dict[str, str], width: int) -> list[str]:
+    return [f"  {name:<{width}}  {text}" for name, text in rows.items()]
 
 
 def human_size(size: int) -> str:
@@ -134,102 +117,65 @@ def human_size(size: int) -> str:
     return f"{value:.{0 if units[0] == 'B' or value >= 100 else 1}f} {units[0]}"
 
 
-@dataclass
-class Publication:
-    """A checked folder and what its user wants of the push; the plan of it depends on what the repository has.
+def make_plan(
+    stage: Stage,
+    checked: CheckedFolder,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    facts: CardFacts | None = None,
+    existing_card: str | None = None,
+    repository: Repository | None = None,
+) -> PushPlan:
+    """Stage the results and the card of a checked folder, and list what the stage then has.
 
-    Attributes:
-        checked: the folder.
+    Args:
+        stage: of the folder.
+        checked: the same, loaded.
+        repo_id: where it would go.
         private, revision, commit_message: as for `push`.
         facts: what the card is written from; None for what the folder's own files say.
+        existing_card: README of the repository, where that was not read.
+        repository: what it has; None if nobody has looked.
+
+    Raises:
+        PublishError: the card cannot be written from these facts, or merged with the README that is there, or two files have one name.
     """
-
-    checked: CheckedFolder
-    private: bool | None = None
-    revision: str | None = None
-    commit_message: str | None = None
-    facts: CardFacts | None = None
-
-    @functools.cached_property
-    def code(self) -> dict[str, str]:
-        """The code that a reader needs, by file."""
-        return remote_code(self.checked.config)
-
-    def plan(
-        self,
-        repo_id: str,
-        existing: str | None = None,
-        there: RepositoryFiles | None = None,
-        fetch: Callable[[str], Path | None] | None = None,
-    ) -> PushPlan:
-        """What a push would do.
-
-        Args:
-            repo_id: where it would go.
-            existing: README of the repository; None if it has none.
-            there: all files of the repository; None if nobody has looked.
-            fetch: brings one of them here, to see whether what its card shows is still true.
-
-        Raises:
-            PublishError: the card cannot be written from these facts, or merged with the README that is there, or a file that
-                readers need is a link out of the folder.
-        """
-        checked, folder = self.checked, self.checked.path
-        for name in (CONFIG, README):
-            check_inside(folder / name, folder)
-        facts = find_facts(folder) if self.facts is None else self.facts
-        local = read_text(folder / README) if (folder / README).is_file() else None
-        merged = readme_to_merge(local, existing, repo_id)
-        kept = kept_results((existing, local), facts, checked, None if there is None else there.names, fetch)
-        branch = None if is_pull_request(self.revision) else self.revision  # it is meant for the main branch
-        shown = replace(
-            facts, results=(*facts.results, *kept.files)
-        )  # these are in the repository, and not sent again
-        written = write_card(checked, repo_id, shown, merged, revision=branch)
-        card = with_pushed(written.text, local, existing, merged)
-        files = [
-            _config(checked),
-            *(PlannedFile.made(name, text) for name, text in self.code.items()),
-            *weights_in(WeightFiles(checked.weights, checked.index)),
-            *others_in(folder),
-            *map(PlannedFile.shown, card_files(facts)),
-            *pictures_in(folder, card),
-            PlannedFile.made(README, card),
-        ]
-        by_name = _by_name(files)
-        return PushPlan(
-            repo_id=repo_id,
-            files=tuple(by_name[name] for name in sorted(by_name)),
-            left=left_in(folder, by_name),
-            card=card,
-            revision=self.revision,
-            private=self.private,
-            commit_message=self.commit_message
-            or f"{type(checked.model).__name__}, published with sima_hf {__version__}",
-            removed=None if there is None else removed_files(there, by_name),
-            notes=(*kept.notes, *push_notes(checked, written.known, read_readme(card).data)),
-        )
-
-
-def _by_name(files: list[PlannedFile]) -> dict[str, PlannedFile]:
-    found: dict[str, PlannedFile] = {}
-    for file in files:
-        other = found.setdefault(file.name, file)
-        if other != file:
-            raise PublishError(
-                f"{file.source or 'What the push makes'} and {other.source or 'what the push makes'} would both be published as "
-                f"{file.name}. Rename the one that is yours."
-            )
-    return found
-
-
-def _config(checked: CheckedFolder) -> PlannedFile:
-    """config.json with the places of the code in it and without those on somebody's disk, and otherwise as it is."""
-    path = checked.path / CONFIG
-    content = read_json(path)
-    wanted = {**without_paths(content), "auto_map": auto_map(checked.config)}
-    return (
-        PlannedFile.of(path)
-        if content == wanted
-        else PlannedFile.made(CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+    existing = existing_card if repository is None else repository.card
+    facts = find_facts(checked.path) if facts is None else facts
+    local = stage.readme()
+    merged = readme_to_merge(local, existing, repo_id)
+    kept, gone = kept_results((existing, local), facts, checked, repository)
+    branch = None if is_pull_request(revision) else revision  # a pull request is meant for the main branch
+    shown = replace(facts, results=(*facts.results, *kept))  # those that are kept are in the repository
+    written = write_card(checked, repo_id, shown, merged, revision=branch)
+    card = with_pushed(written.text, local, existing, merged)
+    stage.add_results(card_files(facts))
+    stage.add_readme(card)
+    files = [PlannedFile(name, (stage.path / name).stat().st_size, stage.notes.get(name)) for name in stage.sources]
+    removed = None if repository is None else stale_files(repository.names, stage.sources, repository.auto_map)
+    dropped = [f"Dropped from the card: the figures of {name}, because {why}." for name, why in gone.items()]
+    return PushPlan(
+        repo_id=repo_id,
+        files=tuple(sorted(files, key=lambda file: file.name)),
+        left=stage.left(),
+        card=card,
+        revision=revision,
+        private=private,
+        commit_message=commit_message or f"{type(checked.model).__name__}, published with sima_hf {__version__}",
+        removed=removed,
+        notes=(*dropped, *_notes(checked, written)),
     )
+
+
+def _notes(checked: CheckedFolder, written: WrittenCard) -> list[str]:
+    """What should be known before others see the model."""
+    notes = []
+    if written.known.only_swapped:
+        noise = "" if written.known.has_accuracy else ", so they answer at random"
+        notes.append(_ONLY_SWAPPED.format(noise=noise))
+    if checked.description.swapped and not read_readme(written.text).data.get("base_model"):
+        notes.append(_NO_BASE)
+    return notes

@@ -1,16 +1,14 @@
 """Make a folder, or a model in memory, ready for the Hub: checked, with a card and the code that a reader needs."""
 
-import re
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import PublishError, UnsupportedModelError
 from ..folders import manifest as checkpoints
 from ..folders.atomic_files import write_whole
+from ..folders.file_names import CONFIG
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
@@ -18,8 +16,9 @@ from ..patching.eligibility import check_came_alone
 from ..patching.remote_code.model_files import auto_map
 from .cards.facts import CardFacts
 from .cards.readme import without_pushed
-from .checks import CONFIG, check_folder
-from .plan import Publication
+from .checks import checked_stage
+from .names import allowed_name, check_repo_id
+from .plan import make_plan
 from .stage import README
 
 
@@ -57,18 +56,18 @@ def prepare_for_hub(
     if isinstance(folder_or_model, PreTrainedModel):
         return _prepare_model(folder_or_model)
     folder = Path(folder_or_model)
-    repo_id = _allowed(folder.resolve().name) if repo_id is None else _checked(repo_id)
+    repo_id = allowed_name(folder.resolve().name) if repo_id is None else check_repo_id(repo_id)
     _check_unsealed(folder)
-    checked = check_folder(folder, certificate)
-    plan = Publication(checked, facts=facts).plan(repo_id)
-    made = {
-        file.name: file.content
-        for file in plan.files
-        if file.content is not None and (file.source is None or file.source.parent.resolve() == folder.resolve())
-    }
-    made[README] = without_pushed(plan.card).encode()
-    for name in sorted(made, key=lambda name: name == CONFIG):  # what names the code comes after it
-        write_whole(folder / name, made[name])
+    with checked_stage(folder, certificate) as (stage, checked):
+        plan = make_plan(stage, checked, repo_id, facts=facts)
+        changed = {
+            name: (stage.path / name).read_bytes()
+            for name, source in stage.sources.items()
+            if name in stage.notes and (source is None or source.parent == stage.folder)
+        }
+    changed[README] = without_pushed(plan.card).encode()
+    for name in sorted(changed, key=lambda name: name == CONFIG):  # what names the code comes after it
+        write_whole(folder / name, changed[name])
     if plan.left:
         logger.warning(
             f"Not for readers of the model, and not published by `sima-hf push`: {', '.join(sorted(plan.left))}. Leave them out where you "
@@ -85,21 +84,6 @@ def _check_unsealed(folder: Path) -> None:
             f"`sima-hf push {folder} organization/name`, which changes nothing in it; or copy the model into another folder, with "
             "`from_pretrained(...).save_pretrained(new)`, and prepare that."
         )
-
-
-def _checked(repo_id: str) -> str:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no name for a repository on the Hub: {error}") from error
-    return repo_id
-
-
-def _allowed(name: str) -> str:
-    """A folder's name as one that the Hub allows: ASCII letters, digits and underscores, single dashes and dots within."""
-    name = re.sub(r"[^A-Za-z0-9_]+", lambda run: "." if run[0] == "." else "-", name)
-    name = name.strip("-.")[:96].rstrip("-.")
-    return re.sub(r"\.git$", "-git", name) or "model"
 
 
 def _prepare_model(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,18 +1,17 @@
-"""What readers need beside the weights, tried from the very files that will be published: JSON, image processor, tokenizer."""
+"""Check processors and tokenizer on the files that will be published: whole JSON, no code of their own, and they load."""
 
 import importlib.util
-import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from ..errors import PublishError
-from ..folders.weights import matches, parse_json, read_json, some
-from .stage import SETTINGS, PlannedFile, others_in, staged
+from ..folders.file_names import code_places
+from ..folders.json_files import parse_json, read_json
+from ..folders.weights import some
+from .stage import Stage
 
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -21,39 +20,28 @@ _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 # A machine that lacks a package that some of Transformers' classes need cannot tell whether a folder is whole.
 _OPTIONAL = ("torchvision", "sentencepiece", "tiktoken", "mistral_common")
 _NOT_IMPORTED = "None of these classes could be imported"  # Transformers' words for the same
-_NOT_IT = ("*.safetensors", "*.py", "readme.md", "config.json")  # files that no processor or tokenizer is made from
 _LONGEST = 300  # characters of another library's message
 
 
-def check_readers_files(folder: Path, config: PreTrainedConfig) -> None:
-    """Refuse a folder whose files for readers are not whole: nothing is fetched, and no code of anybody's is run.
+def check_processors(stage: Stage, config: PreTrainedConfig) -> None:
+    """Refuse files for readers that are not whole. Nothing is fetched, and no code of anybody's is run.
 
     Args:
-        folder: a model's.
+        stage: what will be published.
         config: the model's, which says which processor is meant where the processor's own file does not.
 
     Raises:
-        PublishError: one is no JSON, takes its class from code in the folder, or makes no image processor or tokenizer; or is a
-            link out of the folder.
+        PublishError: one is no JSON, takes its class from code in the folder, or makes no image processor or tokenizer.
     """
-    with_code, files = set(), others_in(folder)
-    for file in files:
-        if file.name.endswith(".json"):
-            content = parse_json(file.source)
-            if matches(file.name, SETTINGS) and (places := list(_code_places(content))):
-                _check_code(file.source, places)
-                with_code.add(file.name)
+    with_code = {name for name in stage.sources if name.endswith(".json") and _names_code(stage, name)}
     if not type(config).__module__.startswith("transformers."):
         config = PreTrainedConfig()  # to readers without sima_hf a config of its own says nothing of either
-    with tempfile.TemporaryDirectory() as place:
-        config_file = folder / "config.json"  # where some of Transformers' classes look for a model's type
-        stage = staged([*files, *([PlannedFile.of(config_file)] if config_file.is_file() else [])], Path(place))
-        processor = image_processor_file(folder)
-        if processor and not with_code & {IMAGE_PROCESSOR, PROCESSOR}:
-            _try(AutoImageProcessor, "an image processor", [processor], config, stage)
-        tokenizer = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-        if tokenizer and not with_code & set(_TOKENIZER):
-            _try(AutoTokenizer, "a tokenizer", tokenizer, config, stage)
+    processor = image_processor_file(stage.path)
+    if processor and not with_code & {IMAGE_PROCESSOR, PROCESSOR}:
+        _try(AutoImageProcessor, "an image processor", [processor.name], config, stage)
+    tokenizer = [name for name in _TOKENIZER if name in stage.sources]
+    if tokenizer and not with_code & set(_TOKENIZER):
+        _try(AutoTokenizer, "a tokenizer", tokenizer, config, stage)
 
 
 def image_processor_file(folder: Path) -> Path | None:
@@ -68,50 +56,37 @@ def image_processor_file(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _code_places(content: Mapping[str, Any]) -> Iterator[str]:
-    """Where settings, and those of the parts in them, say that the code of their classes is."""
-    for part in (content, *content.values()):
-        if isinstance(part, Mapping) and part.get("auto_map"):
-            yield from _texts(part["auto_map"])
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(one)
-
-
-def _check_code(path: Path, places: list[str]) -> None:
+def _names_code(stage: Stage, name: str) -> bool:
+    """Whether settings, or those of a part in them, name code on the Hub; code in the folder itself is refused."""
+    path = stage.folder / name
+    content = parse_json(stage.path / name, copy_of=path)
+    if not name.endswith("_config.json"):
+        return False
+    parts = [content, *content.values()]
+    places = [place for one in parts if isinstance(one, dict) for place in code_places(one.get("auto_map"))]
     here = [place for place in places if "--" not in place]
     if here:
         raise PublishError(
-            f"{path} takes its class from code beside it, {here[0]}. Of code only that of the model is published, which sima_hf makes, "
-            "so nobody could load this. Save one of Transformers' own classes in its place, or name code that is on the Hub: "
-            f"organization/name--{here[0]}."
+            f"{path} takes its class from code beside it, {here[0]}, which is not published: only the model's code is, and sima_hf makes "
+            f"that. Save one of Transformers' own classes, or name code that is on the Hub: organization/name--{here[0]}."
         )
+    return bool(places)
 
 
-def _try(auto: type, what: str, paths: list[Path], config: PreTrainedConfig, stage: Path) -> None:
-    """Load from `stage`, which has what will be published and nothing else; `paths` are the user's files that should make it."""
-    error = _error(auto, stage, config)
+def _try(auto: type, what: str, names: list[str], config: PreTrainedConfig, stage: Stage) -> None:
+    """Load from the staged files; `names` are those that should make it."""
+    error = _error(auto, stage.path, config)
     if error is None:
         return
-    said = " ".join(str(error).split()).rstrip(".")[:_LONGEST] or type(error).__name__
-    said, named = f"({type(error).__name__}: {said})", " and ".join(map(str, paths))
-    folder = paths[0].parent
-    if _error(auto, folder, config) is None:
-        published = {path.name for path in stage.iterdir()}
-        left = [one.name for one in folder.iterdir() if one.name not in published and not matches(one.name, _NOT_IT)]
-        raise PublishError(
-            f"{named} should make {what}, which loads in this folder but not from the files that are published {said}, so it would "
-            f"load for nobody else. Not published are {some(left) or 'entries that name places on this disk'}. Save {what} into the "
-            "folder anew, with `save_pretrained(folder)`, which writes it under the names that Transformers looks for."
-        ) from error
+    said = " ".join(str(error).replace(str(stage.path), str(stage.folder)).split()).rstrip(".")[:_LONGEST]
+    files = [name for name in stage.left() if not name.endswith("/")]
+    left = (
+        f" Not published, because no tokenizer's or processor's files are called so: {some(files)}." if files else ""
+    )
     raise PublishError(
-        f"{named} should make {what}, which did not load {said}. The folder may have been written by half: save {what} into it "
-        "anew, with `save_pretrained(folder)`, or take its files out."
+        f"{' and '.join(str(stage.folder / name) for name in names)} should make {what}, which did not load from the files that are "
+        f"published ({type(error).__name__}: {said}).{left} Save it into the folder again, with `save_pretrained(folder)`, or take its "
+        "files out."
     ) from error
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from sima_hf.folders.local_paths import (
     data_and_split,
-    holds_places,
     is_place,
     shown_place,
     stays_in,
@@ -49,7 +48,6 @@ from sima_hf.folders.local_paths import (
 def test_places_are_shown_by_their_last_part(text, shown):
     assert is_place(text) or ", /" in text
     assert shown_place(text) == shown
-    assert holds_places({"a": [text]}) or ", /" in text
 
 
 @pytest.mark.parametrize("text", ["org/name", "digits", "ImageNet, 1k classes", "...", "0.5 / 2", "https://hf.co/a/b"])
@@ -57,7 +55,6 @@ def test_names_stay(text):
     assert not is_place(text)
     assert shown_place(text) == text
     assert without_places([text]) == [text]
-    assert not holds_places([text])
 
 
 def test_a_name_that_is_a_folder_here_is_a_place(tmp_path, monkeypatch):
@@ -121,7 +118,6 @@ def test_names_of_entries_are_scrubbed_and_none_is_lost():
         "loss": 4,
         "per_class": {"/m/0": 5},
     }
-    assert not holds_places({**without_places(content), "per_class": 0})
     assert without_places({"one": 1, "/a/one": 2}) == {"one": 1, "one (2)": 2}
 
 

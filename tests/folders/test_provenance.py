@@ -100,11 +100,11 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"base_model": "org/ba', "is not JSON"),
-        ('{"training": {"loss": NaN}}', "is not JSON: it holds NaN where a number should be"),
-        ("[1, 2]", "must hold a JSON object, but it holds a list"),
-        ('{"base_model": 3}', "should have text as 'base_model', but it has 3"),
-        ('{"training": "long"}', "should have an object as 'training'"),
+        ('{"base_model": "org/ba', "cannot be read as JSON"),
+        ('{"training": {"loss": NaN}}', "it has NaN in place of a number"),
+        ("[1, 2]", "got a list"),
+        ('{"base_model": 3}', "'base_model' in .* must be a JSON string, got 3"),
+        ('{"training": "long"}', "'training' in .* got 'long'"),
     ],
 )
 def test_a_broken_file_is_a_sentence(tmp_path, content, words):

@@ -19,7 +19,6 @@ from transformers import (
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification
 from sima_hf.errors import PublishError
-from sima_hf.folders import manifest
 from sima_hf.hub import check_folder
 from sima_hf.loading.saved_class import load_saved_class
 from sima_hf.patching.certificate import Certificate, Operation, weights_mark
@@ -148,7 +147,7 @@ def test_no_folder(tmp_path):
 
 
 def test_no_config(folder):
-    assert_refused(folder.parent, "has no config.json", "There is one in model")
+    assert_refused(folder.parent, "has no config.json")
     (folder / "config.json").unlink()
     assert_refused(folder, "has no config.json")
 
@@ -156,12 +155,12 @@ def test_no_config(folder):
 @pytest.mark.parametrize("text", ['{"model_type": "sima_', "", "\x00\xff"])
 def test_a_broken_config(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    assert_refused(folder, "cannot be read as JSON", "by half")
+    assert_refused(folder, "cannot be read as JSON")
 
 
 def test_a_config_that_is_no_mapping(folder):
     (folder / "config.json").write_text("[]")
-    assert_refused(folder, "holds a list")
+    assert_refused(folder, "got a list")
 
 
 def test_a_type_that_nobody_knows(folder):
@@ -173,9 +172,9 @@ def test_a_type_that_nobody_knows(folder):
 
 def test_a_config_without_its_class(folder):
     change_config(folder, architectures=None)
-    assert_refused(folder, "names no model class")
+    assert_refused(folder, "`architectures`")
     change_config(folder, architectures=["SimAViTForPoetry"])
-    assert_refused(folder, "SimAViTForPoetry", "neither of sima_hf nor of Transformers")
+    assert_refused(folder, "SimAViTForPoetry")
 
 
 def test_a_softmax_type_with_a_sima_class(folder):
@@ -194,7 +193,7 @@ def test_a_softmax_type_with_a_sima_class(folder):
         ("architectures", {"a": 1}, "a list of class names"),
         ("transformers_weights", 5, "text"),
         ("model_type", ["x"], "text"),
-        ("transformers_weights", "../model.safetensors", "no file beside it"),
+        ("transformers_weights", "../model.safetensors", "a file beside it"),
     ],
 )
 def test_entries_of_another_kind(folder, name, value, wanted):
@@ -209,24 +208,14 @@ def test_weights_under_a_name_of_their_own(folder):
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ({"model_type": ["x"]}, "text as 'model_type'"),
-        ({"architectures": [5]}, "a list of class names as 'architectures'"),
-        ({"architectures": "SimAViTForImageClassification"}, "a list of class names as 'architectures'"),
-        ({"transformers_weights": 5}, "text as 'transformers_weights'"),
-        ({"model_type": "vit"}, "contradicts itself"),
-        ({"architectures": ["ViTForImageClassification"]}, "contradicts itself"),
-    ],
+    "entries",
+    [{"architectures": [5]}, {"transformers_weights": 5}, {"model_type": "vit"}, {"model_type": ["x"]}],
 )
-def test_other_readers_refuse_such_a_config_as_well(folder, entries, words):
+def test_other_readers_refuse_such_a_config_as_well(folder, entries):
     """A ViT that names a SimA class was loaded as the first with softmax, for a certificate or a benchmark."""
     change_config(folder, **entries)
-    with pytest.raises((ValueError, StrictDataclassFieldValidationError)) as error:
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError)):
         load_saved_class(str(folder))
-    text = str(error.value)
-    refused_before = "Validation error for field 'architectures'" in text  # older Transformers' own words
-    assert refused_before or (words in text and str(folder) in text)
 
 
 def test_a_class_of_somebody_else(folder):
@@ -243,7 +232,7 @@ def test_a_class_of_somebody_else(folder):
     try:
         OwnViT(OwnConfig(**vit().config.to_diff_dict() | {"model_type": "own_vit"})).save_pretrained(folder)
         assert type(load_saved_class(str(folder))) is OwnViT
-        assert_refused(folder, "OwnViT", "neither of sima_hf nor of Transformers")
+        assert_refused(folder, "OwnViT")
     finally:
         AutoModelForImageClassification._model_mapping._extra_content.pop(OwnConfig)
         CONFIG_MAPPING._extra_content.pop("own_vit")
@@ -252,12 +241,8 @@ def test_a_class_of_somebody_else(folder):
 # Softmax
 
 
-def test_a_softmax_model(saved, tmp_path):
-    text = assert_refused(
-        saved / "softmax", "ViTForImageClassification", "2 operations", "sima_hf.patch_model", "sima-hf patch"
-    )
-    assert "name says SimA" not in text
-    assert_refused(shutil.copytree(saved / "softmax", tmp_path / "SimA-vit"), "although its folder's name says SimA")
+def test_a_softmax_model(saved):
+    assert_refused(saved / "softmax", "ViTForImageClassification", "sima_hf.patch_model", "sima-hf patch")
 
 
 def test_softmax_in_what_was_swapped(folder):
@@ -265,9 +250,7 @@ def test_softmax_in_what_was_swapped(folder):
     softmax = Operation("vit.layers.0.attention", "SimAViTAttention", "aten::_softmax", 3, swapped=True)
     mark = weights_mark(check_folder(folder).model)
     certificate = Certificate("SimAViTForImageClassification", (softmax,), ("",), mark)
-    assert_refused(
-        folder, "one forward ran softmax", "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate
-    )
+    assert_refused(folder, "3 x aten::_softmax in vit.layers.0.attention", certificate=certificate)
 
 
 def test_softmax_in_a_native_model(tmp_path):
@@ -278,10 +261,11 @@ def test_softmax_in_a_native_model(tmp_path):
     assert_refused(tmp_path, "1 operations", "sima.layers.0.attention", certificate=certificate)
 
 
-def test_a_certificate_of_another_model(folder):
-    certificate = Certificate("SimADeiTModel", (), ("",))
-    assert_refused(folder, "is of a SimADeiTModel", "SimAViTForImageClassification", certificate=certificate)
-    assert_refused(folder, "nothing was swapped", certificate=Certificate("SimAViTForImageClassification", (), ()))
+@pytest.mark.parametrize(
+    "certificate", [Certificate("SimADeiTModel", (), ("",)), Certificate("SimAViTForImageClassification", (), ())]
+)
+def test_a_certificate_of_another_model(folder, certificate):
+    assert_refused(folder, "`certificate` must be", "SimAViTForImageClassification", certificate=certificate)
 
 
 def test_a_certificate_of_another_checkpoint(folder):
@@ -290,8 +274,8 @@ def test_a_certificate_of_another_checkpoint(folder):
     certificate = sima_hf.certify(model, torch.zeros(1, 3, 32, 32))
     assert check_folder(folder, certificate).certificate is certificate
     change_weights(folder, lambda state: state[KEY].view(-1)[5:6].add_(0.25))
-    assert_refused(folder, "with other weights", "certify that", certificate=certificate)
-    assert_refused(folder, "with other weights", certificate=dataclasses.replace(certificate, weights=None))
+    assert_refused(folder, "other weights", "certify that", certificate=certificate)
+    assert_refused(folder, "other weights", certificate=dataclasses.replace(certificate, weights=None))
     again = sima_hf.certify(check_folder(folder).model, torch.zeros(1, 3, 32, 32))
     assert check_folder(folder, again).certificate is again
     assert sima_hf.certify(model.half().float(), torch.zeros(1, 3, 32, 32)).weights != certificate.weights
@@ -362,12 +346,12 @@ def test_a_merged_adapter(folder, tmp_path):
 def test_cut_short(folder, kept):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    assert_refused(folder, "no whole safetensors file", f"{path.stat().st_size:,} bytes")
+    assert_refused(folder, "not a whole safetensors file", f"{path.stat().st_size:,} bytes")
 
 
 def test_something_else_under_the_name(folder):
     (folder / "model.safetensors").write_text("<!doctype html><title>Not found</title>")
-    assert_refused(folder, "or is something else")
+    assert_refused(folder, "not a whole safetensors file")
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert_refused(folder, "git lfs pull")
 
@@ -375,13 +359,13 @@ def test_something_else_under_the_name(folder):
 def test_a_missing_shard(shards):
     gone = sorted(shards.glob("*.safetensors"))[1]
     gone.unlink()
-    assert_refused(shards, "is not complete", gone.name, "of which 1 are missing")
+    assert_refused(shards, "lacks 1 of the", gone.name)
 
 
 def test_a_shard_of_another_save(shards):
     name = sorted(path.name for path in shards.glob("*.safetensors"))[0]
     change_weights(shards, lambda state: state.popitem(), name)
-    assert_refused(shards, name, "another save")
+    assert_refused(shards, name, "does not fit model.safetensors.index.json")
 
 
 @pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
@@ -393,36 +377,32 @@ def test_a_broken_index(shards, index):
 @pytest.mark.parametrize("name", ["../model.safetensors", "pytorch_model.bin.txt"])
 def test_an_index_that_names_other_files(shards, name):
     (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {KEY: name}}))
-    assert_refused(shards, "not safetensors beside it", name)
+    assert_refused(shards, "must be safetensors beside it", name)
 
 
-def test_weights_that_are_missing(folder):
-    change_weights(folder, lambda state: state.pop(KEY))
-    assert_refused(folder, "do not match its config.json", "1 are missing", KEY)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop(KEY), f"1 missing ({KEY})"),
+        (lambda state: state.update(foreign=torch.zeros(2)), "1 unexpected (foreign)"),
+        (lambda state: state.update({KEY: torch.zeros(32, 8)}), f"{KEY}: got (32, 8), expected (32, 32)"),
+        (lambda state: state[KEY].view(-1)[5:6].fill_(float("nan")), f"infinities or NaN ({KEY})"),
+        (lambda state: state[KEY].view(-1)[5:6].fill_(float("inf")), f"infinities or NaN ({KEY})"),
+    ],
+    ids=["missing", "unexpected", "shape", "nan", "inf"],
+)
+def test_weights_that_are_not_the_models(folder, change, words):
+    change_weights(folder, change)
+    assert_refused(folder, words)
 
 
-def test_weights_too_many(folder):
-    change_weights(folder, lambda state: state.update(foreign=torch.zeros(2)))
-    assert_refused(folder, "1 are none of its own (foreign)")
-
-
-def test_weights_of_another_shape(folder):
-    change_weights(folder, lambda state: state.update({KEY: torch.zeros(32, 8)}))
-    assert_refused(folder, f"{KEY} is (32, 8) instead of (32, 32)")
-
-
-def test_another_models_config(folder):
+@pytest.mark.parametrize(
+    ("values", "words"), [({"num_hidden_layers": 3}, "vit.layers.2"), ({"intermediate_size": 50}, "of another shape")]
+)
+def test_another_models_config(folder, values, words):
     """A deeper one and a wider one; both would load, with random weights."""
-    change_config(folder, num_hidden_layers=3)
-    assert_refused(folder, "do not match", "are missing", "vit.layers.2")
-    change_config(folder, num_hidden_layers=2, intermediate_size=50)
-    assert_refused(folder, "do not match", "have another shape")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_diverged(folder, value):
-    change_weights(folder, lambda state: state[KEY].view(-1)[5:6].fill_(value))
-    assert_refused(folder, "hold infinities or NaN", KEY)
+    change_config(folder, **values)
+    assert_refused(folder, "do not match", words)
 
 
 # Training checkpoints
@@ -447,19 +427,6 @@ def test_a_damaged_checkpoint(tmp_path):
     assert_refused(path, "lacks the file optimizer.pt", f"The last good checkpoint beside it is {good}")
 
 
-def test_what_a_kill_left_of_a_checkpoint(tmp_path):
-    path = checkpoint(tmp_path, 3)
-    half = tmp_path / ".incomplete-checkpoint-4"
-    shutil.copytree(path, half)
-    (half / manifest.MANIFEST).unlink()
-    assert_refused(half, "half written or half removed", f"The last good checkpoint beside it is {path}")
-
-
-def test_what_a_killed_command_left_of_a_folder(folder, tmp_path):
-    assert_refused(folder.rename(tmp_path / ".sima-vit.incomplete-4711"), "what a killed process left")
-
-
-def test_what_a_killed_command_had_moved_away_is_named(folder, tmp_path):
-    moved = folder.rename(tmp_path / ".model.before-4711")
-    assert_refused(folder, "does not exist", str(moved), "move it back")
-    assert_refused(moved, "what a killed process left")
+@pytest.mark.parametrize("name", [".incomplete-checkpoint-4", ".sima-vit.incomplete-4711", ".model.before-4711"])
+def test_what_a_killed_process_left(folder, tmp_path, name):
+    assert_refused(folder.rename(tmp_path / name), "left by a killed process")

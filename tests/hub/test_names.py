@@ -1,11 +1,11 @@
-"""What a push may go to: branches, and pull requests that are open; commits and names that git does not allow are refused before."""
+"""Names of repositories and branches that nothing can be pushed to are refused before the folder is looked at."""
 
 import pytest
+from huggingface_hub.utils import validate_repo_id
 
 from sima_hf.errors import PublishError
 from sima_hf.hub import plan_push, push
-from sima_hf.hub.names import check_revision, is_pull_request
-from tests.helpers.hub.pushes import WEIGHTS, change_weights, large, pushed, refused
+from sima_hf.hub.names import allowed_name, check_revision, is_pull_request
 
 
 @pytest.mark.parametrize(
@@ -16,93 +16,59 @@ def test_what_can_be_pushed_to(revision):
     assert is_pull_request(revision) is (revision == "refs/pr/12")
 
 
-REFUSED = {
-    "": "empty",
-    " ": "empty",
-    "HEAD": "git means",
-    "@": "git means",
-    "0123456789abcdef" * 2 + "01234567": "a commit",
-    "refs/heads/main": "leave out refs/heads/",
-    "refs/pr/0": "refs/pr/N",
-    "refs/pr/x": "refs/pr/N",
-    "refs/foo/bar": "refs/pr/N",
-    "a b": "no spaces",
-    "a\nb": "no spaces",
-    "a~1": "no spaces",
-    "a^": "no spaces",
-    "a:b": "no spaces",
-    "a?": "no spaces",
-    "a*": "no spaces",
-    "a[0]": "no spaces",
-    "a\\b": "no spaces",
-    "a@{0}": "no spaces",
-    "../x": "no ..",
-    "a..b": "no ..",
-    "/a": "slashes",
-    "a/": "slashes",
-    "a//b": "slashes",
-    ".a": "dot",
-    "a/.b": "dot",
-    "a.": "dot",
-    "a.lock": ".lock",
-    "a.lock/b": ".lock",
-    "-a": "an option",
-}
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+NO_REFS = ["refs/heads/main", "refs/pr/0", "refs/pr/x", "refs/foo/bar", "HEAD", "@", COMMIT]
+NO_NAMES = [
+    "",
+    " ",
+    "a b",
+    "a\nb",
+    "a~1",
+    "a^",
+    "a:b",
+    "a?",
+    "a*",
+    "a[0]",
+    "a\\b",
+    "a@{0}",
+    "../x",
+    "a..b",
+    "/a",
+    "a/",
+]
+NO_PARTS = ["a//b", ".a", "a/.b", "a.", "a.lock", "a.lock/b", "-a"]
 
 
-@pytest.mark.parametrize("revision", REFUSED)
+@pytest.mark.parametrize("revision", [*NO_REFS, *NO_NAMES, *NO_PARTS])
 def test_what_cannot(revision, tmp_path):
-    """Before the folder is looked at, which is not there."""
     for ask in (push, plan_push):
-        with pytest.raises(PublishError) as error:
+        with pytest.raises(PublishError, match="`revision` must be"):
             ask(tmp_path / "none", "org/x", revision=revision)
-        assert REFUSED[revision] in str(error.value)
-        assert "leave it out for the main one" in str(error.value)
 
 
-@pytest.mark.usefixtures("clean_hub")
-def test_a_pull_request(hub, client, folder):
-    main = pushed(client, folder, "org/pulls")
-    assert hub.open_pull_request("org/pulls") == "refs/pr/1"
-    digest = change_weights(folder)
-    hub.log.clear()
-    done = pushed(client, folder, "org/pulls", revision="refs/pr/1")
-    assert large(hub) == [digest]
-    assert done["url"] == f"{hub.endpoint}/org/pulls/tree/refs%2Fpr%2F1"
-    assert hub.commits("org/pulls")[0]["oid"] == main["commit"]
-    assert [one["oid"] for one in hub.commits("org/pulls", "refs/pr/1")][:2] == [done["commit"], main["commit"]]
-    assert not [path for method, path, _ in hub.requests if "/branch/" in path or "/repos/create" in path]
-    card = hub.files("org/pulls", "refs/pr/1")["README.md"].decode()
-    assert "refs/pr" not in card  # it is the main branch's as soon as the request is merged
-    assert hub.files("org/pulls", "refs/pr/1")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
-    again = pushed(client, folder, "org/pulls", revision="refs/pr/1")
-    assert (again["commit"], again["changed"]) == (done["commit"], False)
+@pytest.mark.parametrize("name", ["", "a/b/c", "org/", "/name", "org/sima vit", "org/sima--vit", "x" * 100])
+def test_repositories_that_the_hub_does_not_take(name, tmp_path):
+    with pytest.raises(PublishError, match="`repo_id` must be"):
+        plan_push(tmp_path / "none", name)
 
 
-@pytest.mark.usefixtures("clean_hub")
-def test_a_pull_request_to_ones_own_by_its_short_name(hub, client, folder):
-    pushed(client, folder, "pulls")
-    hub.open_pull_request("somebody/pulls")
-    change_weights(folder)
-    assert pushed(client, folder, "pulls", revision="refs/pr/1")["repo_id"] == "somebody/pulls"
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("sima-vit_1.5", "sima-vit_1.5"),
+        ("my model (best)", "my-model-best"),
+        ("a--b..c", "a-b-c"),
+        (".hidden.git", "hidden-git"),
+        ("modèle", "mod-le"),
+        ("模型", "model"),
+        ("x" * 95 + "-y", "x" * 95),
+    ],
+)
+def test_a_folder_whose_name_the_hub_does_not_allow(name, allowed):
+    assert allowed_name(name) == allowed
+    validate_repo_id(allowed)
 
 
-@pytest.mark.usefixtures("clean_hub")
-def test_a_pull_request_that_is_not_there(hub, client, folder):
-    pushed(client, folder, "org/none")
-    commits = hub.commits("org/none")
-    change_weights(folder)
-    refused(
-        client, folder, "org/none", "no pull request refs/pr/7 in org/none", "Nothing was pushed", revision="refs/pr/7"
-    )
-    assert large(hub)[1:] == []
-    assert hub.commits("org/none") == commits
-    refused(client, folder, "org/never", "no repository org/never", revision="refs/pr/1")
-    assert hub.commits("org/never") == []
-
-
-@pytest.mark.usefixtures("clean_hub")
-def test_a_branch_with_a_slash(hub, client, folder):
-    pushed(client, folder, "org/slashes")
-    done = pushed(client, folder, "org/slashes", revision="try/v2")
-    assert done["url"].endswith("/org/slashes/tree/try%2Fv2")
+def test_an_empty_message(tmp_path):
+    with pytest.raises(PublishError, match="`commit_message`"):
+        plan_push(tmp_path / "none", "org/sima-vit", commit_message="")

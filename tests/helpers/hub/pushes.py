@@ -1,11 +1,14 @@
 """Pushes of a folder to the loopback Hub by a client's process, and what came of them."""
 
 import hashlib
+import shutil
 
 import pytest
 import torch
 
 import sima_hf
+from sima_hf.hub.checks import checked_stage
+from sima_hf.hub.plan import make_plan
 from tests.helpers.hosts.at_hand import vit
 from tests.helpers.hub.client import ClientError
 
@@ -32,7 +35,7 @@ def refused(client, folder, repo_id, *words, **more):
     """The push ends in a PublishError of one sentence or more, all of these words in it."""
     with pytest.raises(ClientError) as error:
         pushed(client, folder, repo_id, **more)
-    assert error.value.kinds[0] == "PublishError", error.value
+    assert "PublishError" in error.value.kinds, error.value
     assert all(word in error.value.text for word in words), error.value.text
     assert error.value.text.endswith("."), error.value.text
     return error.value.text
@@ -52,3 +55,11 @@ def change_weights(folder, seed=1):
     state = load_file(folder / WEIGHTS)
     save_file({key: value + seed for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+def published(folder, place, repo_id="org/sima-vit", **settings):
+    """Copy what a push would publish of a folder to `place`; the plan of it."""
+    with checked_stage(folder) as (stage, checked):
+        plan = make_plan(stage, checked, repo_id, **settings)
+        shutil.copytree(stage.path, place)
+    return plan
