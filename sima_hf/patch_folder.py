@@ -1,4 +1,7 @@
-"""From a softmax model on the Hub to a folder with SimA: load, swap, calibrate, certify, save. The core of `sima-hf patch`."""
+"""From a softmax model by its name to a folder with SimA: load, swap, calibrate, certify, save.
+
+The core of `sima-hf patch` and `sima-hf calibrate`.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from .calibration.calibrate import CalibrationReport, calibrate
 from .data.calibration_images import CalibrationImages, image_files
@@ -95,6 +99,26 @@ class MadeFolder:
         return "\n".join([*(str(part) for part in parts if part is not None), load])
 
 
+@dataclass(frozen=True)
+class _Swap:
+    """A swapped model with what it was made from.
+
+    Attributes:
+        model: swapped.
+        original: with softmax, for a calibration; else None.
+        processor: image processor; None where the original has none.
+        base, made_by: name of the original, and the command, for the provenance.
+        before: name of the swapped model that is calibrated, whose provenance is carried on.
+    """
+
+    model: PreTrainedModel
+    original: PreTrainedModel | None
+    processor: Any
+    base: str
+    made_by: str
+    before: str | None = None
+
+
 def make_sima(
     name: str,
     output_dir: str | Path,
@@ -133,7 +157,8 @@ def make_sima(
     processor = find_processor(name, calibration is not None)
     original = copy.deepcopy(model) if calibration is not None else None
     patch_model(model, gain=gain)
-    return _finish(model, original, processor, calibration, certified, output_dir, overwrite, name, "sima-hf patch")
+    swap = _Swap(model, original, processor, base=name, made_by="sima-hf patch")
+    return _finish(swap, calibration, certified, output_dir, overwrite)
 
 
 def calibrate_folder(
@@ -170,9 +195,8 @@ def calibrate_folder(
             "model from before the swap."
         )
     processor = find_processor(name if Path(name, "preprocessor_config.json").is_file() else teacher, True)
-    return _finish(
-        model, original, processor, calibration, certified, output_dir, overwrite, teacher, "sima-hf calibrate", name
-    )
+    swap = _Swap(model, original, processor, base=teacher, made_by="sima-hf calibrate", before=name)
+    return _finish(swap, calibration, certified, output_dir, overwrite)
 
 
 def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped: str | None = None) -> None:
@@ -194,13 +218,11 @@ def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped
 
 
 def _finish(
-    model, original, processor, calibration, certified, output_dir, overwrite, base, maker, before=None
+    swap: _Swap, calibration: CalibrationOptions | None, certified: bool, output_dir: str | Path, overwrite: bool
 ) -> MadeFolder:
-    """Calibrate from `original`, certify and save a swapped model; `before`: where it was until now."""
-    report, images = None, None
-    if calibration is not None:
-        report, images = _calibrate(model, original, processor, calibration)
-    certificate = None
+    """Calibrate, certify and save a swapped model."""
+    report, images = (None, None) if calibration is None else _calibrate(swap, calibration)
+    model, certificate = swap.model, None
     if certified:
         certificate = certify_made_up(model)
         if certificate.in_swapped:
@@ -210,12 +232,12 @@ def _finish(
     place = Path(output_dir).expanduser()
     with whole_folder(output_dir, overwrite) as folder:
         model.save_pretrained(folder)
-        save_processors(processor, model, base, folder)
-        if before is not None and Path(before).is_dir():
-            write_provenance(folder, base_model=before)
+        save_processors(swap.processor, model, swap.base, folder)
+        if swap.before is not None and Path(swap.before).is_dir():
+            write_provenance(folder, base_model=swap.before)
         gain = describe(model).swapped[0].gain
         facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
-        write_provenance(folder, base_model=base, calibration=facts, gain=gain, made_by=maker)
+        write_provenance(folder, base_model=swap.base, calibration=facts, gain=gain, made_by=swap.made_by)
         removed = tuple(one for one in files_of_model(place) if not (folder / one).exists())
     unreadable = () if images is None else tuple(images.unreadable)
     return MadeFolder(
@@ -223,10 +245,11 @@ def _finish(
     )
 
 
-def _calibrate(model, original, processor, options: CalibrationOptions) -> tuple[CalibrationReport, CalibrationImages]:
+def _calibrate(swap: _Swap, options: CalibrationOptions) -> tuple[CalibrationReport, CalibrationImages]:
+    model = swap.model
     images = CalibrationImages(
         options.folder,
-        processor,
+        swap.processor,
         options.images,
         options.batch_size,
         options.seed,
@@ -236,7 +259,7 @@ def _calibrate(model, original, processor, options: CalibrationOptions) -> tuple
     model.to(options.device or best_device())
     report = calibrate(
         model,
-        original,
+        swap.original,
         _WithText(images, example_inputs(model)),
         classifier=options.classifier,
         memory_budget=options.memory_budget,

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..folders.file_names import ADAPTER_FILES, WEIGHT_FILES, code_places, matches
-from ..patching.remote_code.model_files import ATTENTION, NATIVE_FILES
+from ..patching.remote_code.model_files import ATTENTION, BASE, NATIVE_FILES
 
 
 # Names of files that the push does not bring -> why they are removed.
@@ -21,7 +21,7 @@ _STALE = (
     ),
 )
 _CODE = "code of an earlier model"
-_SHARED_CODE = (*NATIVE_FILES, f"{ATTENTION}.py")
+_SHARED_CODE = (*NATIVE_FILES, f"{ATTENTION}.py", f"{BASE}.py")
 IN_WORDS = "weights, adapters, processors and sima_hf's own code of an earlier model"
 
 

@@ -93,12 +93,6 @@ def test_shards(shards):
     assert len(checked.weights) > 2
 
 
-def test_what_the_model_does_not_load_from_is_none_of_its_weights(folder, saved):
-    for path in (saved / "shards").glob("model*"):
-        shutil.copy(path, folder)
-    assert check_folder(folder).weights == (folder / "model.safetensors",)
-
-
 def test_a_native_model(tmp_path):
     SimAForImageClassification(SimAConfig(**NATIVE)).save_pretrained(tmp_path)
     checked = check_folder(tmp_path)
@@ -129,12 +123,6 @@ def test_a_text_side_keeps_its_softmax(tmp_path):
     assert not checked.certificate.softmax_free
     assert checked.certificate.in_swapped == ()
     assert checked.certificate.count > 0
-
-
-def test_half_precision(folder):
-    change_weights(folder, lambda state: state.update({key: value.half() for key, value in state.items()}))
-    change_config(folder, dtype="float16")
-    assert check_folder(folder).model.dtype == torch.float16
 
 
 # What is no model's folder
@@ -330,16 +318,6 @@ def test_an_adapter(folder, gone):
     for name in gone:
         (folder / name).unlink()
     assert_refused(folder, "adapter_config.json", "`model = model.merge_and_unload()`")
-
-
-def test_a_merged_adapter(folder, tmp_path):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(check_folder(folder).model, peft.LoraConfig(target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path / "adapter")
-    plain = check_folder(folder).model
-    merged = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")
-    assert check_folder(tmp_path / "merged").certificate.softmax_free
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1, -1000])

@@ -123,57 +123,6 @@ def test_revisions(hub, client, folder):
     assert "config.json" in hub.files("org/two", second)  # what a commit had, it has
 
 
-def test_a_cache_is_used_again_and_offline(hub, client, folder, tmp_path):
-    push(client, folder, "org/three")
-    client.run("place = snapshot_download('org/three')")
-    received = client.run("import os; {name: read(os.path.join(place, name)) for name in os.listdir(place)}")
-    assert {name: bytes.fromhex(text) for name, text in received.items()} == hub.files("org/three")
-    hub.log.clear()
-    client.run("hf_hub_download('org/three', 'model-00001-of-00002.safetensors')")
-    assert [record.status for record in hub.log] == [302]  # asked for its ETag, not fetched again
-    hub.log.clear()
-    environment = hub.environment(client.home, HF_HUB_OFFLINE="1")
-    with Client(environment, tmp_path / "log", BEFORE) as offline:
-        path = offline.run("hf_hub_download('org/three', 'config.json')")
-        assert path == client.run("hf_hub_download('org/three', 'config.json', local_files_only=True)")
-        assert offline.run("snapshot_download('org/three')") == client.run("place")
-        with pytest.raises(ClientError) as caught:
-            offline.run("hf_hub_download('org/never', 'config.json')")
-        assert "LocalEntryNotFoundError" in caught.value.kinds
-    assert hub.log == []
-
-
-def test_a_stopped_hub_is_gone(tmp_path, folder):
-    with HubServer(tmp_path / "hub") as server:
-        environment = server.environment(tmp_path / "home")
-        with Client(environment, tmp_path / "log", BEFORE) as process:
-            push(process, folder, "org/kept")
-            path = process.run("hf_hub_download('org/kept', 'config.json')")
-            server.stop()
-            assert (
-                process.run("hf_hub_download('org/kept', 'config.json')") == path
-            )  # the client falls back on its cache
-            with pytest.raises(ClientError) as caught:
-                process.run("api.whoami()")
-            assert "ConnectError" in caught.value.kinds
-    with HubServer(tmp_path / "hub") as server:  # what lies on disk is there again
-        assert contents(folder).items() <= server.files("org/kept").items()
-
-
-def test_a_download_goes_on_where_it_was_cut(hub, client, folder):
-    """The client writes pieces of 10 MB, so a larger file shows it; of a smaller one it asks for all again."""
-    name, piece = "model-00001-of-00002.safetensors", 10 * MEGABYTE
-    (folder / name).write_bytes(os.urandom(piece + MEGABYTE))
-    push(client, folder, "org/four")
-    hub.drop_download_after(piece + 300_000)
-    hub.log.clear()
-    digest = client.run(f"digest(hf_hub_download('org/four', {name!r}))")
-    assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    cut, rest = [record for record in hub.log if record.by_storage]
-    assert (cut.status, cut.sent, cut.byte_range) == (0, piece + 300_000, None)
-    assert (rest.status, rest.sent, rest.byte_range) == (206, MEGABYTE, f"bytes={piece}-")
-
-
 def test_a_download_that_broke_leaves_nothing_and_can_be_repeated(hub, client, folder):
     push(client, folder, "org/five")
     download = "digest(hf_hub_download('org/five', 'model-00001-of-00002.safetensors'))"
@@ -207,12 +156,6 @@ def test_an_upload_that_broke_leaves_the_repository_as_it_was(hub, client, folde
     assert uploads(hub) == [(two, MEGABYTE)]  # the other one had arrived
     assert contents(folder).items() <= hub.files("org/six").items()
     assert len(hub.commits("org/six")) == 3
-
-
-def test_an_upload_cut_once_is_sent_again_by_the_client(hub, client, folder):
-    hub.drop_upload_after(300_000)
-    push(client, folder, "org/seven")
-    assert contents(folder).items() <= hub.files("org/seven").items()
 
 
 def test_large_files_in_parts(tmp_path, folder):

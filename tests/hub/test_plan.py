@@ -16,7 +16,7 @@ from tests.helpers.hub.saved_folder import listing
 
 
 BASE = "google/vit-base-patch16-224"
-MADE = {"README.md", "config.json", "modeling_sima_vit.py", "sima_attention.py"}
+MADE = {"README.md", "config.json", "modeling_sima_vit.py", "sima_attention.py", "sima_base.py"}
 
 
 def test_a_plan_says_what_would_be_published(folder):
@@ -28,7 +28,7 @@ def test_a_plan_says_what_would_be_published(folder):
     assert files[WEIGHTS].size == (folder / WEIGHTS).stat().st_size
     assert plan.left == {}
     text = str(plan)
-    assert text.startswith(f"org/sima-vit, branch v2, private: 6 files, {human_size(plan.size)}")
+    assert text.startswith(f"org/sima-vit, branch v2, private: 7 files, {human_size(plan.size)}")
     assert plan.card in text
     assert all(name in text for name in files)
     data = json.loads(json.dumps(plan.to_dict()))

@@ -31,7 +31,7 @@ def swapped():
     return sima_hf.patch_model(vit())
 
 
-CODE = {native: set(NATIVE), swapped: {"modeling_sima_vit.py", "sima_attention.py"}}
+CODE = {native: set(NATIVE), swapped: {"modeling_sima_vit.py", "sima_attention.py", "sima_base.py"}}
 
 
 @pytest.mark.parametrize("build", CODE, ids=lambda build: build.__name__)

@@ -117,50 +117,6 @@ def test_the_cache_is_used_again_offline(hub, people, tmp_path):
     assert hub.log == []
 
 
-def test_a_download_that_breaks_can_be_repeated(hub, people):
-    hub.drop_download_after(50_000, reset=True)
-    load = (
-        "import sima_hf; same_logits(AutoModelForImageClassification.from_pretrained('org/sima-deit'), 'sima-deit.pt')"
-    )
-    with pytest.raises(ClientError, match="Can't load the model for 'org/sima-deit'"):
-        people.apart(load)
-    assert people.apart(load, empty=False)
-    hub.drop_download_after(50_000)  # an answer that ends too early is asked for again by the client itself
-    assert people.apart("time.sleep = lambda seconds: None; " + load)
-
-
-def test_an_upload_that_breaks_leaves_the_repository_as_it_was(hub, people):
-    push = MODELS + "time.sleep = lambda seconds: None\nswapped(seed=5).push_to_hub('org/sima-deit').oid"
-    before = hub.files("org/sima-deit")
-    hub.drop_upload_after(50_000, times=6)  # as often as the client tries
-    with pytest.raises(ClientError, match=r"Error while uploading 'model\.safetensors' to the Hub"):
-        people.apart(push, HF_TOKEN=hub.token)
-    assert hub.files("org/sima-deit") == before
-    first = hub.commits("org/sima-deit")[0]["oid"]
-    second = people.apart(push.replace("org/sima-deit", "org/another"), HF_TOKEN=hub.token)
-    assert hub.commits("org/another")[0]["oid"] == second
-    assert hub.commits("org/sima-deit")[0]["oid"] == first
-
-
-def test_what_a_user_reads_when_it_cannot_be(hub, people):
-    """Transformers' own sentences: with sima_hf imported they stay what they are for any model."""
-    load = "import sima_hf; AutoModel.from_pretrained({!r}, revision={!r})"
-    for code, token, words in (
-        (
-            load.format("org/never", "main"),
-            None,
-            "org/never is not a local folder and is not a valid model identifier",
-        ),
-        (load.format("org/sima", "v9"), None, "v9 is not a valid git identifier"),
-        (load.format("org/sima", "main"), "hf_wrong", "Invalid credentials in Authorization header"),
-        (MODELS + "native().push_to_hub('org/sima')", "hf_wrong", "Invalid credentials in Authorization header"),
-        (MODELS + "native().push_to_hub('org/sima')", hub.read_token, "token with write access to org/sima"),
-    ):
-        with pytest.raises(ClientError) as caught:
-            people.apart(code, **({"HF_TOKEN": token} if token else {}))
-        assert words in caught.value.text
-
-
 SETTINGS = """
 torch.set_grad_enabled(True)
 settings = {

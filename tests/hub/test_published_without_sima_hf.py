@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 WITHOUT = "import sys; sys.modules['sima_hf'] = None  # any import of it fails from here on\n"
 REPOSITORIES = {
     # name: (what its classes are called, the files of its code)
-    "sima-deit": ("SimADeiT", {"modeling_sima_deit.py", "sima_attention.py"}),
-    "sima-cvt": ("SimACvt", {"modeling_sima_cvt.py", "sima_attention.py"}),
+    "sima-deit": ("SimADeiT", {"modeling_sima_deit.py", "sima_attention.py", "sima_base.py"}),
+    "sima-cvt": ("SimACvt", {"modeling_sima_cvt.py", "sima_attention.py", "sima_base.py"}),
     "sima": ("SimA", {"configuration_sima.py", "embeddings_sima.py", "modeling_sima.py"}),
 }
 

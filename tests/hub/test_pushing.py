@@ -21,7 +21,7 @@ def test_a_dry_run_changes_nothing(hub, client, folder):
     assert listing(folder) == before
     assert (done["commit"], done["url"], done["changed"]) == (None, None, False)
     assert hub.commits("org/dry") == []
-    assert "6 files" in done["plan"]
+    assert "7 files" in done["plan"]
 
 
 def test_a_push_is_one_commit(hub, client, folder):
@@ -168,18 +168,6 @@ def test_a_readme_that_stays_makes_no_commit(hub, client, folder):
     assert not pushed(client, folder, "org/lines")["changed"]
 
 
-def test_front_matter_edited_on_the_hub_is_kept(hub, client, folder):
-    """As its pages offer to do: a license and a data set; then somebody changes the folder's text."""
-    (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
-    pushed(client, folder, "org/front")
-    edit_on_the_hub(client, "org/front", readme(hub, "org/front").replace("---\n", "---\nlicense: mit\n", 1))
-    done = pushed(client, folder, "org/front")
-    assert "license: mit" in readme(hub, "org/front")
-    assert pushed(client, folder, "org/front")["commit"] == done["commit"]
-    (folder / "README.md").write_text("# Mine\n\nSecond wording.\n")
-    refused(client, folder, "org/front", "both have text of their own")
-
-
 def test_a_readme_edited_in_both_places_is_nobodys_to_throw_away(hub, client, folder):
     (folder / "README.md").write_text("# Mine\n\nFirst wording.\n")
     pushed(client, folder, "org/both")
@@ -224,14 +212,6 @@ def test_what_arrived_is_not_sent_again(hub, client, folder):
     assert WEIGHTS in hub.files("org/arrived")
 
 
-def test_a_token_that_may_only_read_an_existing_repository(hub, client, folder):
-    pushed(client, folder, "org/readable")
-    commits = hub.commits("org/readable")
-    change_weights(folder)
-    refused(client, folder, "org/readable", "may not write to org/readable", token="hf_read")
-    assert hub.commits("org/readable") == commits
-
-
 def test_an_answer_that_is_lost(hub, client, folder):
     """The commit is made and nobody here knows: the message does not claim otherwise, and again changes nothing."""
     pushed(client, folder, "org/lost")
@@ -252,18 +232,6 @@ _commit_api._send_commit = send_and_lose
     assert hub.files("org/lost")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
     assert not pushed(client, folder, "org/lost")["changed"]
     assert hub.commits("org/lost") == commits
-
-
-def test_a_new_branch_whose_commit_fails(hub, client, folder):
-    pushed(client, folder, "org/branching")
-    change_weights(folder)
-    hub.limit_rate(1, within="/commit/")
-    refused(client, folder, "org/branching", "fewer requests", revision="new")
-    assert hub.commits("org/branching", "new") == hub.commits("org/branching")
-    hub.log.clear()
-    pushed(client, folder, "org/branching", revision="new")
-    assert large(hub) == []
-    assert len(hub.commits("org/branching", "new")) == 3
 
 
 def test_somebody_elses_commit_in_between(hub, client, folder):

@@ -1,7 +1,7 @@
 """The code that is published beside a model's weights, so that Transformers can load them without sima_hf.
 
-Native models bring their own files, as they are. A swapped model brings two that `bundle` cuts from the package's sources: the
-attention, and the classes of this very model. Nothing here is a second copy kept by hand.
+Native models bring their own files, as they are. A swapped model brings three that `bundle` cuts from the package's sources: the
+attention, what its configs and checks are made of, and the classes of this very model. Nothing is a second copy kept by hand.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from ...models.sima import configuration_sima
 from ...models.sima.configuration_sima import SimAConfig
 from ...version import __version__
 from ..hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config
-from .source_bundle import Cut, Ending, bundle
+from .source_bundle import Cut, bundle
 
 
 NATIVE_FILES = ("configuration_sima.py", "embeddings_sima.py", "modeling_sima.py")
@@ -28,20 +28,25 @@ NATIVE_CLASSES = {
     "AutoBackbone": "modeling_sima.SimABackbone",
 }
 
+# Modules of patching/ that go into the file of that name: they need neither a host's forwards nor model classes.
+_IN_BASE = ("hosts", "host_table", "configs", "zero_tokens", "attentions.code_paths")
 # What is computed without the package: plain torch, on any device.
 BACKEND = "eager"
-ATTENTION = "sima_attention"
+ATTENTION, BASE = "sima_attention", "sima_base"
 
 _ATTENTION_DOC = '''"""SimA attention (arXiv 2206.08898) in plain torch, and its place among Transformers' attention functions.
 
 Cut by sima_hf {version} from its own sources; with sima_hf installed, its faster kernels serve instead. Apache-2.0.
 """'''
+_BASE_DOC = '''"""The row of {name} in the table of hosts, its config, and the check of which attention code would run softmax.
+
+Cut by sima_hf {version} from its own sources. Apache-2.0.
+"""'''
 _MODEL_DOC = '''"""{name} with SimA attention in place of softmax, under the names of its own parameters.
 
 {classes}.
 
-Cut by sima_hf {version} from its own sources: the row of the table of hosts, the config, and the classes that the last lines make.
-Apache-2.0.
+Cut by sima_hf {version} from its own sources; the last lines make the classes. Apache-2.0.
 """'''
 
 
@@ -166,7 +171,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
             (f"{patching}.host_table.rows", "ROWS"): lambda name: name in {host.model_type for host in hosts},
         },
         replaced={
-            (f"{patching}.hosts", "HOME"): "HOME = __name__",
+            (f"{patching}.hosts", "HOME"): f'HOME = f"{{__package__}}.{module}"',
             (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
             f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]',
             (f"{patching}.attentions", "swapped_class"): _OWN_CLASS,
@@ -198,26 +203,21 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     ]
     files = {
         ATTENTION: (f"{package}.attention", f"{package}.ops", f"{package}.errors"),
+        BASE: tuple(f"{patching}.{name}" for name in _IN_BASE),
         module: (patching,),
     }
     models = sorted({name for names in _models(config).values() for name in names})
     ending = _ending(hosts[-1], models) if _is_swapped(config) else _ending_around(config, models)
-    texts = bundle(
-        wanted, files, cut, Ending("register_attention_functions()\n" + _registered(inner) + ending, _IMPORTS)
-    )
+    texts = bundle(wanted, files, cut, "register_attention_functions()\n" + _registered(inner) + ending)
     prefix = PREFIX if _is_swapped(config) else ""
     facts = {
         "version": __version__,
         "name": _base(config).__name__.removesuffix("Config"),
         "classes": textwrap.fill(", ".join(f"{prefix}{name}" for name in [_base(config).__name__, *models]), 118),
     }
-    return {
-        f"{ATTENTION}.py": f"{_ATTENTION_DOC.format(**facts)}\n\n{texts[ATTENTION]}",
-        f"{module}.py": f"{_MODEL_DOC.format(**facts)}\n\n{texts[module]}",
-    }
+    docs = {ATTENTION: _ATTENTION_DOC, BASE: _BASE_DOC, module: _MODEL_DOC}
+    return {f"{name}.py": f"{docs[name].format(**facts)}\n\n{text}" for name, text in texts.items()}
 
-
-_IMPORTS = ("import importlib",)
 
 # What is different where a model brings its own code. Several such models may be in one process, and each runs its own: the name
 # of its attention function, by which Transformers finds it, is made of the file's content.

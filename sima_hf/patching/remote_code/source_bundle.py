@@ -9,6 +9,7 @@ import ast
 import functools
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,14 +48,6 @@ class Cut:
     rows: Mapping[tuple[str, str], Callable[[str], bool]] = field(default_factory=dict)
     replaced: Mapping[tuple[str, str], str] = field(default_factory=dict)
     omitted: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Statements that run when everything is defined, and the import statements of what they need from outside."""
-
-    text: str
-    imports: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -129,22 +122,22 @@ def _definition(module: str, line: int, text: str, parts: list[ast.AST]) -> Defi
 
 
 def bundle(
-    wanted: list[tuple[str, str]], files: Mapping[str, tuple[str, ...]], cut: Cut, ending: Ending
+    wanted: list[tuple[str, str]], files: Mapping[str, tuple[str, ...]], cut: Cut, ending: str = ""
 ) -> dict[str, str]:
     """Lay out what `wanted` names need.
 
     Args:
         wanted: (module, name) of what has to be there.
-        files: name of a published module -> prefixes of the package's modules whose definitions go there; in the order in
-            which they may import: each only from those before it.
+        files: name of a published module -> prefixes of the package's modules whose definitions go there, the first that fits; each
+            file may import from those before it.
         cut: what differs.
-        ending: statements at the end of the last file.
+        ending: statements at the end of the last file, where `importlib` is there.
 
     Returns:
         The text of each published module, without a docstring.
 
     Raises:
-        ValueError: a definition cannot stand alone, two of one file share a name, or a file would import a later one.
+        ValueError: a definition cannot stand alone, two share a name, or no file is meant for one.
     """
     sources: dict[str, Source] = {}
     chosen: dict[tuple[str, str], Definition] = {}
@@ -165,29 +158,23 @@ def bundle(
                 raise ValueError(f"{module}.{name} cannot be published: {definition.problem}.")
             queue += [(module, used) for used in sorted(definition.uses)]
         elif name in source.inside:
-            if source.inside[name][1] != name:
-                raise ValueError(
-                    f"{module} imports {source.inside[name][1]!r} as {name!r}; published files keep names as they are."
-                )
             resolved[key] = source.inside[name]
             queue.append(source.inside[name])
-    placed = {key: _file_of(key[0], files) for key in chosen}
     homes: dict[str, str] = {}
-    for (module, name), place in placed.items():
+    for module, name in chosen:
         if name in homes:
             raise ValueError(
                 f"{name!r} of {module} has a namesake among what is published beside it; rename one of them."
             )
-        homes[name] = place
+        homes[name] = _file_of(module, files)
     order = _order(sources)
     texts = {}
     for place in files:
         here = sorted(
-            (definition for key, definition in chosen.items() if placed[key] == place),
+            (definition for (_, name), definition in chosen.items() if homes[name] == place),
             key=lambda one: (order.index(one.module), one.line),
         )
-        last = ending if place == list(files)[-1] else Ending("")
-        texts[place] = _file(here, place, homes, sources, list(files), last)
+        texts[place] = _file(here, place, homes, sources, ending if place == list(files)[-1] else "")
     return texts
 
 
@@ -220,25 +207,20 @@ def _file(
     place: str,
     homes: Mapping[str, str],
     sources: Mapping[str, Source],
-    files: list[str],
-    ending: Ending,
+    ending: str,
 ) -> str:
-    outside, inside = set(ending.imports), {}
+    outside = {"import importlib"} if ending else set()
+    used = {node.id for node in ast.walk(ast.parse(ending)) if isinstance(node, ast.Name)}
     for one in definitions:
         source = sources[one.module]
-        for name in one.uses:
-            if name in source.outside and name not in source.definitions:
-                outside.add(source.outside[name])
-            elif (name in source.inside or name in source.definitions) and homes.get(name, place) != place:
-                if files.index(homes[name]) > files.index(place):
-                    raise ValueError(f"{one.module} needs {name!r}, which is published in {homes[name]}, after it.")
-                inside.setdefault(homes[name], set()).add(name)
-    for name in (node.id for node in ast.walk(ast.parse(ending.text)) if isinstance(node, ast.Name)):
+        outside |= {source.outside[name] for name in one.uses & source.outside.keys() - source.definitions.keys()}
+        used |= one.uses & (source.inside.keys() | source.definitions.keys())
+    inside: dict[str, set[str]] = {}
+    for name in used:
         if homes.get(name, place) != place:
             inside.setdefault(homes[name], set()).add(name)
     texts = list(dict.fromkeys(one.text for one in definitions))
-    parts = [import_lines(outside, inside), *_joined(texts), *([ending.text] if ending.text else [])]
-    return "\n\n\n".join(parts) + "\n"
+    return "\n\n\n".join([import_lines(outside, inside), *_joined(texts), *filter(None, [ending])]) + "\n"
 
 
 def _joined(texts: list[str]) -> list[str]:
@@ -254,30 +236,22 @@ def _joined(texts: list[str]) -> list[str]:
 
 
 def import_lines(outside: set[str], inside: Mapping[str, set[str]]) -> str:
-    """Import statements in the usual order: the standard library, other packages, siblings."""
-    groups: tuple[dict, dict, dict] = ({}, {}, {})
+    """Import statements: the standard library, other packages, siblings."""
+    heads: dict[str, set[str]] = {f"from .{home}": set(names) for home, names in inside.items()}
     for line in outside:
-        words = line.split(maxsplit=3)
-        group = groups[0] if words[1].split(".")[0] in sys.stdlib_module_names else groups[1]
-        group.setdefault(words[1] if words[0] == "from" else line, set()).add(words[3] if words[0] == "from" else "")
-    for home, names in inside.items():
-        groups[2].setdefault(f".{home}", set()).update(names)
-    blocks = []
-    for group in groups:
-        plain = sorted(line for line, names in group.items() if names == {""})
-        lines = [_from(module, names) for module, names in sorted(group.items()) if names != {""}]
-        if plain or lines:
-            blocks.append("\n".join([*plain, *lines]))
-    return "\n\n".join(blocks)
+        head, _, name = line.partition(" import ")
+        heads.setdefault(head, set()).update([name] if name else [])
+    blocks: tuple[list[str], ...] = ([], [], [])
+    for head in sorted(heads, key=lambda head: (head.startswith("from"), head)):
+        package = head.split()[1].split(".")[0]
+        group = 0 if package in sys.stdlib_module_names else 1 if package else 2
+        blocks[group].append(_statement(head, sorted(heads[head])))
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _from(module: str, names: set[str]) -> str:
-    line = f"from {module} import {', '.join(sorted(names, key=_case))}"
-    if len(line) <= 119:
+def _statement(head: str, names: list[str]) -> str:
+    line = f"{head} import {', '.join(names)}" if names else head
+    if len(line) < 120:
         return line
-    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in sorted(names, key=_case)) + ")"
-
-
-def _case(name: str) -> tuple[bool, bool, str]:
-    """Constants, classes, functions: as the style checker sorts them."""
-    return (not name.isupper(), not name[:1].isupper(), name)
+    text = textwrap.fill(", ".join(names), 115, initial_indent="    ", subsequent_indent="    ")
+    return f"{head} import (\n{text},\n)"
