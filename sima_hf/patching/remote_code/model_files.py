@@ -208,7 +208,8 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     }
     models = sorted({name for names in _models(config).values() for name in names})
     ending = _ending(hosts[-1], models) if _is_swapped(config) else _ending_around(config, models)
-    texts = bundle(wanted, files, cut, "register_attention_functions()\n" + _registered(inner) + ending)
+    start = f"{_CLASSES_OF_PARTS}\n\n\nregister_attention_functions()\n{_registered(inner)}"
+    texts = bundle(wanted, files, cut, start + ending)
     prefix = PREFIX if _is_swapped(config) else ""
     facts = {
         "version": __version__,
@@ -239,6 +240,9 @@ _OWN_FUNCTION = '''def register_attention_functions() -> None:
 _OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
     """SimA's class for a module of the host's."""
     return mixed_class(original, place)'''
+_CLASSES_OF_PARTS = '''def __getattr__(name: str):
+    """A config class that was made for a part of this model, by its name: what pickle looks up."""
+    return getattr(importlib.import_module(SimAHostConfig.__module__), name)'''
 _OWN_CHECK = '''def check_saved_whole(model: PreTrainedModel) -> None:
     """Parts are not swapped by this file, so config.json says what they run."""'''
 _OWN_IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str) -> str:
