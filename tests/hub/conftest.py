@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import sima_hf
 from tests.helpers.hosts.at_hand import vit
@@ -25,6 +26,14 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    torch.manual_seed(7)
+    sima_hf.patch_model(vit()).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return tmp_path / "shards"
 
 
 @pytest.fixture(scope="module")

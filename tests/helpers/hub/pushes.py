@@ -63,3 +63,12 @@ def published(folder, place, repo_id="org/sima-vit", **settings):
         plan = make_plan(stage, checked, repo_id, **settings)
         shutil.copytree(stage.path, place)
     return plan
+
+
+def put(client, repo_id, files):
+    """Files that somebody uploads: name -> content."""
+    lines = ["from huggingface_hub import HfApi", "api = HfApi()", f"_ = api.create_repo({repo_id!r}, exist_ok=True)"]
+    for name, content in files.items():
+        what = f"path_or_fileobj={content!r}, path_in_repo={name!r}, repo_id={repo_id!r}"
+        lines.append(f"_ = api.upload_file({what})")
+    client.run("\n".join(lines))
