@@ -11,7 +11,7 @@ from urllib.parse import quote
 import jinja2
 import transformers
 
-from ...folders.weights import read_json
+from ...folders.json_files import read_json
 from ..processors import image_processor_file
 from .attention import attention_values
 from .known import Known

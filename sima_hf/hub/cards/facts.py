@@ -6,9 +6,9 @@ from typing import Any
 
 from ...errors import PublishError
 from ...folders.file_names import is_benchmark
+from ...folders.json_files import parse_json
 from ...folders.local_paths import stays_in
 from ...folders.provenance import PROVENANCE, read_provenance
-from ...folders.weights import parse_json
 from .results import RESULT_FILES, kind_of
 
 

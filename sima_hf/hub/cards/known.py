@@ -9,9 +9,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...errors import PublishError
+from ...folders.json_files import parse_json
 from ...folders.local_paths import data_and_split, shown_place
 from ...folders.provenance import read_provenance
-from ...folders.weights import parse_json
 from ...folders.weights_hash import weights_hash
 from .facts import CardFacts
 from .results import EVALUATION, TRAINING, Measured, check_measured, read_measured

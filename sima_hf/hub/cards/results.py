@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ...errors import PublishError
+from ...folders.json_files import parse_json
 from ...folders.local_paths import data_and_split, shown_place
-from ...folders.weights import parse_json
 from ...folders.weights_hash import WEIGHTS_HASH
 
 
