@@ -12,7 +12,7 @@ from ..folders.file_names import CONFIG
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
-from ..patching.eligibility import check_came_alone
+from ..patching.eligibility import check_not_remote_code
 from ..patching.remote_code.model_files import auto_map
 from .cards.facts import CardFacts
 from .cards.readme import without_pushed
@@ -89,7 +89,7 @@ def _check_unsealed(folder: Path) -> None:
 def _prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     config = model.config
     try:
-        check_came_alone(model)
+        check_not_remote_code(model)
     except UnsupportedModelError as error:
         raise PublishError(str(error)) from error
     found = auto_map(config)

@@ -10,7 +10,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from ..errors import UnsupportedModelError
 from .attentions import forward_class, replaced_base, replaced_classes
 from .attentions.code_paths import is_attention, reaches_interface
-from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig
+from .configs import SimAHostConfig, SimAPartConfig, is_sima
 from .hosts import HOSTS, Host, host_of_config
 
 
@@ -121,13 +121,13 @@ def find_attentions(model: nn.Module, host_of_module: Callable[[nn.Module], Host
 
 
 def _attention(path: str, module: nn.Module, part: nn.Module, host: Host) -> Attention | None:
-    place = replaced_classes(host).get(replaced_base(type(module), host))
-    forward = forward_class(place) if place else None
+    forward_path = replaced_classes(host).get(replaced_base(type(module), host))
+    forward = forward_class(forward_path) if forward_path else None
     if forward is not None and getattr(forward, "attends", True):
         return Attention(path, module, part, host, forward, attends=True, reached=True)
     attends = is_attention(module, path)
     reached = not attends or reaches_interface(module)
-    if not reached and any(cls.__name__ in host.left for cls in type(module).__mro__):
+    if not reached and any(cls.__name__ in host.allowed for cls in type(module).__mro__):
         return None
     return Attention(path, module, part, host, forward, attends, reached) if forward or attends else None
 
@@ -162,7 +162,7 @@ def host_of(module: nn.Module) -> Host | None:
 def swapped_host_of(module: nn.Module) -> Host | None:
     """The row of a module that is SimA; None for any other."""
     config = _config_of(module)
-    return host_of_config(config) if isinstance(config, (SimAHostConfig, SimAParentConfig)) else None
+    return host_of_config(config) if is_sima(config) else None
 
 
 def _config_of(module: nn.Module) -> PreTrainedConfig | None:

@@ -233,7 +233,7 @@ def _reason(classes: list[str], name: str) -> str | None:
     """Why the table of hosts lets an operation stay in one of these classes."""
     for host in HOSTS.values():
         for cls in classes:
-            word, reason = host.left.get(cls.removeprefix(PREFIX), ("", ""))
+            word, reason = host.allowed.get(cls.removeprefix(PREFIX), ("", ""))
             if word and word in name:
                 return reason
     return None

@@ -15,7 +15,7 @@ from ..attention import attention_function_names, register_attention_functions
 from . import models
 from .configs import config_class, part_class
 from .hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config, modeling_module
-from .models import SimAHostModel, build_for_exchange, model_class
+from .models import SimAHostModel, build_placeholder, model_class
 
 
 __all__ = ["SimAHostModel"]
@@ -38,28 +38,28 @@ def register_host(host: Host) -> type[PreTrainedConfig]:
         register_host(host_of_config(tower))
     AutoConfig.register(made.model_type, made, exist_ok=True)
     register_attention_functions()
-    enter_classes(host)
-    enter_processors(host)
+    register_auto_classes(host)
+    register_processors(host)
     return made
 
 
-def enter_classes(host: Host) -> None:
+def register_auto_classes(host: Host) -> None:
     """Enter the SimA<Host> classes wherever Transformers' Auto classes have the host's, and in the host's own table."""
     for auto, classes in auto_classes(host_config_class(host)):
         made = tuple(model_class(one, host) for one in classes)
         auto._model_mapping.register(config_class(host), made if len(made) > 1 else made[0], exist_ok=True)
     if host.class_table:
-        enter_table(host)
+        register_attention_table(host)
 
 
-def enter_table(host: Host) -> None:
+def register_attention_table(host: Host) -> None:
     """Enter SimA's names in a host's own table of attention classes."""
     table, entry = host.class_table
     classes = getattr(modeling_module(host), table)
-    classes.update(dict.fromkeys(attention_function_names(), functools.partial(build_for_exchange, classes[entry])))
+    classes.update(dict.fromkeys(attention_function_names(), functools.partial(build_placeholder, classes[entry])))
 
 
-def enter_processors(host: Host) -> None:
+def register_processors(host: Host) -> None:
     """Enter the SimA<Host>Config in Transformers' tables of tokenizers and processors that have the host's."""
     base = host_config_class(host)
     for file, name in _PROCESSOR_TABLES.items():
@@ -80,22 +80,22 @@ def __getattr__(name: str):
         if host is not None:
             return make(host)
     if name.startswith(PREFIX):
-        for host in _likely_hosts(name.removeprefix(PREFIX)):
+        for host in _hosts_by_name_prefix(name.removeprefix(PREFIX)):
             base = getattr(modeling_module(host), name.removeprefix(PREFIX), None)
-            if isinstance(base, type) and issubclass(base, PreTrainedModel) and _belongs(base, host):
+            if isinstance(base, type) and issubclass(base, PreTrainedModel) and _owns_model_class(base, host):
                 register_host(host)
                 return model_class(base, host)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _belongs(base: type[PreTrainedModel], host: Host) -> bool:
+def _owns_model_class(base: type[PreTrainedModel], host: Host) -> bool:
     """Whether a model class takes the host's config. Inner parts of towers may name their parent's, which they never get."""
     row = HOSTS.get(getattr(base.config_class, "model_type", None))
     inner = row is None or bool(row.towers)
     return row is host or (inner and base.__name__.startswith(host.config.removesuffix("Config")))
 
 
-def _likely_hosts(name: str) -> list[Host]:
+def _hosts_by_name_prefix(name: str) -> list[Host]:
     """Hosts whose config's name begins as a model's does, the longest beginning first: looking into each costs an import."""
 
     def alike(host: Host) -> int:

@@ -7,6 +7,7 @@ instead of running softmax. No model is imported here.
 import copy
 import functools
 import os
+from collections.abc import Iterator
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -53,7 +54,22 @@ def build_parts(config: PreTrainedConfig) -> None:
             setattr(config, name, config_class(host)(**fields))
 
 
-class SimAHostConfig:
+class SimAConfigMixin:
+    """What the config of every swapped model has: the way it is saved."""
+
+    def to_dict(self) -> dict:
+        """As the host's, with a name of attention that stops whoever reads it as the host's."""
+        return {**super().to_dict(), "attn_implementation": IN_FILES}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As the host's; a config that `sima_hf.prepare_for_hub` prepared brings its code along, as the installed version has it."""
+        if getattr(self, "auto_map", None):
+            self.auto_map = auto_map(self)
+            write_remote_code(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class SimAHostConfig(SimAConfigMixin):
     """What a swapped model's config adds to the host's: a gain, and an attention that is never softmax."""
 
     attention_gain: str = "tokens"
@@ -86,15 +102,6 @@ class SimAHostConfig:
         """Take one of SimA's attention functions."""
         self._attn_implementation = implementation
 
-    def to_dict(self) -> dict:
-        """As the host's, with a name of attention that stops whoever reads it as the host's."""
-        return {**super().to_dict(), "attn_implementation": IN_FILES}
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As the host's; a config that `sima_hf.prepare_for_hub` prepared brings its code along."""
-        _save_code(self, save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
     def validate_output_attentions(self):
         """SimA's maps can always be asked for, unlike those of fused softmax."""
 
@@ -120,8 +127,8 @@ class SimAPartConfig(SimAHostConfig):
 
     def of_part(self) -> SimAHostConfig:
         """A copy for the swapped modules, whose attention is SimA."""
-        part = _shallow(self)
-        part.__class__ = part_class(host_of_config(self))
+        part = object.__new__(part_class(host_of_config(self)))
+        part.__dict__.update(self.__dict__)  # none of the values is copied
         part._attn_implementation_internal = self._sima_implementation
         return part
 
@@ -130,7 +137,7 @@ class SimAPartConfig(SimAHostConfig):
         return {name: value for name, value in super().to_dict().items() if name != "_sima_implementation"}
 
 
-class SimAParentConfig:
+class SimAParentConfig(SimAConfigMixin):
     """For a model made of several: its towers' configs are SimA ones, however the host would build them."""
 
     def __post_init__(self, **kwargs):
@@ -163,29 +170,18 @@ class SimAParentConfig:
             if isinstance(tower, SimAHostConfig):
                 tower.choose_backend(sima_implementation(value, type(self).__name__))
 
-    def to_dict(self) -> dict:
-        """As the host's, with a name of attention that stops whoever reads it as the host's."""
-        return {**super().to_dict(), "attn_implementation": IN_FILES}
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As the host's; a config that `sima_hf.prepare_for_hub` prepared brings its code along."""
-        _save_code(self, save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-
-def _save_code(config: PreTrainedConfig, folder: str | os.PathLike) -> None:
-    """Write the code that `auto_map` names, made anew: the installed version's, for the class that is being saved."""
-    if not getattr(config, "auto_map", None):
-        return
-    config.auto_map = auto_map(config)
-    write_remote_code(config, folder)
+def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and all configs in it."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from nested(value)
 
 
-def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A config of the same class with the same values, none of them copied."""
-    twin = object.__new__(type(config))
-    twin.__dict__.update(config.__dict__)
-    return twin
+def is_sima(config: PreTrainedConfig) -> bool:
+    """Whether a config is that of a swapped model."""
+    return isinstance(config, SimAConfigMixin)
 
 
 def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfig]:
@@ -211,7 +207,7 @@ def config_class(host: Host) -> type[PreTrainedConfig]:
     if not host.towers:
         return _class(host, SimAHostConfig, PREFIX)
     base = host_config_class(host)
-    towers = {name: config_class(_tower_host(base.sub_configs[name])) for name in host.towers}
+    towers = {name: config_class(HOSTS[base.sub_configs[name].model_type]) for name in host.towers}
     more = {"_sima_towers": towers}
     if hasattr(base, "sub_configs_defaults"):
         specs = {name: copy.copy(spec) for name, spec in base.sub_configs_defaults.items()}
@@ -221,10 +217,6 @@ def config_class(host: Host) -> type[PreTrainedConfig]:
     else:  # Transformers before 5.2x
         more["sub_configs"] = {**base.sub_configs, **towers}
     return _class(host, SimAParentConfig, PREFIX, **more)
-
-
-def _tower_host(cls: type[PreTrainedConfig]) -> Host:
-    return HOSTS[cls.model_type]
 
 
 @functools.cache

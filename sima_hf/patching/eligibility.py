@@ -1,16 +1,13 @@
 """What may be swapped: checks that change nothing, each with a sentence that says what stands in the way."""
 
-import types
-from collections.abc import Iterator
-from typing import Any
-
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from .attention_modules import Attention, Plan, host_of, plan_conversion, swapped_host_of
 from .attentions import replaced_base
-from .attentions.code_paths import changes_forward
+from .attentions.code_paths import changes_forward, is_own_forward
+from .configs import nested
 from .hosts import HOSTS, Host, find_host
 from .models import SimAHostModel
 
@@ -21,25 +18,7 @@ _WITHOUT_ATTENTION = frozenset(
 )
 
 
-def is_config(value: Any) -> bool:
-    """Whether `value` is a Transformers config."""
-    return isinstance(value, PreTrainedConfig)
-
-
-def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A config and all configs in it."""
-    yield config
-    for value in vars(config).values():
-        if is_config(value):
-            yield from nested(value)
-
-
-def is_own_forward(module: nn.Module, value: Any, cls: type) -> bool:
-    """Whether `value` is the forward of `cls`, bound to `module`: what accelerate leaves there when its hooks are removed."""
-    return isinstance(value, types.MethodType) and value.__self__ is module and value.__func__ is cls.forward
-
-
-def check_came_alone(model: PreTrainedModel) -> None:
+def check_not_remote_code(model: PreTrainedModel) -> None:
     """A model that came with code of its own is SimA by that code, which is not this package's: refuse to change it.
 
     Raises:
@@ -85,7 +64,8 @@ def plan(model: PreTrainedModel) -> tuple[dict[str, Host], Plan]:
     def row(module: nn.Module) -> Host | None:
         """By its config, whatever its class: a copy of that config will be SimA's."""
         config = vars(module).get("config")
-        return hosts.get(type(config).model_type.removeprefix("sima_")) if is_config(config) else None
+        known = isinstance(config, PreTrainedConfig)
+        return hosts.get(type(config).model_type.removeprefix("sima_")) if known else None
 
     found = plan_conversion(model, row)
     for attention in found.attentions:
@@ -120,7 +100,7 @@ def _check_override(name: str, attention: Attention) -> None:
 
 def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
     """A forward that someone hung onto an attention module itself would be called in place of the swapped class's."""
-    swapped = {name for host in hosts.values() for name, place in host.modules.items() if place}
+    swapped = {name for host in hosts.values() for name in host.forwards}
     for path, module in model.named_modules():
         hung = vars(module).get("forward")
         if hung is None or "_old_forward" in vars(module) or is_own_forward(module, hung, type(module)):

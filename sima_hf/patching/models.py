@@ -99,15 +99,16 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
             "__module__": HOME,
             "__doc__": f"{base.__name__} with SimA attention; the host's own parameters and methods.",
             "config_class": config_class(host),
+            "softmax_class": base,
         },
     )
     globals()[made.__name__] = made  # where classes.py finds it for pickle
     for ours, theirs in ((made.__name__, base.__name__), (made.config_class.model_type, host.model_type)):
-        convert_alike(ours, theirs)
+        share_key_conversion(ours, theirs)
     return made
 
 
-def convert_alike(ours: str, theirs: str) -> None:
+def share_key_conversion(ours: str, theirs: str) -> None:
     """Have checkpoint keys of one class or type converted as those of another.
 
     Transformers leaves classes that are not its own out of this, and a base model loaded from a classifier's folder would be
@@ -122,7 +123,7 @@ def convert(plan: Plan) -> None:
     """Carry out a plan, once the models in it have SimA configs: model classes, and attention that is the host's code."""
     for part, host in plan.models:
         if not isinstance(part, SimAHostModel):
-            take_class(part, model_class(type(part), host))
+            set_model_class(part, model_class(type(part), host))
     configs = {part: part.config for part in dict.fromkeys(attention.part for attention in plan.attentions)}
     configs = {part: x.of_part() if isinstance(x, SimAPartConfig) else x for part, x in configs.items()}
     for attention in plan.attentions:
@@ -145,7 +146,7 @@ def _convert_attention(attention: Attention, config: SimAHostConfig) -> None:
         module._old_forward = types.MethodType(type(module).forward, module)
 
 
-def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
+def set_model_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
     """Give a live model another class, and tell Transformers' recorder of hidden states and attentions about it."""
     from transformers.utils import output_capturing
 
@@ -156,7 +157,7 @@ def take_class(model: PreTrainedModel, cls: type[PreTrainedModel]) -> None:
     registry[key] = recordable
 
 
-def build_for_exchange(cls: type[nn.Module], config: PreTrainedConfig, *args, **kwargs) -> nn.Module:
+def build_placeholder(cls: type[nn.Module], config: PreTrainedConfig, *args, **kwargs) -> nn.Module:
     """An attention of the host's class, which `convert` exchanges as soon as the model around it is built.
 
     Raises:

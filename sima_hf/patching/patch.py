@@ -10,18 +10,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
-from ..ops import check_gain
-from ..ops.backends import BACKENDS
+from ..ops import backend_names, check_gain
 from .attention_modules import host_of
 from .classes import register_host
-from .configs import SimAHostConfig, config_class
+from .configs import SimAHostConfig, config_class, nested
 from .description import describe
-from .eligibility import check_came_alone, nested, plan
+from .eligibility import check_not_remote_code, plan
 from .hosts import Host
 from .models import SimAHostModel, convert, sima_configs
 from .saving import knows_its_parts
-from .undo import MEMORY, WHOLE, Before, Memory, all_or_nothing, configs_of, rebind_forwards, turn_back, twins_of
-from .zero_tokens import mend_zero_tokens, put_back_zeros
+from .undo import RECORD, WHOLE, all_or_nothing, configs_of, rebind_forwards, record_swap, states_before, undo_swap
+from .zero_tokens import draw_zero_tokens, restore_zeros
 
 
 logger = logging.get_logger(__name__)
@@ -65,8 +64,8 @@ def patch_model(
             "`model._orig_mod` of torch.compile, `pipe.model` of a pipeline."
         )
     check_gain(gain)
-    check_came_alone(model)
-    known = ("auto", *(row.name for row in BACKENDS))
+    check_not_remote_code(model)
+    known = ("auto", *backend_names())
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, got {backend!r}.")
     new = not sima_configs(model) or any(host_of(module) is not None for module in model.modules())
@@ -92,10 +91,9 @@ def _choose(model: PreTrainedModel, gain: str, implementation: str) -> None:
 
 def _all_sima_configs(model: nn.Module) -> list[SimAHostConfig]:
     """Those that modules hold, and those inside a parent's config, which may say the same of a tower in another object."""
-    inside = {
-        id(one): one for module in model.modules() for config in configs_of(module).values() for one in nested(config)
-    }
-    return [one for one in inside.values() if isinstance(one, SimAHostConfig)]
+    held = (config for module in model.modules() for config in configs_of(module).values())
+    found = {id(one): one for config in held for one in nested(config)}
+    return [one for one in found.values() if isinstance(one, SimAHostConfig)]
 
 
 def _swap(model: PreTrainedModel) -> None:
@@ -104,57 +102,38 @@ def _swap(model: PreTrainedModel) -> None:
         register_host(host)
     modules = list(model.modules())
     with all_or_nothing(modules):
-        before = [
-            (
-                type(module),
-                configs_of(module),
-                {name: vars(module).pop(name) for name in (MEMORY, WHOLE) if name in vars(module)},
-            )
-            for module in modules
-        ]
-        copies = _give_twin_configs(modules, hosts)
+        states = states_before(modules)
+        copies = _copy_configs(modules, hosts)
         convert(found)
-        for module, (cls, _, _) in zip(modules, before, strict=True):
-            if type(module) is not cls:
-                rebind_forwards(module, cls)
-        _remember(model, modules, before, copies)
+        for state in states:
+            if type(state.module) is not state.cls:
+                rebind_forwards(state.module, state.cls)
+        record_swap(model, states, copies)
         try:
-            mend_zero_tokens(model)
+            draw_zero_tokens(model)
         except BaseException:
-            put_back_zeros(model)
+            restore_zeros(model)
             raise
 
 
-def _remember(model: PreTrainedModel, modules: list[nn.Module], before: list[tuple], copies: dict) -> None:
-    remembered = []
-    for module, (cls, configs, earlier) in zip(modules, before, strict=True):
-        pairs = {name: (old, vars(module)[name]) for name, old in configs.items()}
-        remembered.append(Before(module, (cls, type(module)), pairs, earlier))
-        if module is not model and (cls is not type(module) or configs):
-            object.__setattr__(module, WHOLE, type(model).__name__)
-    olds = [old for _, configs, _ in before for old in configs.values()]
-    object.__setattr__(model, MEMORY, Memory(remembered, twins_of(olds, copies)))
-
-
-def _give_twin_configs(modules: list[nn.Module], hosts: dict[str, Host]) -> dict[int, PreTrainedConfig]:
+def _copy_configs(modules: list[nn.Module], hosts: dict[str, Host]) -> dict[int, PreTrainedConfig]:
     """Give every module a copy of its config, those of `hosts` as SimA ones; what modules shared, they share again.
 
     A decoder often holds a deep copy of its model's config, and models made from one config object share it. Returns the
     copies by the identity of what they were made from.
     """
-    twins: dict = {}
+    copies: dict = {}
     for module in modules:
         for name, value in configs_of(module).items():
-            twin = copy.deepcopy(value, twins)
-            for config in nested(twin):
+            vars(module)[name] = copy.deepcopy(value, copies)
+            for config in nested(vars(module)[name]):
                 host = hosts.get(type(config).model_type)
                 if host is not None:
                     vars(config).pop("model_type", None)
                     config.__class__ = config_class(host)
                     if isinstance(config, SimAHostConfig):
                         config.choose_backend("sima")
-            object.__setattr__(module, name, twin)
-    return twins
+    return copies
 
 
 def _verify(model: PreTrainedModel, inputs: Any) -> None:
@@ -167,7 +146,7 @@ def _verify(model: PreTrainedModel, inputs: Any) -> None:
                 f"Softmax ran where SimA was swapped in, so the model was turned back. This should not happen; please report it:\n{report}"
             )
     except BaseException:
-        _undo_swap(model)
+        _undo(model)
         raise
 
 
@@ -188,20 +167,22 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
         ValueError: it was loaded as SimA, or is a part of a model that was patched, or holds what cannot be turned; the text
             says what to do, and the model is as it was.
     """
-    if isinstance(model, nn.Module) and MEMORY in vars(model):
-        _undo_swap(model)
-        # Patched again since, for softmax layers that came into it: there is an earlier swap to undo as well.
-        return unpatch_model(model) if MEMORY in vars(model) else model
+    if not isinstance(model, nn.Module):
+        return model
+    if RECORD in vars(model):
+        while RECORD in vars(model):  # patched again since, for softmax layers that came into it
+            _undo(model)
+        return model
     if isinstance(model, PreTrainedModel):
-        check_came_alone(model)
-    if isinstance(model, nn.Module) and (isinstance(model, SimAHostModel) or sima_configs(model)):
+        check_not_remote_code(model)
+    if isinstance(model, SimAHostModel) or sima_configs(model):
         raise ValueError(_why_not_undone(model))
     return model
 
 
-def _undo_swap(model: nn.Module) -> None:
-    turn_back(model, vars(model)[MEMORY])
-    put_back_zeros(model)
+def _undo(model: nn.Module) -> None:
+    undo_swap(model)
+    restore_zeros(model)
 
 
 def _why_not_undone(model: nn.Module) -> str:
@@ -228,14 +209,13 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     """
     configs = _all_sima_configs(model) if isinstance(model, nn.Module) else []
     settings = [(config, {name: x for name, x in vars(config).items() if name in _SETTINGS}) for config in configs]
-    before = vars(model).get(MEMORY) if isinstance(model, nn.Module) else None
+    before = getattr(model, RECORD, None)
     patch_model(model, gain=gain, backend=backend)
     try:
         yield model
     finally:
-        memory = vars(model).get(MEMORY)
-        if memory is not None and memory is not before:
-            _undo_swap(model)
+        if getattr(model, RECORD, None) is not before:
+            _undo(model)
         for config, values in settings:
             for name in _SETTINGS:
                 vars(config).pop(name, None)

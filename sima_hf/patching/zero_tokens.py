@@ -82,7 +82,7 @@ def _is_zero(name: str, parameter: nn.Parameter) -> bool:
     return parameter.numel() > 0 and not parameter.any()
 
 
-def mend_zero_tokens(model: nn.Module) -> None:
+def draw_zero_tokens(model: nn.Module) -> None:
     """Draw the zero tokens and tables of what was just swapped in `model` where its weights are fresh, and say so in the log.
 
     Weights are fresh where no norm of the model that holds them has been trained: all have a constant weight and a bias of zero, as
@@ -112,8 +112,8 @@ def mend_zero_tokens(model: nn.Module) -> None:
         )
 
 
-def put_back_zeros(model: nn.Module) -> None:
-    """Undo `mend_zero_tokens` where the values are still those that were drawn; trained ones stay."""
+def restore_zeros(model: nn.Module) -> None:
+    """Undo `draw_zero_tokens` where the values are still those that were drawn; trained ones stay."""
     for module in model.modules():
         for name, drawn in vars(module).pop(_DRAWN, {}).items():
             parameter = module.get_parameter(name)

@@ -7,7 +7,7 @@ import torch
 
 import sima_hf
 from sima_hf import SimAConfig, SimAForImageClassification, attention
-from tests.helpers.hosts.at_hand import IDS, KIND_IDS, KINDS, MODELS, given, make, tensors, type_of
+from tests.helpers.hosts.at_hand import KIND_IDS, KINDS, TYPE_IDS, TYPES, given, make, tensors, type_of
 from tests.helpers.tensors import relative_error
 
 
@@ -45,8 +45,8 @@ def softmax_maps(case, name, by="keyword"):
 
 @pytest.mark.parametrize(
     ("case", "name", "by"),
-    [*((*pair, "keyword") for pair in MODELS), *((*pair, "config") for pair in KINDS)],
-    ids=[*IDS, *(f"{one}-by_config" for one in KIND_IDS)],
+    [*((*pair, "keyword") for pair in TYPES), *((*pair, "config") for pair in KINDS)],
+    ids=[*TYPE_IDS, *(f"{one}-by_config" for one in KIND_IDS)],
 )
 @torch.no_grad()
 def test_maps_come_wherever_eager_softmax_gives_them(case, name, by):

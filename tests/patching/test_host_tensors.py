@@ -8,7 +8,7 @@ import sima_hf
 from sima_hf import attention
 from sima_hf.patching.hosts import HOSTS
 from tests.helpers.hosts import own
-from tests.helpers.hosts.at_hand import MODELS, given, make, tensors, type_of
+from tests.helpers.hosts.at_hand import CONFIGS, given, make, tensors, type_of
 from tests.helpers.tensors import relative_error
 
 
@@ -17,7 +17,7 @@ WHOLE_WIDTH = ("cvt",)  # divides by the root of all heads' width, not of one he
 OTHER_FORM = {"swinv2": "a cosine with a scale of each head", "swin2sr": "a cosine with a scale of each head"}
 OWN = [
     (case, name)
-    for case, name in MODELS
+    for case, name in CONFIGS
     if case in own.CASES and type_of(case) in HOSTS and type_of(case) not in OTHER_FORM
 ]
 

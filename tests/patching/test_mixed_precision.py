@@ -6,11 +6,8 @@ from transformers import Trainer, TrainingArguments
 
 import sima_hf
 from sima_hf.attention import PositionBias, one_dtype, sima_attention_forward, without_autocast
-from tests.helpers.hosts.at_hand import IDS, MODELS, given, make, tensors
+from tests.helpers.hosts.at_hand import TYPE_IDS, TYPES, given, make, tensors
 from tests.helpers.tensors import DTYPES, definition, inputs, relative_error
-
-
-every_model = pytest.mark.parametrize(("case", "name"), MODELS, ids=IDS)
 
 
 def step(model, case, name, dtype=None):
@@ -29,7 +26,7 @@ def error(found, expected):
     return sorted(errors)[len(errors) // 2] if errors else 0.0
 
 
-@every_model
+@pytest.mark.parametrize(("case", "name"), TYPES, ids=TYPE_IDS)
 def test_a_step_under_autocast(case, name):
     try:
         softmax, _ = step(make(case, name), case, name, torch.bfloat16)

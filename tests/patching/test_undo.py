@@ -188,7 +188,7 @@ def test_fully_sharded_after_the_patch():
         torch.distributed.destroy_process_group()
 
 
-def test_a_class_with_super_over_a_swapped_one_is_refused():
+def test_a_users_class_over_a_swapped_one_is_refused():
     model = sima_hf.patch_model(make(*SWINV2))
     attention = model.encoder.layers[0].blocks[0].attention.self
 
@@ -198,7 +198,7 @@ def test_a_class_with_super_over_a_swapped_one_is_refused():
 
     original, attention.__class__ = type(attention), Watched
     before, expected = state_of(model), run(model, SWINV2)
-    words = r"'encoder.layers.0.blocks.0.attention.self' was given the class Watched after the swap.*a method of it calls super"
+    words = r"'encoder.layers.0.blocks.0.attention.self' was given the class Watched after the swap.*Take that back"
     with pytest.raises(ValueError, match=words):
         sima_hf.unpatch_model(model)
     assert state_of(model) == before
@@ -212,7 +212,7 @@ def test_a_failure_in_the_middle_of_the_undo_leaves_the_model_as_it_was(monkeypa
     model = sima_hf.patch_model(make(*SWINV2))
     model.config.problem_type = "regression"
     before, expected = state_of(model), run(model, SWINV2)
-    old = vars(model)[undo.MEMORY].twins[0].old
+    old = vars(model)[undo.RECORD].configs[0].old
     calls = []
 
     def fail_late(module, cls):

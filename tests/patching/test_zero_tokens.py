@@ -12,19 +12,18 @@ from safetensors.torch import load_file, save_file
 import sima_hf
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model
-from tests.helpers.hosts.at_hand import MODELS, find, fresh, given, tensors
+from tests.helpers.hosts.at_hand import TYPES, find, fresh, given, tensors
 
 
 ROOT = Path(__file__).resolve().parents[2]
-# The first class of each host, and other heads of those whose tokens start at zero.
+# A class of each host, and other heads of those whose tokens start at zero.
 ONCE = [
-    *dict(reversed(MODELS)).items(),
-    ("deit", "DeiTForImageClassification"),
+    *TYPES,
     ("deit", "DeiTForImageClassificationWithTeacher"),
     ("beit", "BeitForMaskedImageModeling"),
-    ("vit_mae", "ViTMAEForPreTraining"),
-    ("dpt", "DPTForDepthEstimation"),
     ("swin", "SwinForMaskedImageModeling"),
+    ("upernet/beit", "UperNetForSemanticSegmentation"),
+    ("dpt/beit", "DPTForDepthEstimation"),
 ]
 IDS = [f"{case}-{name}" for case, name in ONCE]
 # May stay zero: biases of positions, which learn from there; layers that begin as nothing on purpose; ViT-MAE's frozen tables; and

@@ -1,6 +1,6 @@
 """SimA for hosts whose attention is code of their own: a class here is mixed into the host's, and only `forward` is new.
 
-The table of hosts says which class goes where (`Host.modules`); parameters stay the host's. A mixed class is called
+The table of hosts says which class goes where (`Host.forwards`); parameters stay the host's. A mixed class is called
 SimA<name of the host's class> and is an attribute of this module, so that models can be pickled. Classes with `attends = False`
 change what an attention gets and leave the attention itself to Transformers' interface.
 """
@@ -14,17 +14,17 @@ from torch import nn
 from ..hosts import HOSTS, Host, modeling_module
 
 
-def forward_class(place: str) -> type:
-    """The class at `place`, "file.Class" of this folder."""
-    file, name = place.split(".")
+def forward_class(forward_path: str) -> type:
+    """The class at `forward_path`, "file.Class" of this folder."""
+    file, name = forward_path.split(".")
     return getattr(importlib.import_module(f".{file}", __name__), name)
 
 
 @functools.cache
-def replaced_classes(host: Host) -> dict[type[nn.Module], str | None]:
-    """The classes that a host's `modules` name, those that the installed Transformers has -> what takes their forward's place."""
-    found = {name: getattr(nn, name, None) or getattr(modeling_module(host), name, None) for name in host.modules}
-    return {cls: host.modules[name] for name, cls in found.items() if cls is not None}
+def replaced_classes(host: Host) -> dict[type[nn.Module], str]:
+    """The classes that a host's `forwards` name, those that the installed Transformers has -> the path of the new forward."""
+    found = {name: getattr(nn, name, None) or getattr(modeling_module(host), name, None) for name in host.forwards}
+    return {cls: host.forwards[name] for name, cls in found.items() if cls is not None}
 
 
 def replaced_base(cls: type[nn.Module], host: Host) -> type[nn.Module] | None:
@@ -34,38 +34,43 @@ def replaced_base(cls: type[nn.Module], host: Host) -> type[nn.Module] | None:
 
 
 @functools.cache
-def mixed_class(original: type[nn.Module], place: str) -> type[nn.Module]:
-    """`SimA<Original>`: a subclass of the host's class with the forward of the class at `place`."""
-    forward = forward_class(place)
+def mixed_class(original: type[nn.Module], forward_path: str) -> type[nn.Module]:
+    """`SimA<Original>`: a subclass of the host's class with the forward of the class at `forward_path`."""
+    forward = forward_class(forward_path)
     body = {
         "__module__": __name__,
         "__doc__": f"{original.__name__} with SimA attention; the host's own parameters.",
         "attends": getattr(forward, "attends", True),
+        "softmax_class": original,
     }
     made = type(f"SimA{original.__name__}", (forward, original), body)
     globals()[made.__name__] = made  # pickle looks it up here
     return made
 
 
-def swapped_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
+def swapped_class(cls: type[nn.Module], original: type[nn.Module], forward_path: str) -> type[nn.Module]:
     """SimA's class for a module of class `cls`: the host's `original`, or a subclass that keeps its forward."""
-    if cls is original:
-        return mixed_class(original, place)
-    if cls.__module__.startswith("torch."):
-        return _remade_class(cls, original, place)
-    return _mixed_subclass(cls, original, place)
+    held = next(base for base in cls.__mro__ if base is original or not is_made_by_torch(base))
+    if held is original:
+        return class_over(cls, held, mixed_class(original, forward_path))
+    return class_over(cls, held, _mixed_subclass(held, original, forward_path))
 
 
-def _remade_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
-    """A class that torch made for a live module (parametrize, fully_shard), as it would have made it after the swap.
+def is_made_by_torch(cls: type) -> bool:
+    """Whether a class may be one that torch made for a live module, as parametrize and fully_shard do."""
+    return cls.__module__.startswith("torch.")
 
-    torch changes and removes such a class later by its own attributes and its first base.
+
+def class_over(cls: type, old: type, new: type) -> type:
+    """`cls` with `new` in place of its base `old`, as torch would have made it over that; `new` for `old` itself.
+
+    torch changes and removes a class that it made later by its own attributes and its first base.
     """
-    bases = tuple(
-        swapped_class(base, original, place) if issubclass(base, original) else base for base in cls.__bases__
-    )
+    if cls is old or not issubclass(cls, old):
+        return new if cls is old else cls
+    bases = tuple(class_over(base, old, new) for base in cls.__bases__)
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return type(cls)(cls.__name__.replace(original.__name__, f"SimA{original.__name__}"), bases, body)
+    return type(cls)(cls.__name__.replace(old.__name__, new.__name__), bases, body)
 
 
 class _SubclassType(type):
@@ -73,15 +78,16 @@ class _SubclassType(type):
 
 
 @functools.cache
-def _mixed_subclass(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
+def _mixed_subclass(cls: type[nn.Module], original: type[nn.Module], forward_path: str) -> type[nn.Module]:
     """`SimA<Subclass>`: a user's subclass before `SimA<Original>`, so that a forward that calls `super().forward` calls SimA's."""
     kind = _SubclassType if type(cls) is type else type(cls)
     body = {
         "__module__": __name__,
         "__doc__": f"{cls.__name__} with SimA attention.",
-        "made_of": (cls, original, place),
+        "softmax_class": cls,
+        "made_of": (cls, original, forward_path),
     }
-    return kind(f"SimA{cls.__name__}", (cls, mixed_class(original, place)), body)
+    return kind(f"SimA{cls.__name__}", (cls, mixed_class(original, forward_path)), body)
 
 
 def _reduce(made: type[nn.Module]):
@@ -96,8 +102,8 @@ def __getattr__(name: str):
     """A mixed class by its name: what pickle looks up."""
     original = name.removeprefix("SimA")
     for host in HOSTS.values():
-        if name.startswith("SimA") and original in host.modules:
-            for cls, place in replaced_classes(host).items():
+        if name.startswith("SimA") and original in host.forwards:
+            for cls, forward_path in replaced_classes(host).items():
                 if cls.__name__ == original:
-                    return mixed_class(cls, place)
+                    return mixed_class(cls, forward_path)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

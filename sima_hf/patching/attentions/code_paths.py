@@ -77,6 +77,11 @@ def _reaches(cls: type[nn.Module], forward: Callable) -> bool:
     return False
 
 
+def is_own_forward(module: nn.Module, value: Any, cls: type) -> bool:
+    """Whether `value` is the forward of `cls`, bound to `module`: what accelerate leaves there when its hooks are removed."""
+    return isinstance(value, MethodType) and value.__self__ is module and value.__func__ is cls.forward
+
+
 def _function(value: Any) -> Any:
     """The plain function inside decorators, bound methods and `functools.partial`; other values as they are."""
     if callable(value):

@@ -20,14 +20,14 @@ class Host:
         model_type, config: as in Transformers.
         task: heading of the README's table that it belongs to.
         summary: what is special about its attention.
-        reached: how a swap reaches its attention: "interface" (Transformers', whatever else is in `modules`), "own code" (by
-            `modules`), or "tower" for a model made of several.
+        reached: how a swap reaches its attention: "interface" (Transformers', whatever else is in `forwards`), "own code" (by
+            `forwards`), or "tower" for a model made of several.
         position_bias: "none", or "add" for a bias that is added to the product of the normalized query and key.
-        modules: name of a class of the host -> "file.Class" in `attentions/` that takes its forward's place.
+        forwards: name of a class of the host -> "file.Class" in `attentions/` that takes its forward's place.
         within: path below the model to which the swap is limited; the rest keeps its attention.
         towers: names of the sub-configs that are swapped, for a model made of several.
         class_table: name of the host's own table of attention classes by implementation, with the entry to build with.
-        left: name of a class in which an operation stays -> (word in the operation's name, why).
+        allowed: name of a class in which an operation stays -> (word in the operation's name, why).
     """
 
     model_type: str
@@ -36,8 +36,8 @@ class Host:
     summary: str
     reached: str = "interface"
     position_bias: str = "none"
-    modules: Mapping[str, str] = field(default_factory=dict)
+    forwards: Mapping[str, str] = field(default_factory=dict)
     within: str = ""
     towers: tuple[str, ...] = ()
     class_table: tuple[str, str] | None = None
-    left: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    allowed: Mapping[str, tuple[str, str]] = field(default_factory=dict)

@@ -159,7 +159,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     module = _module_name(config)
     hosts = list({host.model_type: host for host in _rows(config)}.values())
     places = [
-        place.split(".") for place in sorted({place for host in hosts for place in host.modules.values() if place})
+        place.split(".") for place in sorted({place for host in hosts for place in host.forwards.values() if place})
     ]
     inner = [host for host in hosts if not _is_swapped(config) or host is not hosts[-1]]
     package = __package__.partition(".")[0]
@@ -172,8 +172,8 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         },
         replaced={
             (f"{patching}.hosts", "HOME"): f'HOME = f"{{__package__}}.{module}"',
-            (f"{patching}.attentions", "forward_class"): "def forward_class(place: str) -> type:\n"
-            f'    """The class with the forward that a row names."""\n    return {{{table}}}[place]',
+            (f"{patching}.attentions", "forward_class"): "def forward_class(forward_path: str) -> type:\n"
+            f'    """The class with the forward that a row names."""\n    return {{{table}}}[forward_path]',
             (f"{patching}.attentions", "swapped_class"): _OWN_CLASS,
             (f"{package}.attention", "attention_function_names"): _OWN_NAME,
             (f"{package}.attention", "register_attention_functions"): _OWN_FUNCTION,
@@ -182,7 +182,7 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         },
         # Transformers itself copies the code of a model that came with code.
         omitted={
-            **{(f"{patching}.configs", name): ("save_pretrained",) for name in ("SimAHostConfig", "SimAParentConfig")},
+            (f"{patching}.configs", "SimAConfigMixin"): ("save_pretrained",),
             (f"{patching}.models", "SimAHostModel"): ("state_dict",),
         },
     )
@@ -191,12 +191,12 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         (f"{patching}.hosts", "HOSTS"),
         (f"{patching}.hosts", "modeling_module"),
         (f"{patching}.models", "model_class"),
-        *([(f"{patching}.classes", "enter_classes")] if inner else []),
-        *([(f"{patching}.classes", "enter_table")] if hosts[-1].class_table else []),
+        *([(f"{patching}.classes", "register_auto_classes")] if inner else []),
+        *([(f"{patching}.classes", "register_attention_table")] if hosts[-1].class_table else []),
         *(
             []
             if _is_swapped(config)
-            else [(f"{patching}.models", "convert_alike"), (f"{patching}.configs", "build_parts")]
+            else [(f"{patching}.models", "share_key_conversion"), (f"{patching}.configs", "build_parts")]
         ),
         (f"{package}.attention", "register_attention_functions"),
         *((f"{patching}.attentions.{file}", name) for file, name in places),
@@ -237,9 +237,9 @@ _OWN_FUNCTION = '''def register_attention_functions() -> None:
         AttentionInterface.register(name, sima_attention_forward)
         AttentionMaskInterface.register(name, sima_mask)'''
 # A model that is being loaded has Transformers' own classes; subclasses come with live models.
-_OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], place: str) -> type[nn.Module]:
+_OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], forward_path: str) -> type[nn.Module]:
     """SimA's class for a module of the host's."""
-    return mixed_class(original, place)'''
+    return mixed_class(original, forward_path)'''
 _CLASSES_OF_PARTS = '''def __getattr__(name: str):
     """A config class that was made for a part of this model, by its name: what pickle looks up."""
     return getattr(importlib.import_module(SimAHostConfig.__module__), name)'''
@@ -267,7 +267,7 @@ def _registered(inner: list[Host]) -> str:
     if not inner:
         return ""
     return f"""for HOST in ({", ".join(f'HOSTS["{host.model_type}"]' for host in inner)},):
-    enter_classes(HOST)
+    register_auto_classes(HOST)
 """
 
 
@@ -275,7 +275,7 @@ def _ending(host: Host, models: list[str]) -> str:
     """Statements that make the classes of a swapped model."""
     lines = [f'HOST = HOSTS["{host.model_type}"]', f"{PREFIX}{host.config} = config_class(HOST)"]
     lines += [f"{PREFIX}{name} = model_class(modeling_module(HOST).{name}, HOST)" for name in models]
-    return "\n".join([*lines, *(["enter_table(HOST)"] if host.class_table else [])])
+    return "\n".join([*lines, *(["register_attention_table(HOST)"] if host.class_table else [])])
 
 
 def _ending_around(config: PreTrainedConfig, models: list[str]) -> str:
@@ -289,5 +289,5 @@ def _ending_around(config: PreTrainedConfig, models: list[str]) -> str:
         lines += [f"\n\nclass {name}(models.{name}):", f'    """{name} around a SimA tower."""']
         lines += ["", f"    config_class = {base.__name__}"]
     named = ", ".join(f'"{name}"' for name in [config.model_type, *models])
-    lines += [f"\n\nfor NAME in ({named}):", "    convert_alike(NAME, NAME)"]
+    lines += [f"\n\nfor NAME in ({named}):", "    share_key_conversion(NAME, NAME)"]
     return "\n".join(lines)

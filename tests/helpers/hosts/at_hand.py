@@ -33,8 +33,8 @@ def kind_of(case):
     host = HOSTS.get(type_of(case))
     if host is None:
         return "composite"
-    classes = sorted(str(place) for place in host.modules.values())
-    return host.reached, host.position_bias, *classes, bool(host.within), bool(host.class_table), bool(host.left)
+    classes = sorted(str(place) for place in host.forwards.values())
+    return host.reached, host.position_bias, *classes, bool(host.within), bool(host.class_table), bool(host.allowed)
 
 
 # The classifiers that most users swap.
@@ -50,6 +50,14 @@ MAIN = [
     ("clip_vision_model", "CLIPVisionModel"),
     ("siglip_vision_model", "SiglipVisionModel"),
 ]
+# For what depends on the host and its config, and not on the head: one model for each case, with a head where there is one.
+_HEADS = {case: name for case, name in MODELS if not name.endswith("Backbone")}  # the last of each case
+CONFIGS = [*{**dict(MODELS), **_HEADS, **dict(MAIN)}.items()]
+CONFIG_IDS = [f"{case}-{name}" for case, name in CONFIGS]
+# For what depends on the host alone: one model for each type.
+TYPES = [*{type_of(case): (case, name) for case, name in reversed(CONFIGS)}.values()]
+TYPE_IDS = [f"{case}-{name}" for case, name in TYPES]
+
 # What the table does not tell apart: rotary positions, packed and padded images, a backbone, towers found by their type.
 _ALSO = [
     ("dinov3_vit", "DINOv3ViTModel"),
@@ -62,9 +70,8 @@ _ALSO = [
 
 
 def _one_of_each_kind():
-    heads = {case: name for case, name in MODELS if not name.endswith("Backbone")}  # the last of each case
     found = {}
-    for case, name in [*MAIN, *heads.items()]:
+    for case, name in [*MAIN, *_HEADS.items()]:
         found.setdefault(kind_of(case), (case, name))
     return [*dict.fromkeys([*MAIN, *found.values(), *(pair for pair in _ALSO if pair in MODELS)])]
 
