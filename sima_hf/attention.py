@@ -1,6 +1,5 @@
 """The adapter between Transformers' AttentionInterface and `sima_attention`: layout, options, maps."""
 
-import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -8,11 +7,12 @@ import torch
 from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .ops import backend_names, sima_attention
+from .ops.autocast import autocast_dtype, without_autocast
 
 
 @dataclass
 class PositionBias:
-    """A position bias on its way through a model that adds masks to it: keeps the two apart, as SimA needs them.
+    """Carries a position bias and a mask separately through a model that adds the two.
 
     In Transformers, models with relative positions hand the sum of bias and mask to the attention function. Softmax can read
     that; SimA adds the bias to the product of the normalized query and key, while a mask changes the norms.
@@ -24,7 +24,7 @@ class PositionBias:
     def __add__(self, other):
         if isinstance(other, PositionBias):
             if other.mask is not None and self.mask is not None:
-                raise ValueError("Two attention masks came with the position biases of one attention; give one.")
+                raise ValueError("Two position biases with an attention mask each were added; give one mask.")
             return PositionBias(self.bias + other.bias, self.mask if other.mask is None else other.mask)
         if self.mask is not None:
             raise ValueError("A second attention mask was added to a position bias that has one; give one.")
@@ -33,27 +33,13 @@ class PositionBias:
     __radd__ = __add__
 
 
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    """The dtype of autocast where it is on; None elsewhere, and on devices that have none, such as meta."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return None
-
-
-def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
-    """A context in which products have the dtype of their factors."""
-    if _autocast_dtype(device_type) is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
-
-
 def one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """query `(B,H,N,D)`, key and value `(B,Hk,Nk,D)` in one dtype: autocast's where it is on and none is float64, else the value's.
 
     Rotary positions and norms in float32 leave query and key wider than the value, which comes from its projection unchanged
     and so has the dtype that the next layer takes.
     """
-    dtype = _autocast_dtype(query.device.type)
+    dtype = autocast_dtype(query.device.type)
     if dtype is None or torch.float64 in (query.dtype, key.dtype, value.dtype):
         dtype = value.dtype
     return query.to(dtype), key.to(dtype), value.to(dtype)
@@ -134,7 +120,7 @@ def sima_attention_forward(
         output_attentions = bool(getattr(config, "output_attentions", False))
     query, key, value = one_dtype(query, key, value)
     bias = None
-    # A PositionBias, of whichever copy of this file: models that came with code bring their own.
+    # By its attributes: code that is published beside a model has a PositionBias of its own.
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
         bias, attention_mask = attention_mask.bias, attention_mask.mask
     if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
@@ -142,7 +128,7 @@ def sima_attention_forward(
     options = {"gain": gain, "backend": backend, "bias": bias, "mask_queries": mask_queries}
     attentions = None
     if output_attentions or maps_recorded():
-        # Attending to the identity returns the map itself, from the very same code. Its entries shrink as N^-2: too small for float16.
+        # Attending to the identity gives the map, from the same code. Its entries shrink as N^-2, too small for float16.
         wide = torch.promote_types(query.dtype, torch.float32)
         identity = torch.eye(key.shape[-2], dtype=wide, device=key.device).expand(*key.shape[:2], -1, -1)
         attentions = sima_attention(query.to(wide), key.to(wide), identity, attention_mask, **options)

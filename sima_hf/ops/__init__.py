@@ -1,9 +1,8 @@
 """SimA attention as an operation on tensors: checks the inputs, picks the order and the backend, computes."""
 
-import contextlib
-
 import torch
 
+from .autocast import without_autocast
 from .backends import backend_names, backend_report, pick_backend
 from .checks import check_bias, check_mask, check_mask_queries, check_tensors, one_of
 from .order import GAINS, ORDERS, cheaper_order
@@ -68,7 +67,8 @@ def sima_attention(
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the four.
         ValueError: shapes, dtypes or devices do not fit together, the mask or the bias is none of the above, an option is
-            unknown, or `mask_queries` is True with another number of queries than keys. `BackendError` (a ValueError) if `backend` does not exist or cannot serve these inputs.
+            unknown, or `mask_queries` is True with another number of queries than keys. `BackendError` (a ValueError) if
+            `backend` does not exist or cannot serve these inputs.
     """
     check_tensors(query, key, value)
     check_gain(gain)
@@ -79,15 +79,7 @@ def sima_attention(
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)
-    with _without_autocast(query.device.type):
+    with without_autocast(query.device.type):  # backends choose their own dtypes
         return attend(
             query, key, value, keep=keep, allow=allow, bias=bias, gain=gain, order=order, mask_queries=mask_queries
         )
-
-
-def _without_autocast(device_type: str):
-    """Autocast would run the products of float32 sums in half precision; backends choose their own dtypes."""
-    # Of a device without autocast, such as meta, torch refuses to say whether it is on.
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()

@@ -1,7 +1,7 @@
 """The table of backends: who computes SimA attention, for which inputs, and why one cannot serve.
 
-A backend is a function `(query, key, value, *, keep, allow, bias, gain, order, mask_queries) -> out` on checked inputs. A new one is a row
-here; with "auto" the first row that may be picked by itself and that has nothing against the inputs serves.
+A backend is a function `(query, key, value, *, keep, allow, bias, gain, order, mask_queries) -> out` on checked inputs. A new one
+is a row here; "auto" takes the first row that may be picked on the device of the inputs and can serve them.
 """
 
 from collections.abc import Callable
@@ -75,13 +75,13 @@ def backend_names() -> list[str]:
 
 
 def backend_report(query: torch.Tensor | None = None) -> dict[str, str]:
-    """Say of every backend what it is, or why it cannot serve.
+    """What every backend is, or why it cannot serve.
 
     Args:
         query: inputs that it should serve, `(B,H,N,D)`; by default float32 where the backend is picked, if that is here.
 
     Returns:
-        Name -> summary or reason, in the order in which "auto" asks them.
+        Name -> summary or reason, in the order in which "auto" tries them.
     """
     reasons = (_why_not_here(backend) if query is None else backend.why_not(query) for backend in BACKENDS)
     return {backend.name: reason or backend.summary for backend, reason in zip(BACKENDS, reasons, strict=True)}

@@ -1,4 +1,4 @@
-"""Checks of what `sima_attention` is given, each with a sentence that says what came and what is accepted."""
+"""Checks of what `sima_attention` is given, each with a sentence that says what is accepted and what it got."""
 
 import torch
 
@@ -27,24 +27,24 @@ def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
             raise ValueError(f"`{name}` must be (batch, heads, tokens, channels), got shape {_shape(tensor)}.")
     (batch, heads, _, channels), (key_batch, key_heads, keys, key_channels) = query.shape, key.shape
     if query.dtype != key.dtype or query.dtype != value.dtype:
-        problem, found = "one dtype for all three", {name: tensor.dtype for name, tensor in tensors.items()}
+        needed, got = "one dtype for all three", {name: tensor.dtype for name, tensor in tensors.items()}
     elif query.device != key.device or query.device != value.device:
-        problem, found = "one device for all three", {name: tensor.device for name, tensor in tensors.items()}
+        needed, got = "one device for all three", {name: tensor.device for name, tensor in tensors.items()}
     elif batch != key_batch or batch != value.shape[0]:
-        problem, found = "the same batch size in all three", None
+        needed, got = "the same batch size in all three", None
     elif channels != key_channels:
-        problem, found = "the same number of channels in query and key", None
+        needed, got = "the same number of channels in query and key", None
     elif keys != value.shape[2]:
-        problem, found = "the same number of tokens in key and value", None
+        needed, got = "the same number of tokens in key and value", None
     elif key_heads != value.shape[1]:
-        problem, found = "the same number of heads in key and value", None
+        needed, got = "the same number of heads in key and value", None
     elif key_heads == 0 or heads % key_heads:
-        problem, found = "a number of query heads that is a multiple of the number of key heads", None
+        needed, got = "a number of query heads that is a multiple of the number of key heads", None
     else:
         return
-    found = found or {name: _shape(tensor) for name, tensor in tensors.items()}
-    came = ", ".join(f"{name} {what}" for name, what in found.items())
-    raise ValueError(f"sima_attention needs {problem}, got {came}.")
+    got = got or {name: _shape(tensor) for name, tensor in tensors.items()}
+    listed = ", ".join(f"{name} {what}" for name, what in got.items())
+    raise ValueError(f"sima_attention needs {needed}, got {listed}.")
 
 
 def check_mask(
@@ -64,7 +64,7 @@ def check_mask(
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"`mask` must be a tensor or None, got {type(mask).__name__}.")
     if mask.device != query.device:
-        raise ValueError(f"`mask` must be on {query.device} as the query is, but it is on {mask.device}.")
+        raise ValueError(f"`mask` must be on {query.device} as the query is, got {mask.device}.")
     batch, heads, queries, keys = query.shape[0], query.shape[1], query.shape[-2], key.shape[-2]
     if mask.dim() == 2 and mask.shape[0] == batch and mask.shape[1] == keys:
         return _as_boolean(mask), None
@@ -93,10 +93,10 @@ def check_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
     if bias is None:
         return
     if not isinstance(bias, torch.Tensor) or not bias.is_floating_point():
-        came = bias.dtype if isinstance(bias, torch.Tensor) else type(bias).__name__
-        raise TypeError(f"`bias` must be a floating point tensor or None, got {came}.")
+        got = bias.dtype if isinstance(bias, torch.Tensor) else type(bias).__name__
+        raise TypeError(f"`bias` must be a floating point tensor or None, got {got}.")
     if bias.device != query.device:
-        raise ValueError(f"`bias` must be on {query.device} as the query is, but it is on {bias.device}.")
+        raise ValueError(f"`bias` must be on {query.device} as the query is, got {bias.device}.")
     (batch, heads, queries, _), keys = query.shape, key.shape[-2]
     if bias.dim() != 4 or any(
         size != full and (size != 1 or axis > 1)

@@ -9,7 +9,7 @@ import ctypes
 import torch
 
 from .cpu_library import library
-from .fused import WIDEST, fused_attention, kept, rows_first
+from .fused import WIDEST, empty_bnhd, empty_saved, fused_attention
 
 
 # As in the enum `Type` of cpu_tiles.h.
@@ -29,20 +29,20 @@ def why_not(query: torch.Tensor) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _why_not_built(half: bool) -> str:
-    """A constant to torch's compiler, which would trace the build else."""
+    """Constant for torch.compile; otherwise Dynamo would trace the build."""
     built = library()
     if isinstance(built, str):
         return built
     return "its compiler does not know float16" if half and not built.sima_float16() else ""
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """With channels side by side, as the kernels read them."""
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """With contiguous channels, as the kernels read them."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _seen(x: torch.Tensor) -> tuple[int, ...]:
-    """A `Tensor` of the kernels: address and strides."""
+def _pointer_and_strides(x: torch.Tensor) -> tuple[int, ...]:
+    """A `Tensor` of the kernels."""
     return x.data_ptr(), *x.stride()[:3]
 
 
@@ -54,7 +54,7 @@ def _call(name: str, dtype: torch.dtype, shape: list[int], tensors: tuple, saved
     workspace = torch.empty(floats, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
     integers = [*shape]
     for x in tensors:
-        integers += _seen(x)
+        integers += _pointer_and_strides(x)
     integers += [x.data_ptr() if x.numel() else 0 for x in (*saved, workspace)]
     getattr(built, f"sima_{name}")(TYPES[dtype], (ctypes.c_int64 * len(integers))(*integers))
 
@@ -68,19 +68,19 @@ def _shape(query, key, value, keep, mask_queries: bool, tokens_gain: bool) -> li
 
 
 def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
-    query, key, value = _rows(query), _rows(key), _rows(value)
+    query, key, value = _channels_last(query), _channels_last(key), _channels_last(value)
     keep = None if keep is None else keep.contiguous()
-    out, saved = rows_first(query, value.shape[-1]), kept(query, value, save)
+    out, saved = empty_bnhd(query, value.shape[-1]), empty_saved(query, value, save)
     shape = _shape(query, key, value, keep, mask_queries, tokens_gain)
     _call("forward", query.dtype, shape, (query, key, value, out), saved)
     return out, *saved
 
 
 def _backward(grad, query, key, value, keep, mask_queries, a, b, context, gain):
-    grad, query, key, value = _rows(grad), _rows(query), _rows(key), _rows(value)
+    grad, query, key, value = _channels_last(grad), _channels_last(query), _channels_last(key), _channels_last(value)
     keep = None if keep is None else keep.contiguous()
     saved = a.contiguous(), b.contiguous(), context.contiguous(), gain.contiguous()
-    found = rows_first(query, query.shape[-1]), rows_first(key, key.shape[-1]), rows_first(value, value.shape[-1])
+    found = empty_bnhd(query, query.shape[-1]), empty_bnhd(key, key.shape[-1]), empty_bnhd(value, value.shape[-1])
     shape = _shape(query, key, value, keep, mask_queries, False)
     _call("backward", query.dtype, shape, (grad, query, key, value, *found), saved)
     return found

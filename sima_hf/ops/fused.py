@@ -1,6 +1,6 @@
 """What all fused kernels share: two operators that torch's compiler, exporter and transforms know, and their gradient.
 
-With `s = t / (a b)` for t tokens of gain, a and b the token sums of |q| and |k|, `C = k^T v` and `M = diag(s) C`, the kernels compute
+With the gain t, the token sums a and b of |q| and |k|, `s = t / (a b)`, `C = k^T v` and `M = diag(s) C` the kernels compute
 
     out = q M          dM = q^T dout      dC = diag(s) dM      ds[c] = sum_j dM[c, j] C[c, j]
     dv = k dC          dq = dout M^T - sign(q) ds s / a        dk = v dC^T - sign(k) ds s / b
@@ -26,10 +26,10 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
 
     Args:
         name: of the operators.
-        forward: `(query, key, value, keep, mask_queries, tokens_gain, save) -> out, a, b, context, gain`; query `(B,H,Nq,D)`, key
-            `(B,H,Nk,D)`, value `(B,H,Nk,Dv)` with any strides, keep boolean `(B,Nk)` or None, which hides queries too with
-            `mask_queries` (Nq is Nk then, and keep a tensor), out `(B,H,Nq,Dv)` as `rows_first` makes it, then in float32 the sums `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`; these four may be empty
-            unless `save`.
+        forward: `(query, key, value, keep, mask_queries, tokens_gain, save) -> out, a, b, context, gain`. query `(B,H,Nq,D)`, key
+            `(B,H,Nk,D)`, value `(B,H,Nk,Dv)` have any strides; keep is boolean `(B,Nk)` or None and hides queries too with
+            `mask_queries` (Nq is Nk then, and keep a tensor). out `(B,H,Nq,Dv)` is as `empty_bnhd` makes it; in float32 follow
+            the sums a and b `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`, which may be empty unless `save`.
         backward: `(grad, query, key, value, keep, mask_queries, a, b, context, gain) -> dquery, dkey, dvalue`.
     """
     attention, attention_backward = _define(name, forward, backward)
@@ -93,7 +93,7 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
         nothing here: N x N numbers are never written.
         """
         if (
-            _plain_operations_wanted(query, key, value)
+            _needs_eager(query, key, value)
             or allow is not None
             or (bias is not None and keep is not None)
             or value.shape[-1] > WIDEST
@@ -113,7 +113,7 @@ def fused_attention(name: str, forward: Callable, backward: Callable) -> Callabl
     return attend
 
 
-def rows_first(like: torch.Tensor, width: int) -> torch.Tensor:
+def empty_bnhd(like: torch.Tensor, width: int) -> torch.Tensor:
     """An empty `(B,H,N,width)` whose storage is `(B,N,H,width)`, so that merging the heads copies nothing."""
     batch, heads, tokens, _ = like.shape
     return like.new_empty(batch, tokens, heads, width).transpose(1, 2)
@@ -127,10 +127,10 @@ def _wants_gradient(*tensors: torch.Tensor) -> bool:
     return hidden or any(tensor.requires_grad for tensor in tensors)
 
 
-def _plain_operations_wanted(*tensors: torch.Tensor) -> bool:
-    """Whether whoever looks on knows torch's own operations only: an exporter, torch.jit.trace, forward mode, a wrapper.
+def _needs_eager(*tensors: torch.Tensor) -> bool:
+    """Whether custom operators cannot be used: export, tracing, forward-mode derivatives, tensor subclasses such as DTensor.
 
-    In a compiled graph a transform of torch.func does not meet the gradient of `Fused`, and would find none.
+    Nor can they in a compiled transform of torch.func, which does not find the gradient of `Fused`.
     """
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None
@@ -153,26 +153,26 @@ def _define(name: str, forward: Callable, backward: Callable) -> tuple[Callable,
 
     @torch.library.register_fake(full)
     def _(query, key, value, keep, mask_queries, tokens_gain, save):
-        return rows_first(query, value.shape[-1]), *kept(query, value, save)
+        return empty_bnhd(query, value.shape[-1]), *empty_saved(query, value, save)
 
     @torch.library.register_fake(full_backward)
     def _(grad, query, key, value, keep, mask_queries, a, b, context, gain):
-        return tuple(rows_first(x, x.shape[-1]) for x in (query, key, value))
+        return tuple(empty_bnhd(x, x.shape[-1]) for x in (query, key, value))
 
     @torch.library.register_vmap(full)
     def _(info, in_dims, *given):
-        return _parted(info, operator(*(_joined(info, x, dim) for x, dim in zip(given, in_dims, strict=True))))
+        return _unfold_vmap(info, operator(*(_fold_vmap(info, x, dim) for x, dim in zip(given, in_dims, strict=True))))
 
     @torch.library.register_vmap(full_backward)
     def _(info, in_dims, *given):
-        return _parted(
-            info, backward_operator(*(_joined(info, x, dim) for x, dim in zip(given, in_dims, strict=True)))
+        return _unfold_vmap(
+            info, backward_operator(*(_fold_vmap(info, x, dim) for x, dim in zip(given, in_dims, strict=True)))
         )
 
     return operator.default, backward_operator.default
 
 
-def kept(query: torch.Tensor, value: torch.Tensor, save: bool) -> tuple[torch.Tensor, ...]:
+def empty_saved(query: torch.Tensor, value: torch.Tensor, save: bool) -> tuple[torch.Tensor, ...]:
     """Empty tensors for a, b `(B,H,D)`, `k^T v` `(B,H,D,Dv)` and the gain `(B,H)`; without elements unless they are to be saved."""
     batch, heads, _, width = query.shape
     if not save:
@@ -181,7 +181,7 @@ def kept(query: torch.Tensor, value: torch.Tensor, save: bool) -> tuple[torch.Te
     return tuple(query.new_empty(batch, *shape, dtype=torch.float32) for shape in shapes)
 
 
-def _joined(info, x: torch.Tensor | bool | None, dim: int | None) -> torch.Tensor | bool | None:
+def _fold_vmap(info, x: torch.Tensor | bool | None, dim: int | None) -> torch.Tensor | bool | None:
     """A tensor whose vmapped axis has joined the batch; anything else as it is."""
     if not isinstance(x, torch.Tensor):
         return x
@@ -189,5 +189,5 @@ def _joined(info, x: torch.Tensor | bool | None, dim: int | None) -> torch.Tenso
     return x.flatten(0, 1)
 
 
-def _parted(info, found: tuple[torch.Tensor, ...]):
+def _unfold_vmap(info, found: tuple[torch.Tensor, ...]):
     return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)

@@ -5,13 +5,14 @@ and tokens many, the tokens are split over programs and three launches do it. Wi
 interpreter (`TRITON_INTERPRET=1`), for tests.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
 
 import torch
 
-from .fused import WIDEST, fused_attention, kept, rows_first
+from .fused import WIDEST, empty_bnhd, empty_saved, fused_attention
 
 
 # Tokens of one program where sums over them are split, and programs wanted for each multiprocessor; the passes that write tokens
@@ -69,7 +70,7 @@ def _mask(keep: torch.Tensor | None, like: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _on(device: torch.device):
-    return torch.cuda.device(device) if device.type == "cuda" else torch.no_grad()
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
@@ -78,7 +79,7 @@ def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
     pieces, spread, blocks = _launch(query, value, max(queries, keys))
-    out = rows_first(query, value_width)
+    out = empty_bnhd(query, value_width)
     sums = save or pieces > 1  # what the first launch leaves in memory
     small = {"dtype": torch.float32, "device": query.device}
     a, b = torch.empty(2, batch * heads, pieces, width if sums else 0, **small)
@@ -94,7 +95,7 @@ def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
             GAIN=tokens_gain, WHOLE=pieces == 1, SUMS=sums, **flags, **blocks,
         )  # fmt: skip
         if not sums:
-            return out, *kept(query, value, save)
+            return out, *empty_saved(query, value, save)
         a, b, context, seen = a.sum(1), b.sum(1), context.sum(1), seen.sum(1)
         gain = seen if tokens_gain else torch.ones_like(seen)
         if pieces > 1:
@@ -104,7 +105,7 @@ def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
                 *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=mask_queries, **blocks,
             )  # fmt: skip
     if not save:
-        return out, *kept(query, value, save)
+        return out, *empty_saved(query, value, save)
     shape = (batch, heads)
     shaped = a.view(*shape, width), b.view(*shape, width), context.view(*shape, width, value_width), gain.view(shape)
     return out, *shaped
@@ -129,7 +130,7 @@ def _backward(grad, query, key, value, keep, mask_queries, a, b, context, gain):
     pieces, spread, blocks = _launch(query, value, max(queries, keys))
     mask, mask_strides = _mask(keep, query)
     partial = torch.empty(batch * heads, pieces, width, value_width, dtype=torch.float32, device=query.device)
-    dquery, dkey, dvalue = rows_first(query, width), rows_first(key, width), rows_first(value, value_width)
+    dquery, dkey, dvalue = empty_bnhd(query, width), empty_bnhd(key, width), empty_bnhd(value, value_width)
     with _on(query.device):
         gather_kernel[(batch * heads, pieces)](
             query, grad, mask, partial, heads, queries, width, value_width,

@@ -1,7 +1,8 @@
 """The fused kernels, in Triton: norms, products and scaling in one pass over the tokens, forward and backward.
 
-The formulas are in fused.py. Tokens are read through strides, in their own dtype; everything of size D or D x D is float32. Products with a D x D matrix in half
-precision divide that matrix by its largest entry first, so that float16 neither overflows nor vanishes at any number of tokens.
+The formulas are in fused.py. Tokens are read through strides, in their own dtype; everything of size D or D x D is float32.
+Products with a D x D matrix in half precision divide that matrix by its largest entry first, so that float16 neither overflows
+nor vanishes at any number of tokens.
 Only imported where triton is.
 """
 

@@ -121,7 +121,7 @@ def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None)
         raise TypeError(f"certify needs inputs to run {type(model).__name__} once: a mapping, a tuple or one tensor.")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     modes = {module: module.training for module in model.modules()}
-    with _where(model) as place, _Counter(place) as counter, torch.no_grad(), _eagerly():
+    with _where(model) as place, _Counter(place) as counter, torch.no_grad(), torch.compiler.set_stance("force_eager"):
         try:
             model.eval()
             _call(model, inputs)
@@ -138,10 +138,6 @@ def _call(model: nn.Module, inputs: Any) -> None:
         model(*inputs)
     else:
         model(inputs)
-
-
-def _eagerly():
-    return torch.compiler.set_stance("force_eager")
 
 
 def _counts(name: str) -> bool:

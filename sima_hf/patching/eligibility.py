@@ -8,18 +8,13 @@ from .attention_modules import Attention, Plan, host_of, plan_conversion, swappe
 from .attentions import replaced_base
 from .attentions.code_paths import changes_forward, is_own_forward
 from .configs import nested
+from .host_table import WITHOUT_ATTENTION
 from .hosts import HOSTS, Host, find_host
 from .models import SimAHostModel
 
 
-# Models that a host may hold without being known to the table: they have no attention.
-_WITHOUT_ATTENTION = frozenset(
-    {"bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet"}
-)
-
-
 def check_not_remote_code(model: PreTrainedModel) -> None:
-    """A model that came with code of its own is SimA by that code, which is not this package's: refuse to change it.
+    """Refuse models loaded with `trust_remote_code`: their SimA classes are not this package's.
 
     Raises:
         UnsupportedModelError: with what to do.
@@ -69,8 +64,7 @@ def plan(model: PreTrainedModel) -> tuple[dict[str, Host], Plan]:
 
     found = plan_conversion(model, row)
     for attention in found.attentions:
-        _check_override(name, attention)
-    _check_forwards(model, hosts)
+        _check_forward(name, attention)
     if own_type in HOSTS:
         _check_inner(name, HOSTS[own_type], {path: part.config.model_type for part, path in parts.items()})
     else:
@@ -85,31 +79,24 @@ def _remedy(model: PreTrainedModel) -> str:
     return "Patch the Transformers model inside it."
 
 
-def _check_override(name: str, attention: Attention) -> None:
-    """A subclass with a forward of its own, over the one that SimA's takes the place of, is a stranger's attention."""
-    cls = type(attention.module)
-    original = replaced_base(cls, attention.host)
-    if attention.forward is None or issubclass(cls, attention.forward) or not changes_forward(cls, original):
+def _check_forward(name: str, attention: Attention) -> None:
+    """A forward of somebody else's, in a subclass or on the module itself, would be called in place of SimA's."""
+    module, cls = attention.module, type(attention.module)
+    if attention.forward is None or issubclass(cls, attention.forward):
         return
-    raise UnsupportedModelError(
-        f"{attention.path!r} in this {name} is a {cls.__name__} ({cls.__module__}), which overrides the forward of "
-        f"{original.__name__} that SimA takes the place of. Put a plain {original.__name__} with its weights there first, or "
-        "have the override call `super().forward` for all attention."
-    )
-
-
-def _check_forwards(model: PreTrainedModel, hosts: dict[str, Host]) -> None:
-    """A forward that someone hung onto an attention module itself would be called in place of the swapped class's."""
-    swapped = {name for host in hosts.values() for name in host.forwards}
-    for path, module in model.named_modules():
-        hung = vars(module).get("forward")
-        if hung is None or "_old_forward" in vars(module) or is_own_forward(module, hung, type(module)):
-            continue
-        if type(module).__name__ in swapped:
-            raise UnsupportedModelError(
-                f"The forward of {path!r} ({type(module).__name__}) was replaced on the module itself, so the swap would not take "
-                f"effect there. Remove that replacement (`del module.forward`) first."
-            )
+    own = vars(module).get("forward")
+    if own is not None and "_old_forward" not in vars(module) and not is_own_forward(module, own, cls):
+        raise UnsupportedModelError(
+            f"The forward of {attention.path!r} ({cls.__name__}) in this {name} was replaced on the module itself, so the swap would "
+            "not take effect there. Remove that replacement (`del module.forward`) first."
+        )
+    original = replaced_base(cls, attention.host)
+    if changes_forward(cls, original):
+        raise UnsupportedModelError(
+            f"{attention.path!r} in this {name} is a {cls.__name__} ({cls.__module__}), which overrides the forward of "
+            f"{original.__name__} that SimA takes the place of. Put a plain {original.__name__} with its weights there first, or "
+            "have the override call `super().forward` for all attention."
+        )
 
 
 def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
@@ -117,7 +104,7 @@ def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
     if host.towers or host.within:
         return
     for path, model_type in inner.items():
-        if model_type.removeprefix("sima_") not in HOSTS and model_type not in _WITHOUT_ATTENTION:
+        if model_type.removeprefix("sima_") not in HOSTS and model_type not in WITHOUT_ATTENTION:
             raise UnsupportedModelError(
                 f"This {name} holds a {model_type!r} model as {path!r}, which is not among those that can be swapped, and a "
                 f"{host.model_type!r} model is swapped as a whole."
@@ -126,7 +113,6 @@ def _check_inner(name: str, host: Host, inner: dict[str, str]) -> None:
 
 def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
     """A parent that is not in the table has to find its towers by their type, or it would load softmax again."""
-    types = {type(config).model_type.removeprefix("sima_") for config in nested(model.config)}
     by_type = {
         type(getattr(config, name)).model_type.removeprefix("sima_")
         for config in nested(model.config)
@@ -134,7 +120,7 @@ def _check_reachable(model: PreTrainedModel, swapped: list[Host]) -> None:
         if not issubclass(cls, PreTrainedConfig) and getattr(config, name, None) is not None
     }
     for host in swapped:
-        if host.model_type not in types or host.model_type not in by_type:
+        if host.model_type not in by_type:
             raise UnsupportedModelError(
                 f"{type(model).__name__} ({model.config.model_type!r}) holds a {host.model_type!r} model that can be swapped, "
                 "but its config would build that one with softmax again when it is loaded, and this larger model is not in the "

@@ -25,13 +25,13 @@ def check_saved_whole(model: PreTrainedModel) -> None:
 def check_saved_within(part: PreTrainedModel) -> None:
     """The same for the model whose state dict is being taken, where `part` is only a part of it.
 
-    A part does not know of what it is one, so that it looks who asks. Only a warning where `save_pretrained` does not: a state
-    dict alone may go back into the same model.
+    A part does not know the model around it, so the callers are looked at. Only a warning where `save_pretrained` is not among
+    them: a state dict alone may go back into the same model.
 
     Raises:
         ValueError: as `check_saved_whole`, while a folder is being written.
     """
-    model, saving = _asked(part, sys._getframe(2))
+    model, saving = _caller(sys._getframe(2), part)
     reason = why_lost(model) if model is not part else None
     if reason is not None and saving:
         raise ValueError(reason)
@@ -39,35 +39,32 @@ def check_saved_within(part: PreTrainedModel) -> None:
         logging.get_logger(__name__).warning_once(reason)
 
 
-def _asked(part: PreTrainedModel, frame: FrameType | None) -> tuple[PreTrainedModel, bool]:
+def _caller(frame: FrameType | None, part: PreTrainedModel) -> tuple[PreTrainedModel, bool]:
     """The outermost model whose `state_dict` is being called, and whether for a folder with its config."""
     model, saving = part, False
     while frame is not None:
         name = frame.f_code.co_name
-        if name in ("state_dict", "save_pretrained", "save_model"):
-            caller = frame.f_locals.get("self")
-            if name == "state_dict" and isinstance(caller, PreTrainedModel):
-                model = caller
-            elif name == "save_pretrained":
-                saving |= isinstance(caller, PreTrainedModel)
-            elif name == "save_model":
-                saving |= str(frame.f_globals.get("__name__")).startswith("transformers.")  # Trainer's
+        if name in ("state_dict", "save_pretrained") and isinstance(frame.f_locals.get("self"), PreTrainedModel):
+            model = frame.f_locals["self"] if name == "state_dict" else model
+            saving |= name == "save_pretrained"
+        elif name == "save_model":
+            saving |= str(frame.f_globals.get("__name__")).startswith("transformers.")  # Trainer's
         frame = frame.f_back
     return model, saving
 
 
 def why_lost(model: PreTrainedModel) -> str | None:
     """The sentence for a part of `model` that its config.json would bring back as something else; None where there is none."""
-    said = _said(model.config)
-    for path, config in _held(model):
+    gains = _gains_in_json(model.config)
+    for path, config in _sima_parts(model):
         gain, here = config.attention_gain, f"{path or 'this model'!r} in this {type(model).__name__}"
-        if not _names(said, config):
+        if config.model_type not in gains:
             return (
                 f"{here} computes SimA attention ({config.model_type!r}), of which the config of the whole, "
                 f"{model.config.model_type!r}, does not know: a saved folder would load as softmax. Swap the whole with "
                 "sima_hf.patch_model(model), or save that part by itself."
             )
-        if (config.model_type, gain) not in said:
+        if gain not in gains[config.model_type]:
             return (
                 f"{here} runs with attention_gain {gain!r}, but config.json would say another. Choose one for the whole: "
                 f"sima_hf.patch_model(model, gain={gain!r})."
@@ -77,28 +74,23 @@ def why_lost(model: PreTrainedModel) -> str | None:
 
 def knows_its_parts(model: PreTrainedModel) -> bool:
     """Whether the config of `model` names the type of every SimA part in it."""
-    said = _said(model.config)
-    return all(_names(said, config) for _, config in _held(model))
+    return {config.model_type for _, config in _sima_parts(model)} <= _gains_in_json(model.config).keys()
 
 
-def _names(said: set[tuple[str, str]], config: SimAHostConfig) -> bool:
-    return any(model_type == config.model_type for model_type, _ in said)
-
-
-def _held(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
+def _sima_parts(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
     """The config of every SimA attention in a model, with the path of the part that it belongs to."""
     paths = {module: path for path, module in model.named_modules()}
     found = {id(one.sima_config): (paths[one.part], one.sima_config) for one in sima_attentions(model)}
     return list(found.values())
 
 
-def _said(config: PreTrainedConfig) -> set[tuple[str, str]]:
-    """(model_type, gain) of all that config.json would say."""
-    found, queue = set(), [config.to_dict()]
+def _gains_in_json(config: PreTrainedConfig) -> dict[str, set[str]]:
+    """model_type -> gains, of all that config.json would say."""
+    found, queue = {}, [config.to_dict()]
     while queue:
         value = queue.pop()
         if isinstance(value, dict):
-            found.add((str(value.get("model_type")), value.get("attention_gain", "tokens")))
+            found.setdefault(str(value.get("model_type")), set()).add(value.get("attention_gain", "tokens"))
             queue += value.values()
         elif isinstance(value, list):
             queue += value

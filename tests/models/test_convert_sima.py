@@ -82,7 +82,7 @@ def test_projections_are_the_rows_of_the_fused_one(state):
         (lambda s: s.update(extra=torch.zeros(1)), "1 unexpected: extra"),
         (
             lambda s: s.update({"norm.bias": torch.zeros(64)}),
-            r"1 of another shape: norm\.bias \(expected \(128,\), came \(64,\)\)",
+            r"1 of another shape: norm\.bias \(expected \(128,\), got \(64,\)\)",
         ),
         (lambda s: s.pop("blocks.0.local_mp.bn.running_var"), r"missing: blocks\.0\.local_mp\.bn\.running_var"),
     ],
@@ -259,7 +259,7 @@ def test_mistakes_on_the_command_line(checkpoint, tmp_path, monkeypatch, capsys)
 
 def test_another_variant_than_the_weights(checkpoint, tmp_path):
     with pytest.raises(
-        ConversionError, match=r"of another shape: cls_token \(expected \(1, 1, 384\), came \(1, 1, 128\)\)"
+        ConversionError, match=r"of another shape: cls_token \(expected \(1, 1, 384\), got \(1, 1, 128\)\)"
     ):
         convert_original_checkpoint(checkpoint, tmp_path / "out", variant="sima_small_12_p16")
 

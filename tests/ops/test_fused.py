@@ -130,8 +130,8 @@ def test_on_the_device(sizes, dtype):
 def test_outputs_are_written_whole(backend, monkeypatch):
     """Whatever the memory held before."""
     module = MODULES[backend]
-    made = module.rows_first
-    monkeypatch.setattr(module, "rows_first", lambda like, width: made(like, width).fill_(float("nan")))
+    made = module.empty_bnhd
+    monkeypatch.setattr(module, "empty_bnhd", lambda like, width: made(like, width).fill_(float("nan")))
     for sizes in SIZES:
         check(backend, sizes, torch.float32, True, "tokens")
 

@@ -5,7 +5,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import sima_hf
-from sima_hf.attention import PositionBias, one_dtype, sima_attention_forward, without_autocast
+from sima_hf.attention import PositionBias, one_dtype, sima_attention_forward
+from sima_hf.ops.autocast import without_autocast
 from tests.helpers.hosts.at_hand import TYPE_IDS, TYPES, given, make, tensors
 from tests.helpers.tensors import DTYPES, definition, inputs, relative_error
 

@@ -92,7 +92,7 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
             The same by index; `"stem"` is 0.
 
     Raises:
-        ValueError: sizes that do not fit together, with the values that came.
+        ValueError: sizes that do not fit together, with the values it got.
 
     Example:
 

@@ -59,7 +59,7 @@ def convert_original_state_dict(
             stray can be noticed, not a missing last block.
 
     Returns:
-        Our key -> tensor, in the dtypes that came. The query, key and value projections are views of the fused original.
+        Our key -> tensor, in the dtypes of the originals. The query, key and value projections are views of the fused original.
 
     Raises:
         ConversionError: keys that are missing, unexpected or of another shape, each by name.
@@ -243,7 +243,7 @@ def _check_keys(state: Mapping[str, torch.Tensor], expected: Mapping[str, list[i
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [
-            f"{name} (expected {tuple(shape)}, came {tuple(state[name].shape)})"
+            f"{name} (expected {tuple(shape)}, got {tuple(state[name].shape)})"
             for name, shape in expected.items()
             if name in state and list(state[name].shape) != shape
         ],

@@ -5,7 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from ...attention import one_dtype, without_autocast
+from ...attention import one_dtype
+from ...ops.autocast import without_autocast
 from .common import project_heads, split_heads
 
 

@@ -9,8 +9,12 @@ from .common import attend, outputs, project_heads
 
 
 def window_mask(mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
-    """`(B,1,N,N)` from a mask for each window, `(windows,N,N)`; images come one after the other, their windows side by side."""
-    return None if mask is None else mask.unsqueeze(1).repeat(batch // mask.shape[0], 1, 1, 1)
+    """Boolean `(B,1,N,N)` from the host's own mask for each window, `(windows,N,N)`, which is 0 where a token is seen, else -100.
+
+    Images come one after the other, their windows side by side. Asking for those two values here spares `check_mask` to look
+    whether there are others, for which a GPU would have to be waited for.
+    """
+    return None if mask is None else (mask == 0).unsqueeze(1).repeat(batch // mask.shape[0], 1, 1, 1)
 
 
 class SwinWindowAttention:

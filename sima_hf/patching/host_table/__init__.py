@@ -8,7 +8,7 @@ from .row import Host
 from .rows import ROWS
 
 
-__all__ = ["COMPOSITES", "HOSTS", "REFUSED", "Host"]
+__all__ = ["COMPOSITES", "HOSTS", "REFUSED", "WITHOUT_ATTENTION", "Host"]
 
 HOSTS = {host.model_type: host for host in ROWS}
 
@@ -28,6 +28,9 @@ COMPOSITES = {
     "sam2_vision_model": "the image encoder (Hiera), also within SAM 2",
     "vision-text-dual-encoder": "the vision tower; the text side stays",
 }
+
+# Models that a host may hold without a row of their own: they have no attention.
+WITHOUT_ATTENTION = ("bit", "resnet", "convnext", "convnextv2", "regnet", "hgnet_v2", "focalnet", "rt_detr_resnet")
 
 # Why these cannot be swapped at all; what is in none of the tables may come.
 REFUSED = {
