@@ -1,6 +1,5 @@
 """CONTRIBUTING, CHANGELOG and CITATION say what is: files, commands and code that they name exist and do what they say."""
 
-import configparser
 import re
 import shlex
 import subprocess
@@ -116,17 +115,6 @@ def test_the_error_it_shows_is_the_error():
         sima_hf.patch_model(ViTModel(ViTConfig(image_size=16, patch_size=8, **sizes)), backend="cuda")
 
 
-def test_changelog_has_the_form():
-    assert CHANGELOG.startswith("# Changelog\n")
-    versions = re.findall(r"^## \[(.+?)\] - (.+)$", CHANGELOG, flags=re.MULTILINE)
-    assert len(versions) == CHANGELOG.count("\n## ")
-    assert versions[0][0] == __version__
-    assert all(date == "unreleased" or re.fullmatch(r"\d{4}-\d{2}-\d{2}", date) for _, date in versions)
-    kinds = re.findall(r"^### (.+)$", CHANGELOG, flags=re.MULTILINE)
-    assert kinds
-    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-
-
 def test_names_of_the_changelog_exist():
     import importlib
 
@@ -144,28 +132,7 @@ def test_names_of_the_changelog_exist():
         assert hasattr(thing, attribute) or importlib.import_module(name), name
 
 
-def test_citation_has_what_the_format_requires():
-    assert CITATION["cff-version"] == "1.2.0"
-    assert {"message", "title", "authors"} <= set(CITATION)
-    for work in (CITATION, CITATION["preferred-citation"], *CITATION["references"]):
-        assert {"type", "title", "authors"} <= set(work)
-        assert all("name" in author or {"family-names", "given-names"} <= set(author) for author in work["authors"])
-
-
-def test_citation_agrees_with_the_package_and_the_readme():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    assert CITATION["type"] == "software"
+def test_the_citation_is_of_this_version():
+    assert {"cff-version", "message", "title", "authors", "type", "license", "preferred-citation"} <= set(CITATION)
     assert str(CITATION["version"]) == __version__
-    assert CITATION["license"] == setup["metadata"]["license"]
-    assert [author["name"] for author in CITATION["authors"]] == [setup["metadata"]["author"]]
-    assert CITATION["keywords"] == [word.strip() for word in setup["metadata"]["keywords"].split(",")]
-    paper = CITATION["preferred-citation"]
-    (bibtex,) = re.findall(r"```bibtex\n(.*?)```", README, flags=re.DOTALL)
-    fields = dict(re.findall(r"(\w+)\s+= \{(.*)\}", bibtex))
-    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
-    assert (paper["title"], authors, str(paper["year"])) == (fields["title"], fields["author"], fields["year"])
-    assert paper["conference"]["name"] == fields["booktitle"]
-    assert paper["url"] in README
-    assert paper["identifiers"][0]["value"] == f"arXiv:{paper['url'].rsplit('/', 1)[1]}"
-    assert CITATION["references"][0]["repository-code"] in README
+    assert CITATION["preferred-citation"]["url"] in README

@@ -71,41 +71,39 @@ def check(backend, sizes, dtype, masked, gain, device="cpu"):
     right = expected(doubles, keep, gain)
     wanted = torch.autograd.grad((right * weights.double()).sum(), doubles)
     tolerance = DTYPES[dtype] * (2 if dtype != torch.float32 else 1)
-    assert relative_error(out, right) < tolerance
+    assert relative_error(out, right) < tolerance, sizes
     for one, two in zip(found, wanted, strict=True):
         if sizes[2] > 1 and sizes[3] > 1:
-            assert relative_error(one, two) < tolerance
+            assert relative_error(one, two) < tolerance, sizes
         assert one.isfinite().all()
 
 
 @pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @both
-def test_every_shape(backend, sizes, dtype, masked, gain):
-    check(backend, sizes, dtype, masked, gain)
+def test_every_shape(backend, dtype, masked, gain):
+    for sizes in SIZES:
+        check(backend, sizes, dtype, masked, gain)
 
 
 @pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("sizes", [SIZES[2], SIZES[4], SIZES[5]], ids=str)
 @pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))
-def test_tokens_split_over_programs(sizes, dtype, masked, gain, monkeypatch):
+def test_tokens_split_over_programs(dtype, masked, gain, monkeypatch):
     monkeypatch.setattr(triton, "launch", lambda *sizes: (3, 2, 16))
-    check("triton", sizes, dtype, masked, gain)
+    for sizes in (SIZES[2], SIZES[4], SIZES[5]):
+        check("triton", sizes, dtype, masked, gain)
 
 
 @pytest.mark.slow
 @padded_with_gain_or_neither
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize(
-    "sizes", [(1, 2, 1300, 1300, 24, 40), (2, 1, 600, 70, 64, 64), (1, 1, 9, 2049, 17, 5)], ids=str
-)
 @pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))
-def test_tokens_in_pieces(sizes, dtype, masked, gain):
-    check("cpu", sizes, dtype, masked, gain)
+def test_tokens_in_pieces(dtype, masked, gain):
+    for sizes in ((1, 2, 1300, 1300, 24, 40), (2, 1, 600, 70, 64, 64), (1, 1, 9, 2049, 17, 5)):
+        check("cpu", sizes, dtype, masked, gain)
 
 
 @pytest.mark.slow
@@ -134,22 +132,6 @@ def test_outputs_are_written_whole(backend, monkeypatch):
     monkeypatch.setattr(module, "empty_bnhd", lambda like, width: made(like, width).fill_(float("nan")))
     for sizes in SIZES:
         check(backend, sizes, torch.float32, True, "tokens")
-
-
-@pytest.mark.parametrize("view", ["heads first", "every second token", "channels apart", "one for all images"])
-@both
-def test_strides_are_honored(backend, view):
-    def seen(x):
-        return {
-            "heads first": lambda: x.contiguous(),
-            "every second token": lambda: x.repeat_interleave(2, dim=2)[:, :, ::2],
-            "channels apart": lambda: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-            "one for all images": lambda: x[:1].expand(2, -1, -1, -1),
-        }[view]()
-
-    query, key, value = (seen(x) for x in inputs(2, 3, 33, dtype=torch.float32, channels=16))
-    found = sima_attention(query, key, value, backend=backend)
-    assert relative_error(found, formula(query, key, value)) < 1e-5
 
 
 @both
@@ -201,16 +183,6 @@ def test_masks_of_any_strides(backend, view):
     assert relative_error(found, right) < 1e-5
     for one, two in zip(*(torch.autograd.grad(x.sum(), tensors) for x in (found, right)), strict=True):
         assert relative_error(one, two) < 1e-5
-
-
-@both
-def test_what_padded_tokens_hold_does_not_matter(backend):
-    query, key, value = inputs(2, 2, 17, channels=16, dtype=torch.float32)
-    keep = padding((2, 2, 17, 17, 16, 16))
-    right = sima_attention(query, key, value, keep, backend=backend)
-    for x in (query, key, value):
-        x[1, :, 9:] = float("nan")
-    assert torch.equal(sima_attention(query, key, value, keep, backend=backend), right)
 
 
 @pytest.mark.parametrize("case", ["full mask", "bias and padding", "empty", "wide values"])

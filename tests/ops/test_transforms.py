@@ -121,29 +121,6 @@ def test_export_with_dynamic_batch_and_tokens(masked, strict):
         assert relative_error(program(*given), module(*given)) < 1e-12
 
 
-@pytest.mark.parametrize("backend", ["auto", "eager"])
-@pytest.mark.parametrize("tokens", [5, 37, 600])
-@pytest.mark.parametrize("order", ["auto", "linear", "quadratic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_vmap(dtype, order, tokens, backend):
-    stacked = [
-        torch.stack(pair) for pair in zip(*(inputs(queries=tokens, dtype=dtype) for _ in range(3)), strict=True)
-    ]
-    keep = torch.rand(3, 2, tokens) > 0.3
-    with torch.no_grad():
-        found = torch.func.vmap(lambda q, k, v, m: sima_attention(q, k, v, m, order=order, backend=backend))(
-            *stacked, keep
-        )
-        unmasked = torch.func.vmap(lambda q, k, v: sima_attention(q, k, v, order=order, backend=backend))(*stacked)
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for index in range(3):
-        one = [tensor[index] for tensor in stacked]
-        assert (
-            relative_error(found[index], sima_attention(*one, keep[index], order=order, backend=backend)) < tolerance
-        )
-        assert relative_error(unmasked[index], sima_attention(*one, order=order, backend=backend)) < tolerance
-
-
 def test_gradient_per_sample_and_forward_mode():
     query, key, value = inputs(3, queries=7)
     samples = torch.func.vmap(

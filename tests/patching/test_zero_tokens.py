@@ -44,7 +44,7 @@ FROZEN = ("vit_mae", ("position_embeddings", "decoder_pos_embed"))
 DRAWN_BETWEEN = ("sam2_vision_model", "upernet/beit", "dpt/dinov2", "dpt/beit", "depth_anything", "zoedepth")
 
 # Batch norms after each layer, on two images: softmax's own gradients go from 1e3 to 1e7.
-BATCH_NORM = ("levit",)
+BATCH_NORM = ("levit", "mobilevit")
 
 
 def deit(**changes):
