@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
 
-from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification, SimAModel
+from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification
 
 
 def tiny(**kwargs):
@@ -54,19 +54,6 @@ def test_auto_backbone():
     assert type(backbone) is SimABackbone
     (feature_map,) = backbone(torch.randn(1, 3, 32, 32), return_dict=False)[0]
     assert feature_map.shape == (1, 32, 2, 2)
-
-
-def test_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match="out_features must be a subset"):
-        tiny(out_features=["stage9"])
-
-
-def test_a_backbone_folder_loads_into_the_model(tmp_path):
-    backbone = SimABackbone(tiny())
-    backbone.save_pretrained(tmp_path)
-    model, report = SimAModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert all(key.startswith(("class_", "layernorm.")) for key in report["missing_keys"])
-    assert torch.equal(model.layers[3].mlp.fc1.weight, backbone.layers[3].mlp.fc1.weight)
 
 
 def test_upernet_trains_saves_and_loads(tmp_path):

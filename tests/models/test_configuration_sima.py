@@ -1,7 +1,6 @@
 """The configuration: the fourteen originals, validation, documentation, round trips."""
 
 import itertools
-import re
 
 import pytest
 import torch
@@ -68,11 +67,6 @@ def test_defaults_are_sima_small_12_p16():
     assert SimAConfig().to_diff_dict() == SimAConfig.from_variant("sima_small_12_p16", num_labels=2).to_diff_dict()
 
 
-def test_variant_with_overrides():
-    config = SimAConfig.from_variant("sima_nano_12_p8", id2label={0: "cat", 1: "dog", 2: "owl"}, drop_path_rate=0.1)
-    assert (config.num_labels, config.drop_path_rate, config.hidden_size) == (3, 0.1, 128)
-
-
 def test_unknown_variant_lists_all():
     with pytest.raises(ValueError, match="There is no variant 'sima_huge'") as caught:
         SimAConfig.from_variant("sima_huge")
@@ -109,12 +103,6 @@ def test_wrong_values_are_refused_at_once_and_when_saved(field, value, words, tm
     assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize(("field", "value"), [("hidden_size", "wide"), ("qkv_bias", 3), ("layer_norm_eps", None)])
-def test_wrong_types_are_refused(field, value):
-    with pytest.raises(Exception, match=f"(?s){field}.*expected"):
-        SimAConfig(**{field: value})
-
-
 def test_round_trip(tmp_path):
     config = SimAConfig.from_variant(
         "sima_tiny_24_p8", num_labels=7, attention_gain="tokens", out_features=["stem", "stage3"]
@@ -124,15 +112,3 @@ def test_round_trip(tmp_path):
     assert again.to_diff_dict() == config.to_diff_dict()
     assert again.out_indices == [0, 3]
     assert SimAConfig.from_pretrained(tmp_path, attention_gain="none").attention_gain == "none"
-
-
-def test_every_field_is_documented_with_its_default():
-    own = {name: getattr(SimAConfig, name) for name in SimAConfig.__annotations__}
-    pattern = r"^        (\w+) \(`.*?`, \*optional\*(?:, defaults to `?([^`)]*)`?)?\):"
-    documented = dict(re.findall(pattern, SimAConfig.__doc__, re.MULTILINE))
-    for name, default in own.items():
-        if name.startswith("_") or name == "model_type":
-            continue
-        assert name in documented, f"{name} is not documented"
-        assert eval(documented[name]) == default, f"{name}: documented {documented[name]}, is {default}"
-    assert {"out_features", "out_indices"} <= documented.keys()

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from sima_hf import SimAConfig, SimAImageProcessor
+from sima_hf import SimAImageProcessor
 
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -65,11 +65,3 @@ def test_saved_as_transformers_own_class(tmp_path):
     np.testing.assert_array_equal(
         np.asarray(again(image, return_tensors="np").pixel_values), processor(image, return_tensors="np").pixel_values
     )
-
-
-def test_registered_for_sima():
-    SimAConfig()
-    assert IMAGE_PROCESSOR_MAPPING[SimAConfig]["pil"] is SimAImageProcessor
-    processor = SimAImageProcessor()
-    assert (dict(processor.size), dict(processor.crop_size)) == ({"shortest_edge": 256}, {"height": 224, "width": 224})
-    assert processor.resample == Image.BICUBIC

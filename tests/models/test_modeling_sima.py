@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForImageClassification, Trainer
+from transformers import AutoModelForImageClassification
 
 from sima_hf import SimAConfig, SimAForImageClassification, SimAModel
 
@@ -56,10 +56,6 @@ def test_wrong_pixels_are_refused(shape):
         model(torch.randn(shape))
 
 
-def test_other_numbers_of_channels():
-    assert SimAForImageClassification(tiny(num_channels=1))(torch.randn(2, 1, 32, 32)).logits.shape == (2, 5)
-
-
 def test_hidden_states_and_attentions():
     model = SimAForImageClassification(tiny()).eval()
     outputs = model(pixels(), output_hidden_states=True, output_attentions=True)
@@ -68,13 +64,6 @@ def test_hidden_states_and_attentions():
     plain = model(pixels())
     assert plain.hidden_states is None
     assert plain.attentions is None
-
-
-def test_attentions_by_config():
-    model = SimAForImageClassification(tiny(output_attentions=True, output_hidden_states=True)).eval()
-    outputs = model(pixels())
-    assert len(outputs.attentions) == 4
-    assert len(outputs.hidden_states) == 5
 
 
 def test_maps_are_the_normalised_products():
@@ -116,20 +105,6 @@ def test_return_dict_and_loss():
     assert torch.equal(hidden[:, 0], pooled)
 
 
-@pytest.mark.parametrize(
-    ("problem_type", "num_labels", "labels"),
-    [
-        ("regression", 1, torch.randn(2)),
-        ("single_label_classification", 5, torch.tensor([0, 3])),
-        ("multi_label_classification", 5, torch.rand(2, 5).round()),
-    ],
-)
-def test_problem_types(problem_type, num_labels, labels):
-    model = SimAForImageClassification(tiny(problem_type=problem_type, num_labels=num_labels))
-    model(pixels(), labels=labels).loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
 def test_gain_is_the_number_of_keys():
     """With one SimA block and zero projections elsewhere, the attention's output grows by the number of tokens."""
     attention = SimAModel(tiny(attention_gain="tokens")).layers[0].attention
@@ -138,13 +113,6 @@ def test_gain_is_the_number_of_keys():
     attention.config.attention_gain = "none"
     without = attention(hidden_states)[0] - attention.o_proj.bias
     torch.testing.assert_close(with_gain, 30 * without, rtol=1e-4, atol=1e-6)
-
-
-def test_one_head():
-    model = SimAForImageClassification(tiny(num_attention_heads=1)).eval()
-    outputs = model(pixels(), output_attentions=True)
-    assert outputs.attentions[0].shape == (2, 1, 12, 12)
-    assert model.num_parameters() == SimAForImageClassification(tiny()).num_parameters()
 
 
 def test_drop_path_drops_whole_samples_in_training_only():
@@ -202,18 +170,6 @@ def test_save_and_load_twice_is_bit_equal(tmp_path):
     assert torch.equal(twice.eval()(images).logits, first)
     assert twice.config.to_diff_dict() | {"_name_or_path": ""} == again.config.to_diff_dict() | {"_name_or_path": ""}
     assert [path.name for path in (tmp_path / "two").glob("*.bin")] == []
-
-
-def test_other_number_of_labels(tmp_path):
-    SimAForImageClassification(tiny()).save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        SimAForImageClassification.from_pretrained(tmp_path, num_labels=7)
-    model, report = SimAForImageClassification.from_pretrained(
-        tmp_path, num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    assert model(pixels()).logits.shape == (2, 7)
-    assert {entry[0] for entry in report["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
-    assert not report["missing_keys"]
 
 
 def test_base_model_from_a_classifiers_folder_and_back(tmp_path):
@@ -357,18 +313,6 @@ def test_export_with_dynamic_batch_and_resolution():
     for batch, height, width in ((1, 48, 64), (5, 160, 32)):
         images = pixels(batch, height, width)
         torch.testing.assert_close(program(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
-
-
-def test_weight_decay_groups():
-    model = SimAForImageClassification(tiny())
-    decayed = set(Trainer.get_decay_parameter_names(None, model))
-    for name, module in model.named_modules():
-        for parameter, _ in module.named_parameters(recurse=False):
-            full = f"{name}.{parameter}" if name else parameter
-            if parameter == "bias" or isinstance(module, (torch.nn.LayerNorm, torch.nn.BatchNorm2d)):
-                assert full not in decayed
-            elif isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-                assert full in decayed
 
 
 def test_synchronized_batch_norm_keeps_the_keys():

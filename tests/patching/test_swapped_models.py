@@ -142,30 +142,32 @@ def test_pipeline(tmp_path):
     assert {answer["label"] for answer in answers} == {"cat", "dog", "owl"}
 
 
-@pytest.mark.parametrize(
-    ("host", "name"), [("vilt", "ViltModel"), ("swinv2", "Swinv2Model"), ("clip", "CLIPModel"), ("detr", "DetrModel")]
-)
-def test_pickles_load_in_a_fresh_process(host, name, tmp_path):
-    """Classes that are made at run time are found by name."""
-    model = sima_hf.patch_model(make(host, name))
-    torch.save({"model": model, "inputs": given(host, name)}, tmp_path / "all.pt")
-    code = f"""
-import torch
-saved = torch.load({str(tmp_path / "all.pt")!r}, weights_only=False)
-torch.manual_seed(2)
-with torch.no_grad():
-    output = saved["model"](**saved["inputs"])
-torch.save([one for one in output.to_tuple() if isinstance(one, torch.Tensor)], {str(tmp_path / "found.pt")!r})
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert found.returncode == 0, found.stderr[-2000:]
-    inputs = given(host, name)
+PICKLED = [("vilt", "ViltModel"), ("swinv2", "Swinv2Model"), ("clip", "CLIPModel"), ("detr", "DetrModel")]
+RUN = """
+def run(model, inputs):
     torch.manual_seed(2)
     with torch.no_grad():
-        expected = [one for one in model(**inputs).to_tuple() if isinstance(one, torch.Tensor)]
-    assert expected
-    for one, two in zip(torch.load(tmp_path / "found.pt"), expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+        return [one for one in model(**inputs).to_tuple() if isinstance(one, torch.Tensor)]
+"""
+
+
+def test_pickles_load_in_a_fresh_process(tmp_path):
+    """Classes that are made at run time are found by name."""
+    models = [(sima_hf.patch_model(make(*case)), given(*case)) for case in PICKLED]
+    torch.save(models, tmp_path / "all.pt")
+    code = f"""
+import torch
+{RUN}
+found = [run(*one) for one in torch.load({str(tmp_path / "all.pt")!r}, weights_only=False)]
+torch.save(found, {str(tmp_path / "found.pt")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    scope = {"torch": torch}
+    exec(RUN, scope)
+    for found, one in zip(torch.load(tmp_path / "found.pt"), models, strict=True):
+        for ours, expected in zip(found, scope["run"](*one), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fresh_processes_with_and_without_sima_hf(tmp_path):
