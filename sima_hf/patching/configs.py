@@ -17,8 +17,8 @@ from .hosts import HOME, HOSTS, PREFIX, Host, host_config_class, host_of_config
 from .remote_code.model_files import auto_map, write_remote_code
 
 
-# Written into config.json as `attn_implementation`. Nobody registers this name, so that a host's own class, given the folder by
-# hand, stops with it in the message instead of running softmax with a warning about the type. Our configs read it as None.
+# Written into config.json as `attn_implementation`, and never registered: if a checkpoint is loaded with the host's own class,
+# Transformers raises an error with this name instead of running softmax. Our configs read it as None.
 IN_FILES = "needs_sima_hf"
 
 

@@ -11,14 +11,14 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from ..errors import UnsupportedModelError
 from .attention_modules import Attention, Plan, plan_conversion, swapped_host_of
 from .attentions import replaced_base, replaced_classes, swapped_class
-from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig, config_class, sima_implementation
+from .configs import SimAHostConfig, SimAParentConfig, SimAPartConfig, config_class, nested, sima_implementation
 from .hosts import HOME, PREFIX, Host
 from .saving import check_saved_whole, check_saved_within
 from .zero_tokens import zero_tensors
 
 
 class SimAHostModel:
-    """What a swapped model adds to the host's: its parts are SimA as well, and it cannot be turned back by name."""
+    """Mixin of swapped models: converts the models inside as well, and refuses softmax as `attn_implementation`."""
 
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
@@ -83,10 +83,16 @@ class SimAHostModel:
             held.choose_backend(name)
 
 
+def configs_of(module: nn.Module) -> dict[str, PreTrainedConfig]:
+    """The configs that a module itself holds, by attribute."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, PreTrainedConfig)}
+
+
 def sima_configs(model: nn.Module) -> list[SimAHostConfig]:
-    """Every SimA<Host>Config that a module of `model` holds, those of swapped modules included."""
-    held = {id(value): value for module in model.modules() for value in vars(module).values()}
-    return [value for value in held.values() if isinstance(value, SimAHostConfig)]
+    """Every SimA<Host>Config that a module of `model` holds, or a parent's config: it may name a tower's in another object."""
+    held = (config for module in model.modules() for config in configs_of(module).values())
+    found = {id(one): one for config in held for one in nested(config)}
+    return [one for one in found.values() if isinstance(one, SimAHostConfig)]
 
 
 @functools.cache
@@ -111,7 +117,7 @@ def model_class(base: type[PreTrainedModel], host: Host) -> type[PreTrainedModel
 def share_key_conversion(ours: str, theirs: str) -> None:
     """Have checkpoint keys of one class or type converted as those of another.
 
-    Transformers leaves classes that are not its own out of this, and a base model loaded from a classifier's folder would be
+    Transformers renames keys for its own classes only. Without this, a base model loaded from a classifier's folder would be
     random where the host renames keys.
     """
     mapping = get_checkpoint_conversion_mapping(theirs)

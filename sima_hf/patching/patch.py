@@ -17,9 +17,9 @@ from .configs import SimAHostConfig, config_class, nested
 from .description import describe
 from .eligibility import check_not_remote_code, plan
 from .hosts import Host
-from .models import SimAHostModel, convert, sima_configs
+from .models import SimAHostModel, configs_of, convert, sima_configs
 from .saving import knows_its_parts
-from .undo import RECORD, WHOLE, all_or_nothing, configs_of, rebind_forwards, record_swap, states_before, undo_swap
+from .undo import RECORD, WHOLE, all_or_nothing, rebind_forwards, record_swap, states_before, undo_swap
 from .zero_tokens import draw_zero_tokens, restore_zeros
 
 
@@ -84,16 +84,9 @@ def patch_model(
 
 
 def _choose(model: PreTrainedModel, gain: str, implementation: str) -> None:
-    for config in _all_sima_configs(model):
+    for config in sima_configs(model):
         config.attention_gain = gain
         config.choose_backend(implementation)
-
-
-def _all_sima_configs(model: nn.Module) -> list[SimAHostConfig]:
-    """Those that modules hold, and those inside a parent's config, which may say the same of a tower in another object."""
-    held = (config for module in model.modules() for config in configs_of(module).values())
-    found = {id(one): one for config in held for one in nested(config)}
-    return [one for one in found.values() if isinstance(one, SimAHostConfig)]
 
 
 def _swap(model: PreTrainedModel) -> None:
@@ -207,7 +200,7 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     Raises:
         UnsupportedModelError, TypeError, ValueError: as `patch_model`, before the block begins.
     """
-    configs = _all_sima_configs(model) if isinstance(model, nn.Module) else []
+    configs = sima_configs(model) if isinstance(model, nn.Module) else []
     settings = [(config, {name: x for name, x in vars(config).items() if name in _SETTINGS}) for config in configs]
     before = getattr(model, RECORD, None)
     patch_model(model, gain=gain, backend=backend)

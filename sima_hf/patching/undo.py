@@ -15,7 +15,7 @@ from ..attention import attention_function_names
 from .attentions import class_over, is_made_by_torch
 from .attentions.code_paths import is_own_forward
 from .configs import is_sima, nested
-from .models import set_model_class
+from .models import configs_of, set_model_class
 
 
 logger = logging.get_logger(__name__)
@@ -76,11 +76,6 @@ class _Change:
         for name in self.dropped:
             vars(self.module).pop(name, None)
         vars(self.module).update(self.attributes)
-
-
-def configs_of(module: nn.Module) -> dict[str, PreTrainedConfig]:
-    """The configs that a module itself holds, by attribute."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, PreTrainedConfig)}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ...errors import ConversionError
+from ...errors.words import first_few
 from .configuration_sima import SIMA_VARIANTS, SimAConfig
 from .modeling_sima import SimAForImageClassification
 
@@ -185,14 +186,13 @@ def _read_checkpoint(path: Path, weights: str | None) -> tuple[Mapping[str, torc
     if weights is None:
         weights = next((name for name in ("model", "model_ema") if name in content), None)
     elif weights not in content:
-        raise ConversionError(f"{path} has no entry {weights!r}; it has {', '.join(map(str, content))}.")
+        raise ConversionError(f"{path} has no entry {weights!r}; it has {first_few(content)}.")
     state = content if weights is None else content[weights]
     if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     ):
-        held = ", ".join(map(str, list(content)[:10]))
         raise ConversionError(
-            f"{path} holds no state_dict under 'model' or 'model_ema', nor is it one; it has {held}."
+            f"{path} holds no state_dict under 'model' or 'model_ema', nor is it one; it has {first_few(content)}."
         )
     if state and all(name.startswith("module.") for name in state):  # saved from inside DistributedDataParallel
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -248,11 +248,6 @@ def _check_keys(state: Mapping[str, torch.Tensor], expected: Mapping[str, list[i
             if name in state and list(state[name].shape) != shape
         ],
     }
-    found = [f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names]
+    found = [f"{len(names)} {what}: {first_few(names, most=8)}" for what, names in problems.items() if names]
     if found:
         raise ConversionError(f"The state_dict does not match the SimA model. Keys {'; '.join(found)}.")
-
-
-def _shorten(names: list[str], most: int = 8) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

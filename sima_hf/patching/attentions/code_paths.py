@@ -17,7 +17,7 @@ WORDS = ("softmax", "scaled_dot_product", "multi_head_attention", "flash_attn", 
 # The global through which Transformers' attentions find the function that `attn_implementation` names.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
-# What attention modules of Transformers have, whatever their host calls its projections.
+# Attributes by which an attention module of Transformers is recognized, whatever its host calls its projections.
 _MARKS = ("q_proj", "k_proj", "query", "qkv", "scaling", "scale")
 
 # Where hosts keep their attention: what someone put there is attention, whatever its class is called.
