@@ -1,6 +1,7 @@
 """Proof by counting: which softmax, exp and fused attention operations a forward really runs, module by module."""
 
 import contextlib
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -121,7 +122,12 @@ def certify(model: nn.Module | torch.export.ExportedProgram, inputs: Any = None)
         raise TypeError(f"certify needs inputs to run {type(model).__name__} once: a mapping, a tuple or one tensor.")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     modes = {module: module.training for module in model.modules()}
-    with _where(model) as place, _Counter(place) as counter, torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with (
+        _running(model) as running,
+        _Counter(running) as counter,
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
         try:
             model.eval()
             _call(model, inputs)
@@ -140,6 +146,7 @@ def _call(model: nn.Module, inputs: Any) -> None:
         model(inputs)
 
 
+@functools.cache
 def _counts(name: str) -> bool:
     """Whether an operation called `name`, "namespace::operation", counts."""
     namespace, _, operation = name.rpartition("::")
@@ -149,22 +156,22 @@ def _counts(name: str) -> bool:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts by module path and operation; `place` is the path of the module that runs, kept up to date by hooks."""
+    """Counts by module path and operation; `running` is the stack of modules that run, kept up to date by hooks."""
 
-    def __init__(self, place: list[tuple[str, str]]):
+    def __init__(self, running: list[tuple[str, str]]):
         super().__init__()
-        self.place = place
+        self.running = running
         self.counts: Counter = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split(".")[0]
         if _counts(name):
-            self.counts[(*self.place[-1], name)] += 1
+            self.counts[(*self.running[-1], name)] += 1
         return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
-def _where(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+def _running(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
     """The stack of modules that run, innermost last, as (path, class)."""
     stack = [("", type(model).__name__)]
     handles = []
@@ -185,7 +192,7 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
     whole = isinstance(model, PreTrainedModel)
     operations = []
     for (path, module, name), count in counts.items():
-        swapped = any(_is_under(path, place, within) for place, within in parts)
+        swapped = any(_is_under(path, part, within) for part, within in parts)
         # By its bases as well: parametrizations and subclasses bring names of their own.
         classes = [cls.__name__ for cls in type(model.get_submodule(path)).__mro__]
         reason = _reason(classes, name) if swapped else None
@@ -217,11 +224,11 @@ def weights_mark(model: nn.Module) -> str | None:
     return found.hexdigest()
 
 
-def _is_under(path: str, place: str, within: str) -> bool:
-    """Whether `path` is at or below `place`; with `within`, below a module of that name in it."""
-    if place and path != place and not path.startswith(f"{place}."):
+def _is_under(path: str, part: str, within: str) -> bool:
+    """Whether `path` is at or below `part`; with `within`, below a module of that name in it."""
+    if part and path != part and not path.startswith(f"{part}."):
         return False
-    inner = path[len(place) :].lstrip(".")
+    inner = path[len(part) :].lstrip(".")
     return not within or within in inner.split(".")
 
 

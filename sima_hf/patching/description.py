@@ -21,10 +21,10 @@ class SwappedPart:
     within: str
 
     def __str__(self) -> str:
-        place = f"{self.path or 'the model'}{f' ({self.within} alone)' if self.within else ''}"
+        part = f"{self.path or 'the model'}{f' ({self.within} alone)' if self.within else ''}"
         bias = {"none": "no position bias", "add": "position bias added to the product of query and key"}
         return (
-            f"{place}: {self.host}, {self.attentions} attentions, backend {self.backend}, gain {self.gain!r}, "
+            f"{part}: {self.host}, {self.attentions} attentions, backend {self.backend}, gain {self.gain!r}, "
             f"{bias[self.position_bias]}"
         )
 
@@ -58,14 +58,14 @@ def describe(model: PreTrainedModel) -> Description:
     for attention in sima_attentions(model):
         found.setdefault(attention.part, []).append(attention)
     swapped = [_swapped_part(paths[part], attentions) for part, attentions in found.items()]
-    places = [part.path for part in swapped]
+    swapped_paths = [part.path for part in swapped]
     left: dict[str, str] = {}
     for part, path in paths.items():
         if (
             path
             and isinstance(part, PreTrainedModel)
-            and not _inside(path, [*places, *left])
-            and not any(one.startswith(f"{path}.") for one in places)
+            and not _inside(path, [*swapped_paths, *left])
+            and not any(one.startswith(f"{path}.") for one in swapped_paths)
         ):
             left[path] = type(part).__name__
     for part in swapped:
