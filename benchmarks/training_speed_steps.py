@@ -17,10 +17,9 @@ from sima_hf.training.models import build_model
 from sima_hf.training.recipe.augmentation import BatchAugmentation
 from sima_hf.training.recipe.ema import WeightAverage
 from sima_hf.training.recipe.erasing import random_erasing
-from sima_hf.training.recipe.losses import soft_cross_entropy
 from sima_hf.training.recipe.mixup import draw_mix, mix_images, mix_targets, soft_targets
 from sima_hf.training.recipe.optimization import parameter_groups
-from sima_hf.training.recipe.parts import augmentation_of, rate_of
+from sima_hf.training.recipe.parts import augmentation_of, scaled_lr
 
 
 CONFIGS = Path(__file__).resolve().parents[1] / "examples" / "configs"
@@ -92,7 +91,7 @@ class TrainingStep:
         self.name, self.device, self.dtype = name, device, dtype
         self.model = built.model.to(device).train()
         self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
-        rate = rate_of(RECIPE, RECIPE.learning_rate, batch)
+        rate = scaled_lr(RECIPE, batch)
         groups = parameter_groups(self.model, RECIPE.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self.average = WeightAverage(self.model, RECIPE.ema_decay, warmup=False)
@@ -107,7 +106,7 @@ class TrainingStep:
         """Forward, backward, AdamW, average of the weights; `pixels` float32 (B, 3, H, W), `targets` float32 (B, K)."""
         with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.run(pixel_values=pixels).logits
-        soft_cross_entropy(logits, targets).backward()
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.model)

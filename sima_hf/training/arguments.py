@@ -25,8 +25,8 @@ logger = logging.get_logger(__name__)
 WEIGHTS = ("ema", "raw")
 
 
-def processors() -> int:
-    """How many processors this process may use."""
+def cpu_count() -> int:
+    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -62,7 +62,10 @@ class DataArguments:
     held_out: float = field(
         default=0.2, metadata=_help("Share of the training images to validate on where there are no others.")
     )
-    streaming: bool = field(default=False, metadata=_help("Read as one goes, for data larger than the disk."))
+    streaming: bool = field(
+        default=False,
+        metadata=_help("Stream the training data instead of downloading it, for data larger than the disk."),
+    )
     shuffle_buffer_size: int = field(default=10_000, metadata=_help("Images to draw from at random when streaming."))
     num_train_images: int | None = field(
         default=None, metadata=_help("Images in an epoch when streaming data that does not say how many it has.")
@@ -115,6 +118,15 @@ class ModelArguments:
     token: str | None = field(default=None, metadata=_help("Access token of the Hub."))
     trust_remote_code: bool = field(default=False, metadata=_help("Run code that comes with a model from the Hub."))
 
+    @property
+    def hub_options(self) -> dict:
+        """How the Hub is asked for the model, as `from_pretrained` takes it."""
+        return {
+            "revision": self.revision or "main",
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
 
 @dataclass
 class RecipeArguments:
@@ -130,28 +142,29 @@ class RecipeArguments:
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches in one optimizer step."))
     num_train_epochs: float = field(default=400, metadata=_help("Epochs in all, warm-up and cooldown included."))
     max_steps: int = field(default=-1, metadata=_help("Optimizer steps in all, in place of the epochs."))
-    learning_rate: float = field(default=5e-4, metadata=_help("Highest rate, for a global batch of 512."))
+    learning_rate: float = field(default=5e-4, metadata=_help("Peak learning rate, for a global batch size of 512."))
     scale_learning_rate: bool = field(
-        default=True, metadata=_help("Multiply the highest rate by global batch / 512 (5e-4 is 1e-3 at 1024).")
+        default=True,
+        metadata=_help("Multiply the peak learning rate by global batch size / 512 (5e-4 is 1e-3 at 1024)."),
     )
     warmup_epochs: float = field(default=5, metadata=_help("Epochs of linear warm-up."))
     warmup_prefix: bool = field(
         default=False,
         metadata=_help("Begin the cosine after the warm-up; by default the warm-up covers the beginning of it."),
     )
-    cooldown_epochs: float = field(default=0, metadata=_help("Epochs at the lowest rate in the end."))
+    cooldown_epochs: float = field(default=0, metadata=_help("Epochs at the minimum learning rate in the end."))
     warmup_learning_rate: float = field(
-        default=1e-6, metadata=_help("Rate at which the warm-up starts, whatever the batch.")
+        default=1e-6, metadata=_help("Learning rate at which the warm-up starts, whatever the batch size.")
     )
     min_learning_rate: float = field(
-        default=1e-5, metadata=_help("Rate at which the cosine ends, whatever the batch.")
+        default=1e-5, metadata=_help("Learning rate at which the cosine ends, whatever the batch size.")
     )
     weight_decay: float = field(
         default=0.05, metadata=_help("Weight decay; not for biases, norms, class tokens and position embeddings.")
     )
-    max_grad_norm: float = field(default=0.0, metadata=_help("Longest gradient; 0 does not clip."))
+    max_grad_norm: float = field(default=0.0, metadata=_help("Maximum gradient norm; 0 disables clipping."))
     drop_path: float | None = field(
-        default=None, metadata=_help("Probability of skipping a residual branch (config.drop_path_rate).")
+        default=None, metadata=_help("Probability of stochastic depth (config.drop_path_rate).")
     )
     rand_augment: str | None = field(
         default="rand-m9-mstd0.5-inc1", metadata=_help("RandAugment's magnitude in timm's words, or 'none'.")
@@ -171,7 +184,9 @@ class RecipeArguments:
     min_crop_area: float = field(default=0.08, metadata=_help("Smallest share of the image that a crop takes."))
     horizontal_flip: float = field(default=0.5, metadata=_help("Probability of a flip, with --train_view crop."))
     max_shift: float = field(default=0.125, metadata=_help("With --train_view shift: largest move, of the side."))
-    ema_decay: float = field(default=0.99996, metadata=_help("Decay of the weights' moving average; 0 keeps none."))
+    ema_decay: float = field(
+        default=0.99996, metadata=_help("Decay of the exponential moving average (EMA) of the weights; 0 keeps none.")
+    )
     ema_warmup: bool | None = field(
         default=None,
         metadata=_help(
@@ -180,7 +195,7 @@ class RecipeArguments:
     )
     eval_weights: str = field(
         default="raw",
-        metadata=_help("Weights to evaluate in training: 'raw', their average ('ema') or 'both'."),
+        metadata=_help("Weights to evaluate in training: 'raw', 'ema' or 'both'."),
     )
     save_weights: str = field(default="raw", metadata=_help("Weights of the model saved in the end: 'raw' or 'ema'."))
     sync_batch_norm: bool = field(
@@ -189,15 +204,15 @@ class RecipeArguments:
     save_total_limit: int | None = field(default=3, metadata=_help("Checkpoints kept."))
     logging_steps: float = field(default=50, metadata=_help("Steps between two records of the loss."))
     dataloader_num_workers: int = field(
-        default_factory=lambda: min(8, processors()),
-        metadata=_help("Processes that decode images, per device; by default 8, or as many as there are processors."),
+        default_factory=lambda: min(8, cpu_count()),
+        metadata=_help("Processes that decode images, per device; by default 8, or as many as there are CPUs."),
     )
     seed: int = field(default=42, metadata=_help("Seed of weights, order, views and dropout."))
 
     def check(self) -> None:
         """Raise ValueError, with the argument and what came, for what no run can be made of."""
         if self.output_dir is None:
-            raise ValueError("Say where the run goes: --output_dir FOLDER.")
+            raise ValueError("--output_dir must name the folder of the run, got none.")
         if self.rand_augment and self.rand_augment.lower() == "none":
             self.rand_augment = None
         choices = {"train_view": ("crop", "shift"), "eval_weights": (*WEIGHTS, "both"), "save_weights": WEIGHTS}
@@ -273,8 +288,8 @@ class SimATrainingArguments(RecipeArguments, TrainingArguments):
         super().__post_init__()
         if self.n_gpu > 1:
             logger.warning(
-                f"There are {self.n_gpu} GPUs and one process, which takes one of them: Transformers would share its batches out among all, "
-                "with so many times the images a step and batch norm of each alone. To use them all, start a process for each: accelerate "
+                f"There are {self.n_gpu} GPUs and one process, which takes one of them: Transformers would spread its batches over all, "
+                "with so many times the global batch size and batch norm of each alone. To use them all, start a process for each: accelerate "
                 f"launch --num_processes {self.n_gpu}, before the script and its arguments."
             )
             self._n_gpu = 1

@@ -8,18 +8,18 @@ logger = logging.get_logger(__name__)
 MARGIN = 0.05  # of the accuracy; less may be the draw of the images
 
 
-class StartWatch:
+class RegressionWarning:
     """Compares each evaluation with that of the start, and says once in a row that a run has fallen below it.
 
     A model whose attention was swapped, above all a calibrated one, is far more sensitive to its weights than its softmax original:
-    what only tunes the one may ruin the other.
+    a learning rate that fine-tunes the original can destroy it.
     """
 
     def __init__(self):
         self.start: float | None = None
         self.below = False
 
-    def note(self, accuracy: float, step: int) -> str | None:
+    def record(self, accuracy: float, step: int) -> str | None:
         """Take in the accuracy, a share from 0 to 1, after `step` optimizer steps; that after none is the start.
 
         Returns:
@@ -33,20 +33,20 @@ class StartWatch:
         return (
             f"After step {step} the accuracy is {accuracy:.1%}, below the {self.start:.1%} that the run began with: this training "
             "undoes what the model knew. Lower --learning_rate, lengthen --warmup_epochs, take less augmentation (--rand_augment none "
-            "--mixup 0 --cutmix 0 --random_erasing 0), or learn from the softmax original with examples/distill.py. A swapped model "
+            "--mixup 0 --cutmix 0 --random_erasing 0), or learn from the softmax original with `sima-hf distill`. A swapped model "
             "may come back after a fall; if it does not, the model that the run began with is the better one."
         )
 
 
-class SaysBelowStart(TrainerCallback):
-    """A `StartWatch` on a Trainer's evaluations, of the weights that are saved; for `eval_on_start`."""
+class WarnBelowStartCallback(TrainerCallback):
+    """A `RegressionWarning` on a Trainer's evaluations, of the weights that are saved; for `eval_on_start`."""
 
     def __init__(self):
-        self.watch = StartWatch()
+        self.watch = RegressionWarning()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Hold the accuracy against the start's."""
         accuracy = (metrics or {}).get("eval_accuracy")
-        sentence = None if accuracy is None else self.watch.note(accuracy, state.global_step)
+        sentence = None if accuracy is None else self.watch.record(accuracy, state.global_step)
         if sentence and state.is_world_process_zero:
             logger.warning(sentence)

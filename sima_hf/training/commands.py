@@ -1,10 +1,11 @@
-"""Training and distillation from a command line: what `sima-hf train`, `sima-hf distill` and the scripts in examples do."""
+"""Training and distillation from a command line: what `sima-hf train`, `sima-hf distill` and examples/distill.py do."""
 
 from transformers.utils import logging
 
 from .arguments import DataArguments, ModelArguments, SimATrainingArguments
+from .command_line import failures_as_sentences, parse
 from .distillation.trainer import DistillationArguments, SimADistillationTrainer, build_teacher
-from .run import failures_as_sentences, parse, prepare, train_and_evaluate, trainer_arguments
+from .run import prepare, train_and_evaluate, trainer_arguments
 from .trainer import SimATrainer
 
 
@@ -27,9 +28,9 @@ def train(arguments: list[str] | None = None, prog: str | None = None, examples:
     with failures_as_sentences(prog):
         model_args, data_args, args = parse(*kinds, arguments=arguments, prog=prog, examples=examples)
     with failures_as_sentences(prog, args.output_dir):
-        task, checkpoint = prepare(model_args, data_args, args)
-        trainer = SimATrainer(task.built.model, args, **trainer_arguments(task, data_args))
-        train_and_evaluate(trainer, task, checkpoint)
+        setup = prepare(model_args, data_args, args)
+        trainer = SimATrainer(setup.loaded.model, args, **trainer_arguments(setup, data_args))
+        train_and_evaluate(trainer, setup)
 
 
 def distill(arguments: list[str] | None = None, prog: str | None = None, examples: str = "") -> None:
@@ -50,15 +51,17 @@ def distill(arguments: list[str] | None = None, prog: str | None = None, example
             "No teacher takes part: choose --distillation_type soft or hard, or an --attention_weight above 0."
         )
     with failures_as_sentences(prog, args.output_dir):
-        task, checkpoint = prepare(model_args, data_args, args)
+        setup = prepare(model_args, data_args, args)
         trainer = SimADistillationTrainer(
-            task.built.model,
+            setup.loaded.model,
             args,
-            teacher=build_teacher(distillation, model_args, task.built.model, task.processor, task.built.image_size),
+            teacher=build_teacher(
+                distillation, model_args, setup.loaded.model, setup.processor, setup.loaded.image_size
+            ),
             distillation_type=distillation.distillation_type,
             distillation_alpha=distillation.distillation_alpha,
             distillation_tau=distillation.distillation_tau,
             attention_weight=distillation.attention_weight,
-            **trainer_arguments(task, data_args),
+            **trainer_arguments(setup, data_args),
         )
-        train_and_evaluate(trainer, task, checkpoint)
+        train_and_evaluate(trainer, setup)

@@ -6,14 +6,17 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..calibration.calibrate import CalibrationReport, calibrate
+from ..data.processors import processor_for
 from ..errors import DataError
 from ..evaluation.classifiers import match_labels
+from ..loading.processors import load_processor
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching import patch_model
 from .arguments import ModelArguments
@@ -29,8 +32,8 @@ SOURCES = ("variant", "model_type", "model_name_or_path", "patch")
 
 
 @dataclass
-class BuiltModel:
-    """A model to be trained.
+class LoadedModel:
+    """A model to be trained, and where it comes from.
 
     Attributes:
         model: the image classifier, in float32.
@@ -49,7 +52,7 @@ class BuiltModel:
     calibration: CalibrationReport | None = None
 
 
-def build_model(arguments: ModelArguments, labels: list[str], drop_path: float | None = None) -> BuiltModel:
+def build_model(arguments: ModelArguments, labels: list[str], drop_path: float | None = None) -> LoadedModel:
     """Build what the arguments ask for, with one output for each label.
 
     Args:
@@ -73,18 +76,18 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
     if arguments.image_size is not None and arguments.image_size < 1:
         raise ValueError(f"--image_size must be 1 or more, got {arguments.image_size}.")
     trained = arguments.patch or arguments.model_name_or_path
-    built = _trained(arguments, labels, drop_path) if trained else _fresh(arguments, labels, drop_path)
-    for name, parameter in built.model.named_parameters():
+    loaded = _trained(arguments, labels, drop_path) if trained else _fresh(arguments, labels, drop_path)
+    for name, parameter in loaded.model.named_parameters():
         if name.endswith("mask_token"):  # of the pre-training: no classifier uses it, and DDP waits for all gradients
             parameter.requires_grad_(False)
-    return built
+    return loaded
 
 
 def _classes(labels: list[str]) -> dict:
     return {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
 
 
-def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> BuiltModel:
+def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> LoadedModel:
     if arguments.variant:
         make = functools.partial(SimAConfig.from_variant, arguments.variant)
     else:
@@ -108,16 +111,12 @@ def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None
     config = make(**changes, **_classes(labels))
     cls = classifier_class(config)
     image_size = arguments.image_size or _side(config) or 224
-    return BuiltModel(cls._from_config(config, dtype=torch.float32), None, image_size)
+    return LoadedModel(cls._from_config(config, dtype=torch.float32), None, image_size)
 
 
-def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> BuiltModel:
+def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> LoadedModel:
     name = arguments.patch or arguments.model_name_or_path
-    hub = {
-        "revision": arguments.revision or "main",
-        "token": arguments.token,
-        "trust_remote_code": arguments.trust_remote_code,
-    }
+    hub = arguments.hub_options
     config = AutoConfig.from_pretrained(name, **hub)
     before, names = _side(config), [config.id2label[index] for index in range(config.num_labels)]
     changes = parse_overrides(arguments.config_overrides, config)
@@ -134,10 +133,10 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     image_size = arguments.image_size or before or 224
     model = resize(model, image_size)
     if not arguments.patch:
-        return BuiltModel(model, name, image_size, base_model=name)
+        return LoadedModel(model, name, image_size, base_model=name)
     original = copy.deepcopy(model).eval()
     patch_model(model, gain=arguments.attention_gain or "tokens")
-    return BuiltModel(model, name, image_size, original, base_model=name)
+    return LoadedModel(model, name, image_size, original, base_model=name)
 
 
 def _take_over_classes(model: PreTrainedModel, names: list[str], labels: list[str]) -> None:
@@ -179,9 +178,19 @@ def _reorder(model: PreTrainedModel, order: list[int]) -> None:
                 parameter.copy_(parameter[order])
 
 
-def calibrated(built: BuiltModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:
+def calibrate_model(loaded: LoadedModel, batches: Iterable[torch.Tensor], progress: bool = True) -> None:
     """Calibrate a swapped model on batches of normalized pixels `(B,3,H,W)`, in place."""
-    built.calibration = calibrate(built.model, built.original, list(batches), progress=progress)
+    loaded.calibration = calibrate(loaded.model, loaded.original, list(batches), progress=progress)
+
+
+def image_processor_of(loaded: LoadedModel, arguments: ModelArguments) -> Any:
+    """The image processor of a model, at the resolution and crop of the arguments.
+
+    Raises:
+        CheckpointError, DataError: as `load_processor` and `processor_for`.
+    """
+    source = loaded.processor and load_processor(loaded.processor, **arguments.hub_options)
+    return processor_for(source, loaded.image_size, arguments.eval_crop_pct)
 
 
 def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

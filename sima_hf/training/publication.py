@@ -18,7 +18,7 @@ _OF_OTHER_WEIGHTS = ("evaluation.json", "confusion.png")
 _RESULTS = "all_results.json"
 
 
-def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step: int) -> bool:
+def finish_folder(args: Any, model: PreTrainedModel, setup: Any, global_batch_size: int) -> bool:
     """Write `sima_provenance.json`, and for a SimA model what `prepare_for_hub` adds; push the folder where `args` ask for it.
 
     Called by one process, when model, image processor and results are in the folder. A model that is trained with softmax, as a
@@ -28,11 +28,11 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
     Args:
         args: `SimATrainingArguments` or `LoopArguments`.
         model: what was trained.
-        task: the `Task` of the run: how the model was made, and on what it was trained.
-        images_per_step: images behind one step of the optimizer, on all devices.
+        setup: the `TrainingSetup` of the run: how the model was made, and on what it was trained.
+        global_batch_size: images behind one step of the optimizer, on all devices.
 
     Returns:
-        Whether it is SimA, so that card, code and push are done with.
+        True if card, code and push were handled; False for a softmax model, whose card the caller writes.
 
     Raises:
         PublishError: the push was asked for and did not work. Without one, what stands in the way of publishing is a warning: the
@@ -40,17 +40,17 @@ def finish_folder(args: Any, model: PreTrainedModel, task: Any, images_per_step:
     """
     from ..folders.provenance import calibration_facts, training_settings, write_provenance
 
-    folder, built, source = Path(args.output_dir), task.built, shown_place(task.data.source, here=True)
+    folder, loaded, source = Path(args.output_dir), setup.loaded, shown_place(setup.data.source, here=True)
     for name in _OF_OTHER_WEIGHTS:
         (folder / name).unlink(missing_ok=True)
     _name_weights(folder)
     write_provenance(
         folder,
-        base_model=built.base_model,
-        calibration=calibration_facts(built.calibration, source) if built.calibration else None,
-        training=training_settings(args, images_per_step=images_per_step),
+        base_model=loaded.base_model,
+        calibration=calibration_facts(loaded.calibration, source) if loaded.calibration else None,
+        training=training_settings(args, images_per_step=global_batch_size),
         dataset=source,
-        hub_dataset=task.hub_dataset,
+        hub_dataset=setup.hub_dataset,
         anew=True,
     )
     if not type(model).__module__.startswith(f"{__package__.partition('.')[0]}."):

@@ -91,6 +91,7 @@ class Splits:
         image_column, label_column: where types and usual names do not tell.
         num_images: in an epoch of a stream that does not say.
         max_unreadable: unreadable training images to pass over.
+        shuffle_buffer_size: images of a stream to draw from at random.
     """
 
     def __init__(
@@ -102,10 +103,12 @@ class Splits:
         label_column: str | None = None,
         num_images: int | None = None,
         max_unreadable: int = 0,
+        shuffle_buffer_size: int = SHUFFLE_BUFFER,
     ):
         self.model, self.args, self.processor = model, args, processor
         self.image_column, self.label_column = image_column, label_column
         self.num_images, self.max_unreadable = num_images, max_unreadable
+        self.shuffle_buffer_size = shuffle_buffer_size
 
     def for_training(self, data: Any) -> Any:
         """Random views of a split; what is none comes back as it is.
@@ -118,7 +121,8 @@ class Splits:
             return data
         images, count = self._standard(data, "train_dataset")
         view = train_view(self.args, self.processor, view_size(self.processor))
-        return train_images(images, self.args, view, self.num_images or count, self.max_unreadable)
+        num_images = self.num_images or count
+        return train_images(images, self.args, view, num_images, self.max_unreadable, self.shuffle_buffer_size)
 
     def for_evaluation(self, data: Any) -> Any:
         """The image processor's views of a split, or of each in a plain dictionary; what is none comes back as it is.

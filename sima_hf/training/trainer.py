@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import SchedulerType
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, TrainOutput
 from transformers.utils import logging
 
 from ..data.images import collate
@@ -18,33 +19,23 @@ from ..data.loading import Unreadable, begin_worker, leaving_flag, lost_workers_
 from ..data.pixels import normalize
 from ..data.processors import normalization
 from ..data.streaming import StreamedImages
-from ..errors import CheckpointError, TrainingError
-from ..evaluation.metrics import compute_metrics, top_classes
+from ..errors import CheckpointError
+from ..evaluation.metrics import compute_metrics
 from ..folders.manifest import PREFIX
 from .arguments import SimATrainingArguments
-from .checkpoints.folders import (
-    belongs_to,
-    keep_newest,
-    last_good_sentence,
-    remove_leftovers,
-    set_aside_newer,
-    writing,
-)
-from .checkpoints.interruption import StopRequest
-from .checkpoints.progress import position_of, read_position, write_position
-from .checkpoints.sharded import AVERAGE, all_finite, full_state, read_average, shard_like, share_out_layers
+from .checkpoints.folders import last_good_sentence, remove_leftovers
+from .checkpoints.interruption import StoppedBySignal, StopRequest
+from .checkpoints.sharded import fsdp_wrap_layers, unshard
+from .checkpoints.state import RunState
+from .measuring import measure
 from .recipe.batch_norm import synchronize_batch_norm
 from .recipe.ema import WeightAverage
-from .recipe.losses import soft_cross_entropy
-from .recipe.optimization import decaying_names, optimizer_of, own_rates
-from .recipe.parts import augmentation_of, average_warms_up, rate_of, schedule_of, seed_process
-from .splits import Splits
+from .recipe.optimization import decaying_names, keep_current_lr, optimizer_of
+from .recipe.parts import augmentation_of, scaled_lr, schedule_of
+from .splits import SHUFFLE_BUFFER, Splits
 
 
 logger = logging.get_logger(__name__)
-
-AVERAGE_MODEL = "ema"
-_EXACT_LOSS = "loss_of_each_image"
 
 
 class SimATrainer(Trainer):
@@ -70,6 +61,7 @@ class SimATrainer(Trainer):
         processing_class: the image processor; needed with splits, and saved with the model.
         image_column, label_column: of the splits, where types and usual names do not tell.
         num_images: in an epoch of a stream that does not say.
+        shuffle_buffer_size: images of a stream to draw from at random.
         kwargs: further arguments of `transformers.Trainer`; without `compute_metrics` it measures top-1 and top-5 accuracy.
 
     Raises:
@@ -92,10 +84,11 @@ class SimATrainer(Trainer):
         image_column: str | None = None,
         label_column: str | None = None,
         num_images: int | None = None,
+        shuffle_buffer_size: int = SHUFFLE_BUFFER,
         **kwargs,
     ):
         self.splits = Splits(
-            model, args, processing_class, image_column, label_column, num_images, max_unreadable=max_unreadable
+            model, args, processing_class, image_column, label_column, num_images, max_unreadable, shuffle_buffer_size
         )
         train_dataset = self.splits.for_training(train_dataset)
         eval_dataset = self.splits.for_evaluation(eval_dataset)
@@ -108,28 +101,23 @@ class SimATrainer(Trainer):
         self.image_mean, self.image_std = image_mean, image_std
         if args.sync_batch_norm and args.world_size > 1:
             synchronize_batch_norm(model)
-        kwargs = {
-            "compute_metrics": _accuracies_and_loss,
-            "preprocess_logits_for_metrics": _ranks_and_losses,
-            "train_dataset": train_dataset,
-            "eval_dataset": eval_dataset,
-            "processing_class": processing_class,
-            **kwargs,
-        }
-        super().__init__(model, args, data_collator=collate, **kwargs)
-        share_out_layers(self.accelerator, model)
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "processing_class": processing_class}
+        super().__init__(model, args, data_collator=collate, **data, **kwargs)
+        fsdp_wrap_layers(self.accelerator, model)
         # The loss is a mean over the micro-batch; Trainer then divides by their number.
         self.model_accepts_loss_kwargs = False
         self.augmentation = augmentation_of(args, image_mean, image_std, model.config.num_labels)
         self.unreadable = Unreadable(max_unreadable)
-        self.ema: WeightAverage | None = None
+        self.run_state = RunState(args, self.accelerator, model, self._save_internally)
         self.stop_request = StopRequest()
         self.stopped_by_signal = False
         self._resumes_from: Path | None = None
-        self._goes_on_from = 0
-        self._saved_at: int | None = None
-        self._updates_per_epoch: int | None = None
         self.add_callback(_AfterEachStep(self))  # behind the flow callback, whose decisions it adds to
+
+    @property
+    def ema(self) -> WeightAverage | None:
+        """The average of the weights; None before the training, or where none is kept."""
+        return self.run_state.ema
 
     # Data
 
@@ -148,13 +136,12 @@ class SimATrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             persistent_workers=args.dataloader_persistent_workers,
         )
-        self._updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-        self._goes_on_from = 0
+        steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        self.run_state.describe_data(self.train_dataset, steps_per_epoch, self.global_batch_size)
         if self._resumes_from is not None:
-            streams = isinstance(self.train_dataset, StreamedImages)
-            step = self._goes_on_from = read_position(self._resumes_from, self._position(), streams)
-            if streams:
-                epoch, update = divmod(step, self._updates_per_epoch)
+            step = self.run_state.step_of(self._resumes_from)
+            if isinstance(self.train_dataset, StreamedImages):
+                epoch, update = divmod(step, steps_per_epoch)
                 self.train_dataset.start_at(epoch, update * args.gradient_accumulation_steps)
         return loader
 
@@ -171,7 +158,7 @@ class SimATrainer(Trainer):
             else:
                 pixels = normalize(pixels, self.image_mean, self.image_std)
             # DeepSpeed's models are in half precision by themselves, without autocast.
-            inputs["pixel_values"] = pixels.to(self.model.dtype) if self.is_deepspeed_enabled else pixels
+            inputs["pixel_values"] = pixels.to(self.model.dtype)
         return inputs
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
@@ -191,7 +178,7 @@ class SimATrainer(Trainer):
         """Cross-entropy with soft targets `(B,K)` in training, with classes `(B,)` in evaluation; float32."""
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        loss = soft_cross_entropy(outputs["logits"], labels)
+        loss = F.cross_entropy(outputs["logits"].float(), labels)
         return (loss, outputs) if return_outputs else loss
 
     @property
@@ -205,7 +192,7 @@ class SimATrainer(Trainer):
         One given as `optimizer_cls_and_kwargs`, a class or a factory, has the rate that is given with it.
         """
         given = self.args.learning_rate
-        self.args.learning_rate = rate_of(self.args, given, self.global_batch_size)
+        self.args.learning_rate = scaled_lr(self.args, self.global_batch_size)
         try:
             return super().create_optimizer(model)
         finally:
@@ -231,7 +218,7 @@ class SimATrainer(Trainer):
                 self.args,
                 optimizer or self.optimizer,
                 num_training_steps,
-                self._updates_per_epoch,
+                self.run_state.steps_per_epoch,
                 self.global_batch_size,
             )
             self._created_lr_scheduler = True
@@ -242,11 +229,20 @@ class SimATrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As `Trainer.train`; `resume_from_checkpoint` is a checkpoint that `checkpoint_to_resume` has checked."""
         self._resumes_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self._saved_at = None
+        self.stopped_by_signal = False
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
         with self.stop_request, lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir)):
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            try:
+                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            except StoppedBySignal:  # in an evaluation, which is given up
+                self.stopped_by_signal = True
+                if self.state.global_step:
+                    self._save_checkpoint(self.model, None)
+                output = TrainOutput(self.state.global_step, math.nan, {})
+        if self.stopped_by_signal and self.args.should_save:
+            print(self.run_state.stopped())
+        return output
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # taken up at its end, in the middle of an epoch
@@ -256,25 +252,16 @@ class SimATrainer(Trainer):
 
     def begin(self) -> None:
         """What comes right before the first step, when the checkpoint has been loaded."""
-        self._begin_average()
-        seed_process(self.args, self._goes_on_from)
-        if self._resumes_from is None:
-            return
-        if self.args.should_save and belongs_to(self._resumes_from, self.args.output_dir):
-            for path in set_aside_newer(self.args.output_dir, self._goes_on_from):
-                logger.warning(f"The run goes on from step {self._goes_on_from}; what came after is now {path}.")
+        self.run_state.step = 0
+        self.run_state.start(self.state.max_steps)
+        if self._resumes_from is not None:
+            self.run_state.restore(self._resumes_from)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`; a loss that is not finite ends the run."""
         if "loss" in logs and not math.isfinite(logs["loss"]):
-            raise self._diverged(f"The loss is {logs['loss']}")
+            raise self.run_state.diverged(f"The loss is {logs['loss']}")
         super().log(logs, start_time)
-
-    def _diverged(self, what: str) -> TrainingError:
-        return TrainingError(
-            f"{what} at step {self.state.global_step}: the run has diverged. Lower --learning_rate, lengthen --warmup_epochs, "
-            f"clip with --max_grad_norm 1, or use --bf16 in place of --fp16. {last_good_sentence(self.args.output_dir)}"
-        )
 
     # Evaluation
 
@@ -282,60 +269,87 @@ class SimATrainer(Trainer):
         """As `Trainer.evaluate`, with the averaged weights, the raw ones, or both (the raw ones as `eval_raw_...`).
 
         No random number is drawn from the generators of the training, so that it goes on as if there had been no evaluation.
-        """
-        metrics = {}
-        evaluated = self.args.evaluated_weights if self.ema is not None else ("raw",)
-        for weights in evaluated:
-            prefix = f"{metric_key_prefix}_raw" if weights == "raw" and len(evaluated) > 1 else metric_key_prefix
-            average = self.ema.applied_to(self.model) if weights == "ema" else contextlib.nullcontext()
-            with torch.random.fork_rng(devices=[]), average:
-                metrics.update(super().evaluate(eval_dataset, ignore_keys, prefix))
-        return metrics
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
-        """As Trainer's, with the loss of each image counted once; Trainer's own mean knows batches and their padding."""
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        exact = output.metrics.pop(f"{metric_key_prefix}_{_EXACT_LOSS}", None)
-        if exact is not None:
-            output.metrics[f"{metric_key_prefix}_loss"] = exact
+        Raises:
+            StoppedBySignal: SIGTERM came; within `train`, that ends the training instead.
+        """
+        evaluate = super().evaluate
+        with self.stop_request:
+            return self.run_state.evaluate(
+                lambda prefix: evaluate(eval_dataset, ignore_keys, prefix), metric_key_prefix
+            )
+
+    def evaluation_loop(
+        self,
+        dataloader: torch.utils.data.DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As Trainer's; without `compute_metrics`, loss and accuracies of each image counted once, over all processes.
+
+        Trainer's own mean of the loss knows batches and their padding.
+        """
+        if self.compute_metrics is not None:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if prediction_loss_only:  # an evaluation, as Trainer asks for one where there is no `compute_metrics`
+            half = {self.args.fp16_full_eval: torch.float16, self.args.bf16_full_eval: torch.bfloat16}.get(True)
+            self.model.to(self.args.device, None if self.is_in_train else half)
+            metrics = measure(
+                self.model,
+                dataloader,
+                (self.image_mean, self.image_std),
+                self.accelerator,
+                self.stop_request,
+                self.unreadable,
+                metric_key_prefix,
+                progress=not self.args.disable_tqdm,
+            )
+            return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        if output.label_ids is not None:
+            logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+            loss = F.cross_entropy(torch.from_numpy(logits).float(), torch.from_numpy(output.label_ids)).item()
+            counted = compute_metrics(EvalPrediction(logits, output.label_ids))
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in counted.items()})
+            output.metrics[f"{metric_key_prefix}_loss"] = loss
         return output
 
     @contextlib.contextmanager
     def weights_to_save(self) -> Iterator[None]:
         """Within it, the model has the weights that `--save_weights` names."""
-        average = self.ema is not None and self.args.save_weights == "ema"
-        with self.ema.applied_to(self.model) if average else contextlib.nullcontext():
+        with self.run_state.weights(self.args.save_weights):
             yield
 
     # Checkpoints
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint with all that going on needs, whole or not at all."""
-        if self.state.global_step == self._saved_at:
-            return  # at the end of an epoch and of the run: replacing it would leave a moment without any
-        self._check_finite()
-        run_dir, step = Path(self._get_output_dir(trial)), self.state.global_step
+        run_dir, state = Path(self._get_output_dir(trial)), self.state
+        best = state.best_global_step
+        if best and (best == state.global_step or (run_dir / f"{PREFIX}{best}").exists()):
+            state.best_model_checkpoint = str(run_dir / f"{PREFIX}{best}")
         self.store_flos()
-        seals = self.args.should_save
-        with writing(run_dir, step, seals=seals, wait=self.accelerator.wait_for_everyone) as folder:
-            self.save_model(str(folder), _internal_call=True)
-            if not self.args.save_only_model:
-                self._save_optimizer_and_scheduler(str(folder))
-                self._save_scaler(str(folder))
-                self._save_rng_state(str(folder))
-            self._save_average(folder)
-            best = self.state.best_global_step
-            if best and (best == step or (run_dir / f"{PREFIX}{best}").exists()):
-                self.state.best_model_checkpoint = str(run_dir / f"{PREFIX}{best}")
-            if seals:
-                self._note_callbacks()
-                self.state.save_to_json(str(folder / "trainer_state.json"))
-                write_position(folder, self._position())
-        self._saved_at = step
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run_dir / f"{PREFIX}{step}"))
-        if seals:
-            keep_newest(run_dir, self.args.save_total_limit, protected=self.state.best_model_checkpoint)
+        self.run_state.step = state.global_step
+        saved = self.run_state.save(self._write_checkpoint, state.best_model_checkpoint, self._tr_loss)
+        if saved and self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / f"{PREFIX}{state.global_step}"))
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self._save_internally(folder)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+        if self.args.should_save:
+            self._note_callbacks()
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _save_internally(self, folder: Path) -> None:
+        self.save_model(str(folder), _internal_call=True)
 
     def _note_callbacks(self) -> None:
         """Put the state of callbacks that have one (early stopping's patience) into the trainer's, as Trainer does when it saves."""
@@ -346,41 +360,23 @@ class SimATrainer(Trainer):
             self.state.stateful_callbacks[name] = states if isinstance(kept, list) else states[0]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; of a model that is shared out (FSDP2), the whole."""
+        """As Trainer's; of a model that is sharded (FSDP2), the whole."""
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        self._save(output_dir, state_dict=full_state(self.model.state_dict()))
+        self._save(output_dir, state_dict=unshard(self.model.state_dict()))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def _position(self) -> dict:
-        step = self.state.global_step
-        return position_of(self.args, step, self._updates_per_epoch, self.global_batch_size, self.train_dataset)
-
-    def _check_finite(self) -> None:
-        flag = (all_finite(self.model) & self._tr_loss.isfinite()).reshape(1).int()
-        if not bool(self.accelerator.gather(flag).min()):
-            raise self._diverged("The loss or a weight is not finite")
-
-    def _save_average(self, folder: Path) -> None:
-        if self.ema is None:
-            return
-        state = full_state(self.ema.state_dict())
-        with self.ema.applied_to(self.model):
-            self.save_model(str(folder / AVERAGE_MODEL), _internal_call=True)
-        if self.args.should_save:
-            torch.save(state, folder / AVERAGE)
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with own_rates(self.optimizer, self.lr_scheduler) if checkpoint else contextlib.nullcontext():
+        with keep_current_lr(self.optimizer, self.lr_scheduler) if checkpoint else contextlib.nullcontext():
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         """As Trainer's; the average of the weights becomes the best checkpoint's too."""
         super()._load_best_model()
-        if self.ema is not None and self.state.best_model_checkpoint:
-            self._load_average(Path(self.state.best_model_checkpoint))
+        if self.state.best_model_checkpoint:
+            self.run_state.load_average(Path(self.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """As Trainer's, but through `from_pretrained`, which knows the names under which Transformers saves a model."""
@@ -396,31 +392,6 @@ class SimATrainer(Trainer):
                 f"{resume_from_checkpoint} holds another model than the one to be trained: {str(error).splitlines()[1].strip()}"
             ) from error
 
-    def _begin_average(self) -> None:
-        """Start the average of the weights, or take it up where the checkpoint left it."""
-        if not self.args.ema_decay:
-            return
-        self.args.ema_warmup = average_warms_up(self.args, self.state.max_steps)
-        self.ema = WeightAverage(self.model, self.args.ema_decay, warmup=self.args.ema_warmup)
-        if self._resumes_from is not None:
-            self._load_average(self._resumes_from)
-
-    def _load_average(self, checkpoint: Path) -> None:
-        self.ema.load_state_dict(shard_like(read_average(checkpoint), self.ema.state_dict()))
-
-
-def _ranks_and_losses(logits, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is kept of each image's logits: its five best classes `(B,5)` and its cross-entropy `(B,)`."""
-    own = logits[0] if isinstance(logits, (tuple, list)) else logits
-    return top_classes(logits, labels), torch.nn.functional.cross_entropy(own.float(), labels, reduction="none")
-
-
-def _accuracies_and_loss(prediction: EvalPrediction) -> dict[str, float]:
-    ranked, losses = prediction.predictions
-    labeled = prediction.label_ids >= 0
-    loss = float(losses[labeled].mean(dtype="float64")) if labeled.any() else math.nan
-    return {**compute_metrics(EvalPrediction(ranked, prediction.label_ids)), _EXACT_LOSS: loss}
-
 
 class _AfterEachStep(TrainerCallback):
     """What SimATrainer does between the optimizer's step and the record of it: average the weights, heed SIGTERM."""
@@ -433,8 +404,8 @@ class _AfterEachStep(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
-        if trainer.ema is not None and not trainer.accelerator.optimizer_step_was_skipped:
-            trainer.ema.update(trainer.model)
+        trainer.run_state.step = state.global_step
+        trainer.run_state.update_average()
         if trainer.stop_request.agreed(state.global_step, trainer.accelerator):
             trainer.stopped_by_signal = control.should_save = control.should_training_stop = True
         self._settle(control)

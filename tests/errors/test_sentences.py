@@ -14,7 +14,7 @@ from sima_hf.data.columns import Classes, is_number
 from sima_hf.data.images import collate
 from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.errors.sentences import HINT, sentence_of
-from sima_hf.training.run import failures_as_sentences
+from sima_hf.training.command_line import failures_as_sentences
 
 
 def caught(call):

@@ -1,10 +1,11 @@
-"""A polite request to stop (SIGTERM, as schedulers send it before they kill): remembered, answered after the step."""
+"""A polite request to stop (SIGTERM, as schedulers send it before they kill): remembered, answered between two steps."""
 
 import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -17,26 +18,29 @@ STEPS_BETWEEN_QUESTIONS = 10
 SECONDS_OF_ONE_REQUEST = 5.0
 
 
+class StoppedBySignal(Exception):
+    """SIGTERM has ended a run, which is no error; the text says where to go on."""
+
+
 class StopRequest:
     """While entered, SIGTERM sets `requested` instead of ending the process; a second one, some seconds later, ends it at once.
 
-    Outside the main thread, where Python allows no signal handlers, it does nothing.
+    It may be entered again inside itself. Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     def __init__(self):
         self.requested = False
-        self._before = None
+        self._handlers_before: list = []
         self._first = 0.0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+            self._handlers_before.append(signal.signal(signal.SIGTERM, self._handle))
         return self
 
     def __exit__(self, *error) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        if self._handlers_before:
+            signal.signal(signal.SIGTERM, self._handlers_before.pop())
 
     def _handle(self, number: int, frame) -> None:
         if not self.requested:
@@ -58,3 +62,23 @@ class StopRequest:
         if self.requested:
             accelerator.set_trigger()
         return accelerator.check_trigger()
+
+    def heeded(self, batches: Iterable[Any], accelerator: "Accelerator") -> "HeededBatches":
+        """The batches of an evaluation, as many in every process, until somebody is asked to stop."""
+        return HeededBatches(batches, self, accelerator)
+
+
+class HeededBatches:
+    """Batches that end in `StoppedBySignal` when a `StopRequest` has come, in all processes before the same batch."""
+
+    def __init__(self, batches: Iterable[Any], stop: StopRequest, accelerator: "Accelerator"):
+        self.batches, self.stop, self.accelerator = batches, stop, accelerator
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self.batches):
+            if self.stop.agreed(number, self.accelerator):
+                raise StoppedBySignal("Stopped by SIGTERM during an evaluation.")
+            yield batch

@@ -1,4 +1,4 @@
-"""Where a run was when it made a checkpoint, and whether another run may go on from there."""
+"""How far a run was when it made a checkpoint, and whether another run may go on from there."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from ..arguments import RecipeArguments
 
 logger = logging.get_logger(__name__)
 
-POSITION = "position.json"
+PROGRESS = "position.json"
 # What a run should not change on its way, and what it means if it does.
 _SETTINGS = {
     "seed": "the order of the images and their views are other ones from here on",
@@ -21,7 +21,7 @@ _SETTINGS = {
 _READERS = ("num_processes", "dataloader_num_workers")
 
 
-def position_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_batch_size: int, images) -> dict:
+def progress_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_batch_size: int, images) -> dict:
     """What `position.json` holds: optimizer steps and images so far, and the settings that the rest depends on.
 
     `images` are those to train on; a stream's number of them is kept, for which it may have been read once.
@@ -40,9 +40,9 @@ def position_of(args: RecipeArguments, step: int, steps_per_epoch: int, global_b
     }
 
 
-def write_position(folder: Path, position: dict) -> None:
+def write_progress(folder: Path, progress: dict) -> None:
     """Write it into a checkpoint."""
-    (folder / POSITION).write_text(json.dumps(position, indent=1) + "\n", encoding="utf-8")
+    (folder / PROGRESS).write_text(json.dumps(progress, indent=1) + "\n", encoding="utf-8")
 
 
 def classes_of(checkpoint: Path) -> tuple[list[str], int | None] | None:
@@ -52,34 +52,34 @@ def classes_of(checkpoint: Path) -> tuple[list[str], int | None] | None:
     """
     try:
         names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["id2label"]
-        position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, KeyError):
         return None
-    return [names[index] for index in sorted(names, key=int)], position.get("num_images")
+    return [names[index] for index in sorted(names, key=int)], progress.get("num_images")
 
 
-def read_position(checkpoint: Path, now: dict, streams: bool) -> int:
-    """The step that a checkpoint was made at, if a run at `position_of(...)` may go on from it.
+def step_to_resume(checkpoint: Path, now: dict, streams: bool) -> int:
+    """The step that a checkpoint was made at, if a run with the progress `now` may go on from it.
 
     Settings that change what comes without making it wrong are warned of.
 
     Args:
         checkpoint: a folder with `position.json`.
-        now: the position of the run that is to go on.
+        now: `progress_of(...)` the run that is to go on.
         streams: whether images come from a stream, whose order depends on who reads it.
 
     Raises:
-        CheckpointError: it was made by something else, or with another number of images a step.
+        CheckpointError: it was made by something else, or with another global batch size.
     """
     try:
-        before = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+        before = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{checkpoint} has no {POSITION}: it was not made by sima_hf's training.") from None
+        raise CheckpointError(f"{checkpoint} has no {PROGRESS}: it was not made by sima_hf's training.") from None
     if before["global_batch_size"] != now["global_batch_size"]:
         raise CheckpointError(
-            f"{checkpoint} was made with {before['global_batch_size']} images a step, but this run would have "
-            f"{now['global_batch_size']}. Set --per_device_train_batch_size and --gradient_accumulation_steps so that, times the "
-            "number of processes, they give the same."
+            f"The global batch size must be that of {checkpoint}, {before['global_batch_size']}, got {now['global_batch_size']}. Set "
+            "--per_device_train_batch_size and --gradient_accumulation_steps so that, times the number of processes, they give the "
+            "same."
         )
     for name, meaning in _SETTINGS.items():
         if before[name] != now[name]:

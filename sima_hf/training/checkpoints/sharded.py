@@ -1,4 +1,4 @@
-"""Models shared out among processes (FSDP2): which layers by themselves, and states to and from whole tensors."""
+"""Models sharded over processes (FSDP2): which layers by themselves, and states to and from whole tensors."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from ...errors import CheckpointError
 AVERAGE = "ema_state.pt"
 
 
-def share_out_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
-    """Have Accelerate's FSDP2 share out the model's layers one by one, where the user has not said what.
+def fsdp_wrap_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
+    """Have Accelerate's FSDP2 wrap the model's layers one by one, where the user has not said what.
 
     By itself it takes `_no_split_modules`, in which most vision models of Transformers name their embeddings too; their
-    patch embedding is then shared out twice, which torch refuses (accelerate 1.15).
+    patch embedding is then sharded twice, which torch refuses (accelerate 1.15).
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None or plugin.transformer_cls_names_to_wrap:
@@ -45,20 +45,20 @@ def read_average(checkpoint: Path) -> dict:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def full_state(state: dict) -> dict:
-    """The same nested state with every shared-out tensor whole; all processes must call it together."""
+def unshard(state: dict) -> dict:
+    """The same nested state with every sharded tensor whole; all processes must call it together."""
     return {name: _full(value) for name, value in state.items()}
 
 
 def _full(value):
     if isinstance(value, dict):
-        return full_state(value)
+        return unshard(value)
     # On the CPU, what full_tensor returns may still be on its way; a copy waits for it.
     return value.full_tensor().detach().cpu().clone() if hasattr(value, "full_tensor") else value
 
 
 def shard_like(state: dict, pattern: dict) -> dict:
-    """A state of whole tensors, shared out as the tensors of the same names in `pattern` are."""
+    """A state of whole tensors, sharded as the tensors of the same names in `pattern` are."""
     return {name: _like(value, pattern.get(name)) for name, value in state.items()}
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ...errors import TrainingError
 from ..arguments import ModelArguments, SimATrainingArguments
-from ..recipe.losses import soft_cross_entropy
 from ..trainer import SimATrainer
 from .attention_matching import AttentionMatching
 from .loss import KINDS, DistillationLoss
@@ -104,12 +104,11 @@ def build_teacher(
     name = arguments.teacher_model_name_or_path or model_args.patch
     if not name:
         raise ValueError(
-            "Nobody is there to learn from: name an image classifier by --teacher_model_name_or_path. (With --patch, the model "
-            "that is swapped teaches by default.)"
+            "No teacher given: pass --teacher_model_name_or_path (with --patch, the model that is swapped is the default)."
         )
-    hub = {"token": model_args.token, "trust_remote_code": model_args.trust_remote_code}
-    if name == model_args.patch:
-        hub["revision"] = model_args.revision or "main"
+    hub = model_args.hub_options
+    if name != model_args.patch:
+        del hub["revision"]  # is the student's
     return Teacher.from_pretrained(
         name,
         processor,
@@ -130,7 +129,7 @@ class SimADistillationTrainer(SimATrainer):
     student alone. The record of the loss has its parts as well: `base_loss`, `distillation_loss`, `attention_loss` (before their
     weights), mean over the steps since the last record and over processes.
 
-    The teacher is moved to the device and otherwise let be: it is not wrapped, averaged, saved or resumed.
+    The teacher is moved to the device and otherwise left alone: it is not wrapped, averaged, saved or resumed.
 
     Args:
         model, args, image_mean, image_std: as for `SimATrainer`.
@@ -186,7 +185,7 @@ class SimADistillationTrainer(SimATrainer):
             outputs = model(**inputs)
             answers = self._ask(inputs["pixel_values"])
         logits, logits_for_teacher = self.distillation.heads(outputs)
-        parts = {"base_loss": soft_cross_entropy(logits, labels)}
+        parts = {"base_loss": F.cross_entropy(logits.float(), labels)}
         loss, part = self.distillation(parts["base_loss"], logits_for_teacher, answers)
         if part is not None:
             parts["distillation_loss"] = part
@@ -194,7 +193,7 @@ class SimADistillationTrainer(SimATrainer):
             weighted = self.matching.loss()
             parts["attention_loss"] = weighted / self.matching.weight
             loss = loss + weighted
-        self._note(parts)
+        self._record(parts)
         return (loss, outputs) if return_outputs else loss
 
     def _ask(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
@@ -205,7 +204,7 @@ class SimADistillationTrainer(SimATrainer):
         with torch.autocast(pixel_values.device.type, dtype=mixed, enabled=mixed is not None):
             return self.teacher(pixel_values)
 
-    def _note(self, parts: dict[str, torch.Tensor]) -> None:
+    def _record(self, parts: dict[str, torch.Tensor]) -> None:
         # Sums stay on the device: reading them would wait for it at every step.
         for name, value in parts.items():
             self._parts[name] = self._parts.get(name, 0) + value.detach().float()

@@ -24,7 +24,7 @@ class WeightAverage:
             `1 / (1 - decay)` updates averages its later weights, not where it started.
 
     Raises:
-        ValueError: the decay is none.
+        ValueError: the decay is not in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = True):

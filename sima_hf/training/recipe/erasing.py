@@ -67,7 +67,7 @@ def random_erasing(images: torch.Tensor, seeds: torch.Tensor, probability: float
         `images`.
 
     Raises:
-        ValueError: the probability is none.
+        ValueError: the probability is not in [0, 1].
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"The probability of random erasing must lie between 0 and 1, got {probability!r}.")

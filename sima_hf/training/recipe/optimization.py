@@ -120,16 +120,6 @@ def optimizer_of(
     return cls, settings
 
 
-def scaled_learning_rate(lr: float, global_batch: int) -> float:
-    """Linear scaling of the learning rate, `lr x global_batch / 512` (Goyal et al., arXiv 1706.02677; base batch of DeiT).
-
-    Args:
-        lr: for a batch of 512 images.
-        global_batch: images of one optimizer step, all processes and accumulated batches together.
-    """
-    return lr * global_batch / 512
-
-
 def cosine_schedule(
     optimizer: Optimizer,
     steps: int,
@@ -142,7 +132,7 @@ def cosine_schedule(
     """Linear warm-up, half a cosine, and a cooldown at the smallest rate; a new rate at each step, for each group its own.
 
     From `warmup_lr` at step 0 to the group's rate at step `warmup_steps`, along a cosine to `min_lr` at step
-    `steps - cooldown_steps`, then `min_lr`. Inside `own_rates`, a scheduler that loads the state of another goes on
+    `steps - cooldown_steps`, then `min_lr`. Inside `keep_current_lr`, a scheduler that loads the state of another goes on
     from its step with the numbers given here.
 
     Args:
@@ -161,24 +151,23 @@ def cosine_schedule(
     """
     if min(warmup_steps, cooldown_steps, warmup_lr, min_lr) < 0 or steps <= warmup_steps + cooldown_steps:
         raise ValueError(
-            f"A schedule of {steps} steps with {warmup_steps} steps of warm-up from {warmup_lr} and {cooldown_steps} steps "
-            f"of cooldown at {min_lr} is none: steps and rates must not be negative, and there must be more steps than warm-up "
-            "and cooldown take together. Train for longer, or shorten these two."
+            f"Warm-up ({warmup_steps} steps from {warmup_lr}) and cooldown ({cooldown_steps} steps at {min_lr}) must not be negative and "
+            f"must leave at least one of the {steps} steps: train for longer, or shorten these two."
         )
     peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if any(0 < peak < min_lr for peak in peaks):
         raise ValueError(
-            f"The learning rate is to fall to {min_lr}, but it is {min(peak for peak in peaks if peak > 0)} at its highest: "
-            "give a smaller smallest rate or a larger learning rate."
+            f"min_lr ({min_lr}) must not exceed the peak learning rate, got {min(peak for peak in peaks if peak > 0)}: lower "
+            "--min_learning_rate or raise --learning_rate."
         )
     shape = {"steps": steps - cooldown_steps, "warmup_steps": warmup_steps, "warmup_lr": warmup_lr, "min_lr": min_lr}
     shape["start"] = warmup_steps if warmup_prefix else 0
     # functools.partial of a module's function can be pickled, and LambdaLR leaves it out of its state.
-    return LambdaLR(optimizer, [functools.partial(_factor, peak=peak, **shape) for peak in peaks])
+    return LambdaLR(optimizer, [functools.partial(_relative_lr, peak=peak, **shape) for peak in peaks])
 
 
 @contextlib.contextmanager
-def own_rates(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
+def keep_current_lr(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
     """Within it, the states of a checkpoint are loaded; rates and decays stay those of this run, whatever the checkpoint's were."""
     if not isinstance(scheduler, LambdaLR):
         yield
@@ -192,7 +181,7 @@ def own_rates(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
-def _factor(
+def _relative_lr(
     step: int, peak: float, steps: int, warmup_steps: int, warmup_lr: float, min_lr: float, start: int
 ) -> float:
     """The rate at a step, relative to the group's own."""

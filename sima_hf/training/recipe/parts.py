@@ -6,7 +6,7 @@ from transformers.utils import logging
 from ...data.randomness import combine
 from ..arguments import RecipeArguments
 from .augmentation import BatchAugmentation
-from .optimization import cosine_schedule, scaled_learning_rate
+from .optimization import cosine_schedule
 
 
 logger = logging.get_logger(__name__)
@@ -32,9 +32,12 @@ def augmentation_of(
     )
 
 
-def rate_of(args: RecipeArguments, learning_rate: float, global_batch_size: int) -> float:
-    """The highest learning rate for steps of `global_batch_size` images; the others do not change with the batch."""
-    return scaled_learning_rate(learning_rate, global_batch_size) if args.scale_learning_rate else learning_rate
+def scaled_lr(args: RecipeArguments, global_batch_size: int) -> float:
+    """`--learning_rate` for optimizer steps of `global_batch_size` images; the other rates do not change with the batch.
+
+    Scaled linearly, `lr x global_batch_size / 512` (Goyal et al., arXiv 1706.02677; the base batch is DeiT's).
+    """
+    return args.learning_rate * (global_batch_size / 512 if args.scale_learning_rate else 1)
 
 
 def schedule_of(
@@ -55,7 +58,7 @@ def schedule_of(
 
 def _lowest_rate(args: RecipeArguments, global_batch_size: int) -> float:
     """`--min_learning_rate`, or the highest rate where few images a step have scaled that one below it, which is said."""
-    peak, lowest = rate_of(args, args.learning_rate, global_batch_size), args.min_learning_rate
+    peak, lowest = scaled_lr(args, global_batch_size), args.min_learning_rate
     if peak >= lowest or args.learning_rate < lowest:
         return lowest
     logger.warning(
