@@ -39,7 +39,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SimATraini
     set_seed(args.seed)
     loaded = build_model(model_args, data.labels, args.drop_path)
     processor = image_processor_of(loaded, model_args)
-    check_folders(args, data_args, checkpoint)
+    check_folders(args, checkpoint, *data_args.folders)
     if model_args.calibrate and checkpoint is None:
         calibrate_on(loaded, data.train, processor, model_args.calibrate, args)
 
@@ -60,7 +60,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SimATraini
         trainer.add_callback(WarnBelowStartCallback())
 
     start_over(args, checkpoint)  # with --overwrite_output_dir
-    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped_by_signal:  # SIGTERM: the checkpoint is there, and has been named
         return
     metrics = trainer.evaluate() if data.validation is not None else {}

@@ -78,14 +78,10 @@ class TrainingLoop:
         self.state = RunState(args, accelerator, self.plain, self.save_model)
         self.state.describe_data(self.loader.dataset, steps_per_epoch, batch_size)
         self.state.start(self.steps)
-        if setup.checkpoint:
-            self.load(setup.checkpoint)
-
-    def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; `RunState` reads what Accelerate does not."""
-        self.history = read_history(checkpoint)
-        load = self.accelerator.load_state
-        self.state.restore(checkpoint, lambda folder: load(str(folder)), self.optimizer, self.schedule)
+        if setup.checkpoint:  # `RunState` reads what Accelerate does not
+            self.history = read_history(setup.checkpoint)
+            load = self.accelerator.load_state
+            self.state.restore(setup.checkpoint, lambda folder: load(str(folder)), self.optimizer, self.schedule)
 
     def write(self, folder: Path) -> None:
         """Fill a checkpoint; `RunState` writes the rest. The folder is also a model that `from_pretrained` loads."""
@@ -109,10 +105,9 @@ class TrainingLoop:
         with self.state.weights(self.args.save_weights):
             self.save_model(Path(self.args.output_dir))
         if self.accelerator.is_main_process:
-            images = (self.steps - first) * self.state.global_batch_size
-            trained = {"train_runtime": seconds, "train_samples_per_second": images / seconds}
-            setup, size = self.setup, self.state.global_batch_size
-            finish_loop(self.plain, setup, self.args, self.history, size, trained, evaluated)
+            speed = (self.steps - first) * self.state.global_batch_size / seconds
+            trained = {"train_runtime": seconds, "train_samples_per_second": speed}
+            finish_loop(self.state, self.setup, self.history, trained, evaluated)
 
     def epoch(self, bar: tqdm) -> None:
         """The rest of an epoch, and what is due after each step: loss, evaluation, checkpoint."""

@@ -76,6 +76,11 @@ class DataArguments:
         default=0, metadata=_help("Unreadable training images to pass over, by name, before the run gives up.")
     )
 
+    @property
+    def folders(self) -> tuple[str | None, ...]:
+        """Where images may lie on this disk."""
+        return self.train_dir, self.validation_dir, self.dataset_name
+
 
 @dataclass
 class ModelArguments:

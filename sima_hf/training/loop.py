@@ -19,6 +19,7 @@ from ..data.views import EvalView
 from ..errors import CheckpointError, MissingDependencyError
 from .arguments import DataArguments, LoopArguments
 from .checkpoints.sharded import unshard
+from .checkpoints.state import RunState
 from .publication import finish_folder
 from .run import TrainingSetup, draw
 from .splits import train_images, train_view
@@ -119,30 +120,28 @@ def _write_json(path: Path, content: dict | list) -> None:
 
 
 def finish_loop(
-    model: PreTrainedModel,
+    state: RunState,
     setup: TrainingSetup,
-    args: LoopArguments,
     history: list[dict],
-    global_batch_size: int,
     trained: dict[str, float],
     evaluated: dict[str, float],
 ) -> None:
     """Leave results, curves and card beside the saved model, and push the folder where that is asked for; on the main process.
 
     Args:
-        model, setup, args: of the run.
+        state, setup: of the run.
         history: records with `step`, `epoch` and numbers, as `draw_curves` takes them.
-        global_batch_size: images in one optimizer step.
         trained, evaluated: what `train_results.json` and `eval_results.json` will hold.
     """
+    args, model, folder = state.args, state.model, Path(state.args.output_dir)
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    trained = {**trained, "train_loss": losses[-1] if losses else math.nan, "step": history[-1]["step"]}
-    folder, everything = Path(args.output_dir), {**trained, **evaluated}
+    trained = {**trained, "train_loss": losses[-1] if losses else math.nan, "step": state.step}
+    everything = {**trained, **evaluated}
     for name, results in {"train": trained, "eval": evaluated, "all": everything}.items():
         _write_json(folder / f"{name}_results.json", results)
     print("\n".join(f"{key:<26} {value:.4g}" for key, value in everything.items()))
-    length = f"{trained['step']} steps of {global_batch_size} images, seed {args.seed}"
+    length = f"{state.step} steps of {state.global_batch_size} images, seed {args.seed}"
     draw(history, model, setup, args, length)
-    if not finish_folder(args, model, setup, global_batch_size) and args.push_to_hub:
+    if not finish_folder(args, model, setup, state.global_batch_size) and args.push_to_hub:
         for part in (model, setup.processor):
             part.push_to_hub(args.hub_model_id or folder.resolve().name)

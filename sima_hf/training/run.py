@@ -65,7 +65,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: RecipeAr
     set_seed(args.seed)
     loaded = build_model(model_args, data.labels, args.drop_path)
     processor = image_processor_of(loaded, model_args)
-    check_folders(args, data_args, checkpoint)
+    check_folders(args, checkpoint, *data_args.folders)
     if model_args.calibrate and checkpoint is None:
         calibrate_on(loaded, data.train, processor, model_args.calibrate, args)
     if data.validation is None:
@@ -125,8 +125,13 @@ def hub_name_of(data_args: DataArguments) -> str | None:
     return None if name in (None, "digits") or Path(name).exists() else name
 
 
-def check_folders(args: RecipeArguments, data_args: DataArguments, checkpoint: Path | None) -> None:
+def check_folders(args: RecipeArguments, checkpoint: Path | None, *image_folders: str | None) -> None:
     """Make sure that the run's folder can be written into, and holds neither images nor another run.
+
+    Args:
+        args: of the run.
+        checkpoint: where it goes on, if it does.
+        image_folders: where images may lie; what is no folder is passed over.
 
     Raises:
         ValueError: it is the folder of the images, or lies in it, where its folders would be classes the next time.
@@ -134,11 +139,10 @@ def check_folders(args: RecipeArguments, data_args: DataArguments, checkpoint: P
         OSError: it cannot be made, or not be written into, which should not show at the first checkpoint only.
     """
     output = Path(args.output_dir).resolve()
-    for name in ("train_dir", "validation_dir", "dataset_name"):
-        given = getattr(data_args, name)
+    for given in image_folders:
         if given and Path(given).is_dir() and Path(given).resolve() in (output, *output.parents):
             raise ValueError(
-                f"--output_dir must be outside the folder of images --{name} {given}, where its folders would be taken for classes, got "
+                f"--output_dir must be outside the folder of images {given}, where its folders would be taken for classes, got "
                 f"{args.output_dir}; name a folder elsewhere."
             )
     check_output_dir(args.output_dir, belongs_to(checkpoint, args.output_dir) or args.overwrite_output_dir)
@@ -199,7 +203,7 @@ def train_and_evaluate(trainer: SimATrainer, setup: TrainingSetup) -> dict[str, 
     if setup.measures_start:
         trainer.args.eval_on_start = True
         trainer.add_callback(WarnBelowStartCallback())
-    result = trainer.train(resume_from_checkpoint=str(setup.checkpoint) if setup.checkpoint else None)
+    result = trainer.train(resume_from_checkpoint=setup.checkpoint)
     if trainer.stopped_by_signal:
         return {}
     metrics = trainer.evaluate() if setup.data.validation is not None else {}

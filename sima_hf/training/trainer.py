@@ -226,15 +226,15 @@ class SimATrainer(Trainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs):
         """As `Trainer.train`; `resume_from_checkpoint` is a checkpoint that `checkpoint_to_resume` has checked."""
         self._resumes_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self.stopped_by_signal = False
+        self.stopped_by_signal, folder = False, str(resume_from_checkpoint) if resume_from_checkpoint else None
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
         with self.stop_request, lost_workers_as_errors(lambda: last_good_sentence(self.args.output_dir)):
             try:
-                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+                output = super().train(resume_from_checkpoint=folder, **kwargs)
             except StoppedBySignal:  # in an evaluation, which is given up
                 self.stopped_by_signal = True
                 if self.state.global_step:

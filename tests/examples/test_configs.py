@@ -11,8 +11,8 @@ import yaml
 from sima_hf import SIMA_VARIANTS, SimAForImageClassification
 from sima_hf.bench.tables import links_from
 from sima_hf.training.arguments import DataArguments, LoopArguments, ModelArguments, SimATrainingArguments
-from sima_hf.training.models import build_model
 from sima_hf.training.command_line import parse
+from sima_hf.training.models import build_model
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"

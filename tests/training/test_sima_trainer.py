@@ -225,7 +225,7 @@ def test_a_worker_that_dies_is_said_to_have(images, tmp_path):
 def test_a_run_of_another_batch_size_does_not_go_on(images, tmp_path):
     trainer_of(tmp_path, images).train()
     other = trainer_of(tmp_path, images, per_device_train_batch_size=8)
-    with pytest.raises(CheckpointError, match="must be that of .*checkpoint-3, 16, got 8"):
+    with pytest.raises(CheckpointError, match=r"must be that of .*checkpoint-3, 16, got 8"):
         other.train(str(tmp_path / "checkpoint-3"))
     trainer_of(tmp_path, images, per_device_train_batch_size=8, gradient_accumulation_steps=2).train(
         str(tmp_path / "checkpoint-3")
