@@ -1,6 +1,5 @@
 """The picture of a training run: loss, learning rate and accuracy over epochs, from the history that it logged."""
 
-import json
 import math
 from pathlib import Path
 
@@ -25,7 +24,7 @@ ACCURACIES = (
 MANY = 60  # points from which on a line has no markers, and a noisy loss gets a mean
 
 
-def draw_curves(history: list[dict] | str | Path, path: str | Path, title: str = "Training") -> Path:
+def draw_curves(history: list[dict], path: str | Path, title: str = "Training") -> Path:
     """Draw what a run logged.
 
     The training loss, and the validation loss if there is one, stand over the learning rate; the validation accuracy, of the
@@ -33,8 +32,7 @@ def draw_curves(history: list[dict] | str | Path, path: str | Path, title: str =
 
     Args:
         history: records with some of the keys `step`, `epoch`, `loss`, `learning_rate`, `eval_loss`, `eval_accuracy`, and
-            `eval_ema_...` and `eval_raw_...` of the last two. Or a file with them: a `trainer_state.json`, any JSON list, or
-            JSON lines, whose last may be cut short.
+            `eval_ema_...` and `eval_raw_...` of the last two.
         path: the PNG to write.
         title: what was trained, on what, with which settings; lines may be broken by newlines.
 
@@ -42,16 +40,15 @@ def draw_curves(history: list[dict] | str | Path, path: str | Path, title: str =
         The path of the PNG.
 
     Raises:
-        DataError: no such file, no history in it, or nothing in it to draw.
+        DataError: there is nothing to draw.
         MissingDependencyError: matplotlib is not installed.
     """
-    records = history if isinstance(history, list) else read_history(history)
-    unit = "epoch" if all("epoch" in record for record in records if _is_drawn(record)) else "step"
-    lines = {key: points(records, key, unit) for key, _, _ in (*LOSSES, *ACCURACIES, ("learning_rate", "", ""))}
+    unit = "epoch" if all("epoch" in record for record in history if _is_drawn(record)) else "step"
+    lines = {key: points(history, key, unit) for key, _, _ in (*LOSSES, *ACCURACIES, ("learning_rate", "", ""))}
     if not any(lines.values()):
         raise DataError(
             "The history has nothing to draw: it needs records with a number under loss, learning_rate, eval_loss or "
-            f"eval_accuracy, and one under epoch or step, but it has {len(records)} records without."
+            f"eval_accuracy, and one under epoch or step, but it has {len(history)} records without."
         )
     plt = pyplot()
     evaluated = any(lines[key] for key, _, _ in ACCURACIES)
@@ -81,45 +78,12 @@ def draw_curves(history: list[dict] | str | Path, path: str | Path, title: str =
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[1]:  # over the panel, where no line can be under it
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, borderaxespad=0.2)
-    figure.suptitle(f"{title}\n{summary(records, lines, unit)}", fontsize=11)
+    figure.suptitle(f"{title}\n{summary(history, lines, unit)}", fontsize=11)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
-
-
-def read_history(path: str | Path) -> list[dict]:
-    """The records in a file: `trainer_state.json`, a JSON list, an object with a list under `history`, or JSON lines.
-
-    Raises:
-        DataError: there is no such file, or it holds no list of records.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {path} to take the training history from.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        content = _json_lines(text, path)
-    if isinstance(content, dict):
-        content = content.get("log_history", content.get("history", [content]))
-    if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
-        raise DataError(f"{path} holds no training history: it needs a list of records, as in a trainer_state.json.")
-    return content
-
-
-def _json_lines(text: str, path: Path) -> list:
-    records, lines = [], [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines) and records:  # the process was killed while it wrote this line
-                break
-            raise DataError(f"{path} is neither JSON nor JSON lines; line {number} cannot be read: {error}.") from None
-    return records
 
 
 def _is_drawn(record: dict) -> bool:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -91,14 +89,3 @@ def test_mistakes_are_sentences(tmp_path, run, monkeypatch):
         sima_hf.cli.main(
             ["train", *line(variant="sima_nano_12_p8", train_dir=tmp_path / "no", output_dir=tmp_path), "--debug"]
         )
-
-
-@pytest.mark.parametrize(("script", "command"), [("run_image_classification", "train"), ("distill", "distill")])
-def test_the_scripts_are_the_same(script, command, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
-    module = __import__(script)
-    assert getattr(module, command) is getattr(commands, command)
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        module.main()
-    assert ended.value.code == 0

@@ -15,7 +15,7 @@ from transformers import (
 from sima_hf import SimAForImageClassification, certify
 from sima_hf.errors import DataError
 from sima_hf.training.arguments import ModelArguments
-from sima_hf.training.models import build_model, calibrated, parse_overrides
+from sima_hf.training.models import build_model, calibrate_model, parse_overrides
 
 
 LABELS = ["ant", "bee", "cat"]
@@ -106,7 +106,7 @@ def test_calibration_brings_the_swapped_model_nearer_to_the_original(deit):
         return (streams[0] - streams[1]).square().mean().item()
 
     before = apart()
-    calibrated(built, pixels.split(32), progress=False)
+    calibrate_model(built, pixels.split(32), progress=False)
     assert apart() < 0.7 * before
 
 
