@@ -124,8 +124,7 @@ def accuracy_through_pipeline(model, validation):
     return np.mean([answer[0]["label"] == path.parent.name for answer, path in zip(answers, files, strict=True)])
 
 
-@pytest.mark.parametrize("kind", ["parquet", "tar"])
-@pytest.mark.parametrize("script", [TRAINER, LOOP])
+@pytest.mark.parametrize(("script", "kind"), [(TRAINER, "tar"), (LOOP, "parquet")])
 def test_streams_of_shards_teach_too(script, kind, shards, tmp_path):
     results = run(
         script,
@@ -337,13 +336,12 @@ TINY_MODEL = {name: TINY_ARGUMENTS[name] for name in ("variant", "config_overrid
     ],
 )
 def test_mistakes_get_a_sentence(arguments, words, complaint):
-    for script in (TRAINER, LOOP):
-        assert words in complaint(script, **arguments)
+    assert words in complaint(TRAINER, **arguments)
 
 
-def test_columns_that_trainer_must_not_remove(complaint):
-    said = complaint(TRAINER, **TINY_MODEL, remove_unused_columns=True)
-    assert "--remove_unused_columns must be False, got True" in said
+@pytest.mark.parametrize(("arguments", "words"), [({}, "exactly one of"), ({**TINY_MODEL, "mixup": -1}, "--mixup")])
+def test_mistakes_get_a_sentence_from_the_loop_too(arguments, words, complaint):
+    assert words in complaint(LOOP, **arguments)
 
 
 def test_a_second_run_does_not_mix_with_the_first(tmp_path, complaint):
@@ -394,8 +392,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(script, tmp_path):
     assert started.text.count("Traceback") == started.text.count("Exception ignored in")
 
 
-@pytest.mark.parametrize("script", [TRAINER, LOOP])
-def test_validation_images_that_cannot_be_read_are_named_and_not_measured(script, folder, tmp_path):
+def test_validation_images_that_cannot_be_read_are_named_and_not_measured(folder, tmp_path):
     data = tmp_path / "data"
     (data / "train").mkdir(parents=True)
     for place in sorted((folder / "train").iterdir()):
@@ -407,12 +404,11 @@ def test_validation_images_that_cannot_be_read_are_named_and_not_measured(script
     broken.write_bytes(b"no image")
     settings = {
         **TINY_ARGUMENTS,
-        **QUIET[script],
         "max_validation_images": None,
         "num_train_epochs": 1,
         "train_dir": data,
     }
-    run(script, tmp_path / "out", **settings)
+    run(LOOP, tmp_path / "out", **settings)
     assert f"Not measured: {broken} " in (tmp_path / "out.log").read_text()
 
 

@@ -27,7 +27,7 @@ def native(**changes):
     return sima_hf.SimAForImageClassification(config)
 
 
-def trainer_of(folder, images, model=None, **changes):
+def trainer_of(folder, images, model=None, compute_metrics=None, **changes):
     settings = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 16,
@@ -54,6 +54,7 @@ def trainer_of(folder, images, model=None, **changes):
         image_std=STD,
         train_dataset=images[0],
         eval_dataset=images[1],
+        compute_metrics=compute_metrics,
     )
 
 

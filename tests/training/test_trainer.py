@@ -12,10 +12,11 @@ import torch
 from transformers import EarlyStoppingCallback, ViTConfig, ViTForImageClassification
 
 import sima_hf
-from sima_hf.data.images import TrainImages
+from sima_hf.data.images import EvalImages, TrainImages
 from sima_hf.errors import CheckpointError, TrainingError
 from sima_hf.folders.manifest import checkpoints, damage
 from sima_hf.training.checkpoints.folders import checkpoint_to_resume
+from sima_hf.training.checkpoints.interruption import StoppedBySignal
 from tests.helpers.digit_trainer import MEAN, STD, digit_views, losses, native, same, trainer_of
 
 
@@ -115,6 +116,44 @@ def test_the_average_is_the_formula(images, tmp_path):
     with trainer.ema.applied_to(trainer.model):
         for name, value in trainer.model.named_parameters():
             torch.testing.assert_close(value.double(), average[name], atol=1e-6, rtol=1e-5)
+
+
+class Disturbed(EvalImages):
+    """Asks for the end of the run when it is read."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_sigterm_in_an_evaluation_ends_as_it_does_in_a_step(images, tmp_path, capsys):
+    whole = trainer_of(tmp_path / "whole", images, native(hidden_dropout_prob=0.1))
+    whole.train()
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 6}
+    disturbed = (images[0], Disturbed(images[1].data, images[1].view))
+    trainer = trainer_of(tmp_path / "run", disturbed, native(hidden_dropout_prob=0.1), **settings)
+    trainer.train()
+    assert trainer.stopped_by_signal
+    assert "Stopped by SIGTERM after step 2. The last good checkpoint is" in capsys.readouterr().out
+    again = trainer_of(tmp_path / "run", images, native(hidden_dropout_prob=0.1))
+    again.train(tmp_path / "run" / "checkpoint-2")
+    assert losses(again) == losses(whole)
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    with pytest.raises(StoppedBySignal, match="after step 6"):
+        again.evaluate(disturbed[1])
+
+
+def test_what_is_predicted_is_what_is_evaluated(images, tmp_path):
+    trainer = trainer_of(tmp_path, images)
+    evaluated, predicted = trainer.evaluate(), trainer.predict(images[1])
+    logits, labels = torch.tensor(predicted.predictions), torch.tensor(predicted.label_ids)
+    assert logits.shape == (50, 10)
+    assert evaluated["eval_accuracy"] == (logits.argmax(-1) == labels).double().mean().item()
+    assert evaluated["eval_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    for name in ("loss", "accuracy", "top_5_accuracy"):
+        assert predicted.metrics[f"test_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-5), name
+    own = trainer_of(tmp_path, images, compute_metrics=lambda found: {"shape": list(found.predictions.shape)})
+    assert own.evaluate()["eval_shape"] == [50, 10]
 
 
 def test_what_is_saved_in_the_end_is_chosen(images, tmp_path):

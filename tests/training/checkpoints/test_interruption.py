@@ -7,7 +7,9 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from sima_hf.training.checkpoints.interruption import StopRequest
+import pytest
+
+from sima_hf.training.checkpoints.interruption import StoppedBySignal, StopRequest
 
 
 ALONE = SimpleNamespace(num_processes=1)
@@ -18,8 +20,21 @@ def test_a_request_is_remembered_and_the_handler_restored():
     with StopRequest() as stop:
         assert not stop.agreed(1, ALONE)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(1, ALONE)
+        with stop:  # as an evaluation inside of the training does
+            assert stop.agreed(1, ALONE)
+        assert signal.getsignal(signal.SIGTERM) == stop._handle
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_evaluation_ends_before_the_next_batch():
+    stop, seen = StopRequest(), []
+    batches = iter(stop.heeded(range(5), ALONE))
+    seen += [next(batches), next(batches)]
+    stop.requested = True
+    with pytest.raises(StoppedBySignal):
+        next(batches)
+    assert seen == [0, 1]
+    assert len(stop.heeded(range(5), ALONE)) == 5
 
 
 def test_outside_the_main_thread_nothing_is_installed():
