@@ -65,7 +65,7 @@ class TrainingLoop:
         self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
 
         if args.sync_batch_norm and args.world_size > 1:
-            synchronize_batch_norm(self.plain)
+            synchronize_batch_norm(self.plain, device_type=accelerator.device.type)
         fsdp_wrap_layers(accelerator, self.plain)
         groups = parameter_groups(self.plain, args.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=scaled_lr(args, batch_size))
@@ -139,6 +139,7 @@ class TrainingLoop:
             if saves or stops:
                 state.save(self.write)
             if stops:
+                self.accelerator.end_training()
                 raise state.stopped()
             if ends:
                 return

@@ -13,12 +13,10 @@ BLUE, ORANGE, GREEN, GREY, RED = "#3465a4", "#e07b1a", "#4e9a06", "#8a8a8a", "#c
 LOSSES = (
     ("loss", "training", BLUE),
     ("eval_loss", "validation", ORANGE),
-    ("eval_ema_loss", "validation, averaged", ORANGE),
     ("eval_raw_loss", "validation, raw", GREEN),
 )
 ACCURACIES = (
     ("eval_accuracy", "validation", ORANGE),
-    ("eval_ema_accuracy", "validation, averaged", ORANGE),
     ("eval_raw_accuracy", "validation, raw", GREEN),
 )
 MANY = 60  # points from which on a line has no markers, and a noisy loss gets a mean
@@ -32,7 +30,7 @@ def draw_curves(history: list[dict], path: str | Path, title: str = "Training") 
 
     Args:
         history: records with some of the keys `step`, `epoch`, `loss`, `learning_rate`, `eval_loss`, `eval_accuracy`, and
-            `eval_ema_...` and `eval_raw_...` of the last two.
+            `eval_raw_...` of the last two.
         path: the PNG to write.
         title: what was trained, on what, with which settings; lines may be broken by newlines.
 

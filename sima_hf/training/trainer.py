@@ -100,7 +100,7 @@ class SimATrainer(Trainer):
             image_mean, image_std = normalization(processing_class)
         self.image_mean, self.image_std = image_mean, image_std
         if args.sync_batch_norm and args.world_size > 1:
-            synchronize_batch_norm(model)
+            synchronize_batch_norm(model, device_type=args.device.type)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "processing_class": processing_class}
         super().__init__(model, args, data_collator=collate, **data, **kwargs)
         fsdp_wrap_layers(self.accelerator, model)
@@ -274,6 +274,8 @@ class SimATrainer(Trainer):
             StoppedBySignal: SIGTERM came; within `train`, that ends the training instead.
         """
         evaluate = super().evaluate
+        if isinstance(self.eval_dataset if eval_dataset is None else eval_dataset, dict):
+            return evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # comes back here for each
         with self.stop_request:
             return self.run_state.evaluate(
                 lambda prefix: evaluate(eval_dataset, ignore_keys, prefix), metric_key_prefix

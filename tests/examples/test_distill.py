@@ -152,7 +152,7 @@ def test_what_it_says_where_nobody_can_teach(teacher, tmp_path, distill, capsys)
     foreign = save_teacher(tmp_path / "foreign", model, "abcdefghij")
     native = {"variant": "sima_nano_12_p8", "image_size": 32, "config_overrides": NATIVE}
     cases = [
-        ({**native, "distillation_type": "soft"}, "name an image classifier by --teacher_model_name_or_path"),
+        ({**native, "distillation_type": "soft"}, "No teacher given: pass --teacher_model_name_or_path"),
         (
             {**native, "distillation_type": "soft", "teacher_model_name_or_path": foreign},
             "The teacher's 10 classes and the student's 10 have no name in common: the teacher has 'a', 'b'",

@@ -85,7 +85,9 @@ def test_the_average_is_evaluated_and_comes_back_from_the_checkpoint(images, tmp
     trainer = trainer_of(tmp_path, images, eval_weights="both")
     trainer.train()
     raw = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    metrics = trainer.evaluate()
+    metrics, named = trainer.evaluate(), trainer.evaluate({"a": images[1]})
+    for one, other in (("eval_a_loss", "eval_loss"), ("eval_a_raw_loss", "eval_raw_loss")):
+        assert named[one] == metrics[other]
     assert same(raw, trainer.model.state_dict())
     saved = sima_hf.SimAForImageClassification.from_pretrained(tmp_path / "checkpoint-6" / "ema")
     with trainer.ema.applied_to(trainer.model):

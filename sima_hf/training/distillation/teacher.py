@@ -84,7 +84,7 @@ class Teacher:
             student_config: the student's config, of which `id2label` is read.
             image_size: side in pixels at which the teacher is to work, its position embeddings stretched to it; by default the
                 size that its processor makes. Attention can be matched at the student's only.
-            match_labels: as above; None: logits as the teacher has them, whose classes are then nobody's business.
+            match_labels: as above; None: return the teacher's logits unmapped; class names are not checked.
             dtype: as above.
             kwargs: for `from_pretrained` of both, such as `revision`, `token`, `trust_remote_code`.
 

@@ -182,7 +182,12 @@ def test_every_batch_norm_of_a_sima_model_is_converted():
     import sima_hf
 
     config = sima_hf.SimAConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2)
-    model = sima_hf.SimAForImageClassification(config)
-    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert norms > 3
-    assert synchronize_batch_norm(model) == norms
+    for device_type, kind in (("cpu", SynchronizedBatchNorm2d), ("cuda", nn.SyncBatchNorm)):
+        model = sima_hf.SimAForImageClassification(config)
+        names, parameters = list(model.state_dict()), list(model.parameters())
+        norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        assert norms > 3
+        assert synchronize_batch_norm(model, device_type=device_type) == norms
+        assert sum(type(module) is kind for module in model.modules()) == norms
+        assert list(model.state_dict()) == names
+        assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
