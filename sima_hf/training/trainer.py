@@ -299,7 +299,10 @@ class SimATrainer(Trainer):
             )
         if prediction_loss_only:  # an evaluation, as Trainer asks for one where there is no `compute_metrics`
             half = {self.args.fp16_full_eval: torch.float16, self.args.bf16_full_eval: torch.bfloat16}.get(True)
-            self.model.to(self.args.device, None if self.is_in_train else half)
+            if not self.is_in_train and (half or next(self.model.parameters()).device != self.args.device):
+                self.model.to(
+                    self.args.device, half
+                )  # never of a model in training: DDP would no longer know its parameters
             metrics = measure(
                 self.model,
                 dataloader,

@@ -123,9 +123,9 @@ def test_the_average_is_the_formula(images, tmp_path):
 class Disturbed(EvalImages):
     """Asks for the end of the run when it is read."""
 
-    def __getitem__(self, index):
+    def __getitems__(self, indices):
         os.kill(os.getpid(), signal.SIGTERM)
-        return super().__getitem__(index)
+        return super().__getitems__(indices)
 
 
 def test_sigterm_in_an_evaluation_ends_as_it_does_in_a_step(images, tmp_path, capsys):
