@@ -20,7 +20,7 @@ from ..loading.processors import load_processor
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching import patch_model
 from .arguments import ModelArguments
-from .resolution import resize
+from .recipe.resolution import resize
 
 
 logger = logging.get_logger(__name__)

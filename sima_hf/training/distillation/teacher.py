@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ...data.processors import measure_processor
 from ...errors import DataError
 from ...evaluation.classifiers import match_names
-from ..resolution import resize
+from ..recipe.resolution import resize
 
 
 _BY_ORDER = "If class i of the teacher is class i of the student under another name, match them by order (--teacher_labels order)."

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DeiTConfig, DeiTForImageClassification, SwinConfig, SwinForImageClassification
 
-from sima_hf.training.resolution import resize, stretch
+from sima_hf.training.recipe.resolution import resize, stretch
 
 
 def test_rows_stay_rows_and_class_tokens_stay_themselves():
