@@ -17,6 +17,7 @@ _NAMES = {
     "SimAImageProcessor": ".models.sima.image_processing_sima",
     "SimAModel": ".models.sima.modeling_sima",
     "calibrate": ".calibration.calibrate",
+    "distill": ".training.distillation.distill",
     "certify": ".patching",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
@@ -40,6 +41,7 @@ __all__ = [
     "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
+    "distill",
     "patch_model",
     "patched",
     "prepare_for_hub",
@@ -62,3 +64,4 @@ if TYPE_CHECKING:
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
     from .patching import certify, patch_model, patched, supported_models, unpatch_model
+    from .training.distillation.distill import distill

@@ -30,6 +30,7 @@ PUBLIC = {
     "certify",
     "convert_original_checkpoint",
     "convert_original_state_dict",
+    "distill",
     "patch_model",
     "prepare_for_hub",
     "patched",

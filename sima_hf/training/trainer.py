@@ -300,9 +300,8 @@ class SimATrainer(Trainer):
         if prediction_loss_only:  # an evaluation, as Trainer asks for one where there is no `compute_metrics`
             half = {self.args.fp16_full_eval: torch.float16, self.args.bf16_full_eval: torch.bfloat16}.get(True)
             if not self.is_in_train and (half or next(self.model.parameters()).device != self.args.device):
-                self.model.to(
-                    self.args.device, half
-                )  # never of a model in training: DDP would no longer know its parameters
+                # Never of a model in training: DDP would no longer know its parameters.
+                self.model.to(self.args.device, half)
             metrics = measure(
                 self.model,
                 dataloader,
@@ -335,7 +334,7 @@ class SimATrainer(Trainer):
         """A checkpoint with all that going on needs, whole or not at all."""
         run_dir, state = Path(self._get_output_dir(trial)), self.state
         best = state.best_global_step
-        if best and (best == state.global_step or (run_dir / f"{PREFIX}{best}").exists()):
+        if best is not None and (best == state.global_step or (run_dir / f"{PREFIX}{best}").exists()):
             state.best_model_checkpoint = str(run_dir / f"{PREFIX}{best}")
         self.store_flos()
         self.run_state.step = state.global_step
