@@ -1,11 +1,12 @@
-"""From a softmax model by its name to a folder with SimA: load, swap, calibrate, certify, save.
+"""From a softmax model by its name to a folder with SimA: load, swap, calibrate, distill, certify, save.
 
-The core of `sima-hf patch` and `sima-hf calibrate`.
+The core of `sima-hf patch`, `sima-hf calibrate` and, with unlabeled images, `sima-hf distill`.
 """
 
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from transformers import PreTrainedModel
 
 from .calibration.calibrate import CalibrationReport, calibrate
 from .data.calibration_images import CalibrationImages, image_files
-from .errors import CalibrationError, UnsupportedModelError
+from .errors import CalibrationError, MissingDependencyError, UnsupportedModelError
 from .folders.atomic_folder import check_free, files_of_model, whole_folder
 from .folders.local_paths import shown_place
-from .folders.provenance import calibration_facts, write_provenance
+from .folders.provenance import calibration_facts, distillation_facts, write_provenance
 from .loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
 from .machine.devices import best_device
 from .patching import describe, patch_model, sima_attentions
@@ -51,8 +52,30 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
+class DistillationOptions:
+    """How to distill from a folder of images; the fields are those of `sima_hf.distill`.
+
+    Attributes:
+        folder: images, without labels.
+        images, batch_size, learning_rate, seed: training images with repetitions, images in a step, the highest rate (None: found), the draw.
+        checkpoints: folder for checkpoints, from the last of which an interrupted run goes on; None: none are kept.
+        device: "cpu" keeps a GPU out of it; None: the best there is.
+        progress: show bars on stderr.
+    """
+
+    folder: Path
+    images: int = 10_000
+    batch_size: int = 16
+    learning_rate: float | None = None
+    seed: int = 0
+    checkpoints: Path | None = None
+    device: str | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
 class MadeFolder:
-    """A folder that was written: where, the model's class and gain, what was swapped, how it was calibrated, what it runs.
+    """A folder that was written: where, the model's class and gain, what was swapped, how it was fitted, what it runs.
 
     `removed` names the files of the model that was there before which have no successor in the new one's.
     """
@@ -65,6 +88,7 @@ class MadeFolder:
     unreadable: tuple[str, ...]
     certificate: Certificate | None
     removed: tuple[str, ...] = ()
+    distillation: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -76,6 +100,9 @@ class MadeFolder:
                 "unreadable": list(self.unreadable),
                 "settings": self.calibration.settings,
                 "fits": fits,
+                "held_out": self.calibration.held_out,
+                "end": None if self.calibration.end is None else asdict(self.calibration.end),
+                "advice": self.calibration.advice,
             }
         return {
             "folder": str(self.folder),
@@ -84,13 +111,14 @@ class MadeFolder:
             "swapped": [asdict(part) for part in self.description.swapped],
             "left": self.description.left,
             "calibration": calibration,
+            "distillation": None if self.distillation is None else asdict(self.distillation),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "removed": list(self.removed),
         }
 
     def __str__(self) -> str:
-        parts = (self.description, self.calibration, self.certificate)
-        if self.calibration is None:
+        parts = (self.description, self.calibration, self.distillation, self.certificate)
+        if self.calibration is None and self.distillation is None:
             load = "Not calibrated: these weights answer at random until they are trained, or calibrated with --calibrate-with."
             parts = (*parts, load)
         if self.removed:
@@ -105,7 +133,7 @@ class _Swap:
 
     Attributes:
         model: swapped.
-        original: with softmax, for a calibration; else None.
+        original: with softmax, to calibrate and distill from; else None.
         processor: image processor; None where the original has none.
         base, made_by: name of the original, and the command, for the provenance.
         before: name of the swapped model that is calibrated, whose provenance is carried on.
@@ -125,6 +153,7 @@ def make_sima(
     *,
     gain: str = "tokens",
     calibration: CalibrationOptions | None = None,
+    distillation: DistillationOptions | None = None,
     certified: bool = False,
     overwrite: bool = False,
 ) -> MadeFolder:
@@ -137,28 +166,29 @@ def make_sima(
         output_dir: folder to make.
         gain: as for `patch_model`.
         calibration: calibrate, from these images; None: the weights stay as they are.
+        distillation: then distill, from these images.
         certified: count what one forward runs; nothing is saved if that is softmax where SimA should be. Softmax in parts
             that are not swapped, such as a text side, is in the report.
         overwrite: replace a model that is in `output_dir`.
 
     Raises:
-        SimAError: the model cannot be swapped or calibrated, the images cannot be used, or softmax is left.
+        SimAError: the model cannot be swapped, calibrated or distilled, the images cannot be used, or softmax is left.
         ValueError, OSError: it cannot be loaded, or the folder cannot be written.
     """
     _check_place(output_dir, overwrite, original=name)
-    if calibration is not None:
-        image_files(calibration.folder)  # better now than after a download
+    _check_images(calibration, distillation)
     model = load_model(name)
     if is_sima(model):
         raise UnsupportedModelError(
             f"{name} is SimA already ({type(model).__name__}); give the softmax model that it is to be made from, or, to calibrate "
             "it, `sima-hf calibrate`."
         )
-    processor = find_processor(name, calibration is not None)
-    original = copy.deepcopy(model) if calibration is not None else None
+    fitted = calibration is not None or distillation is not None
+    processor = find_processor(name, fitted)
+    original = copy.deepcopy(model) if fitted else None
     patch_model(model, gain=gain)
     swap = _Swap(model, original, processor, base=name, made_by="sima-hf patch")
-    return _finish(swap, calibration, certified, output_dir, overwrite)
+    return _finish(swap, calibration, distillation, certified, output_dir, overwrite)
 
 
 def calibrate_folder(
@@ -182,8 +212,54 @@ def calibrate_folder(
     Raises:
         SimAError, ValueError, OSError: as `make_sima`; CalibrationError where the two do not belong together.
     """
+    swap = _loaded(name, teacher, output_dir, overwrite, "sima-hf calibrate", calibration, None)
+    return _finish(swap, calibration, None, certified, output_dir, overwrite)
+
+
+def distill_folder(
+    name: str,
+    teacher: str,
+    output_dir: str | Path,
+    distillation: DistillationOptions,
+    *,
+    certified: bool = False,
+    overwrite: bool = False,
+) -> MadeFolder:
+    """Distill a swapped model by its name, from its softmax original and a folder of images, and save it.
+
+    Args:
+        name, teacher, output_dir, certified, overwrite: as for `calibrate_folder`.
+        distillation: the images, and how.
+
+    Raises:
+        SimAError, ValueError, OSError: as `calibrate_folder`; TrainingError where the two do not belong together.
+    """
+    swap = _loaded(name, teacher, output_dir, overwrite, "sima-hf distill", None, distillation)
+    return _finish(swap, None, distillation, certified, output_dir, overwrite)
+
+
+def _check_images(calibration: CalibrationOptions | None, distillation: DistillationOptions | None) -> None:
+    """Whether there are images and what training needs: better now than after a download."""
+    for options in (calibration, distillation):
+        if options is not None:
+            image_files(options.folder)
+    missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
+    if distillation is not None and missing:
+        raise MissingDependencyError(f"Distillation needs {' and '.join(missing)}: pip install 'sima-hf[train]'")
+
+
+def _loaded(
+    name: str,
+    teacher: str,
+    output_dir: str | Path,
+    overwrite: bool,
+    made_by: str,
+    calibration: CalibrationOptions | None,
+    distillation: DistillationOptions | None,
+) -> _Swap:
+    """A model that was swapped before, with its original."""
     _check_place(output_dir, overwrite, original=teacher, swapped=name)
-    image_files(calibration.folder)
+    _check_images(calibration, distillation)
     model, original = load_model(name), load_model(teacher)
     if not sima_attentions(model):
         raise CalibrationError(
@@ -195,8 +271,7 @@ def calibrate_folder(
             "model from before the swap."
         )
     processor = find_processor(name if Path(name, "preprocessor_config.json").is_file() else teacher, True)
-    swap = _Swap(model, original, processor, base=teacher, made_by="sima-hf calibrate", before=name)
-    return _finish(swap, calibration, certified, output_dir, overwrite)
+    return _Swap(model, original, processor, base=teacher, made_by=made_by, before=name)
 
 
 def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped: str | None = None) -> None:
@@ -218,10 +293,16 @@ def _check_place(output_dir: str | Path, overwrite: bool, original: str, swapped
 
 
 def _finish(
-    swap: _Swap, calibration: CalibrationOptions | None, certified: bool, output_dir: str | Path, overwrite: bool
+    swap: _Swap,
+    calibration: CalibrationOptions | None,
+    distillation: DistillationOptions | None,
+    certified: bool,
+    output_dir: str | Path,
+    overwrite: bool,
 ) -> MadeFolder:
-    """Calibrate, certify and save a swapped model."""
+    """Calibrate, distill, certify and save a swapped model."""
     report, images = (None, None) if calibration is None else _calibrate(swap, calibration)
+    learned = None if distillation is None else _distill(swap, distillation)
     model, certificate = swap.model, None
     if certified:
         certificate = certify_made_up(model)
@@ -237,11 +318,22 @@ def _finish(
             write_provenance(folder, base_model=swap.before)
         gain = describe(model).swapped[0].gain
         facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
-        write_provenance(folder, base_model=swap.base, calibration=facts, gain=gain, made_by=swap.made_by)
+        taught = None if learned is None else distillation_facts(learned, shown_place(distillation.folder, here=True))
+        write_provenance(
+            folder, base_model=swap.base, calibration=facts, distillation=taught, gain=gain, made_by=swap.made_by
+        )
         removed = tuple(one for one in files_of_model(place) if not (folder / one).exists())
     unreadable = () if images is None else tuple(images.unreadable)
     return MadeFolder(
-        Path(output_dir), type(model).__name__, gain, describe(model), report, unreadable, certificate, removed
+        Path(output_dir),
+        type(model).__name__,
+        gain,
+        describe(model),
+        report,
+        unreadable,
+        certificate,
+        removed,
+        learned,
     )
 
 
@@ -267,6 +359,27 @@ def _calibrate(swap: _Swap, options: CalibrationOptions) -> tuple[CalibrationRep
     )
     model.cpu()
     return report, images
+
+
+def _distill(swap: _Swap, options: DistillationOptions) -> Any:
+    from .training.distillation.distill import distill  # needs what the extra `train` installs
+
+    report = distill(
+        swap.model,
+        swap.original,
+        options.folder,
+        processor=swap.processor,
+        num_images=options.images,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        output_dir=options.checkpoints,
+        resume_from_checkpoint="auto" if options.checkpoints else None,
+        seed=options.seed,
+        progress=options.progress,
+        use_cpu=options.device == "cpu",
+    )
+    swap.model.cpu()
+    return report
 
 
 class _WithText:

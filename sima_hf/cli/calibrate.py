@@ -10,7 +10,7 @@ from .choices import DEVICES, one_of
 from .output import AsJSON, emit, stdout_kept_clean
 
 
-# Options that `sima-hf patch` has as well.
+# Options that `sima-hf patch` and `sima-hf distill` have as well.
 Images = Annotated[int, typer.Option(min=1, help="Images to calibrate with, drawn from the folder.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(help="Of the draw of images.")]
@@ -29,6 +29,14 @@ Certified = Annotated[
     bool, typer.Option("--certify", help="Count softmax in a forward; if any ran in what was swapped, save nothing.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model that the folder to make holds.")]
+DistillImages = Annotated[int, typer.Option(min=1, help="Training images, with repetitions where there are fewer.")]
+LearningRate = Annotated[
+    float | None, typer.Option(min=0, help="Highest learning rate of the distillation; by default found.")
+]
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(help="Folder for checkpoints of the distillation; an interrupted one goes on from there."),
+]
 
 
 def calibration_options(folder, images, batch_size, seed, max_unreadable, classifier, memory_gib, device):

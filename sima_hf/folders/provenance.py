@@ -66,6 +66,7 @@ def write_provenance(
     *,
     base_model: str | None = None,
     calibration: Mapping[str, Any] | None = None,
+    distillation: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     anew: bool = False,
@@ -80,6 +81,7 @@ def write_provenance(
         base_model: name on the Hub of the model that this one was made from. A folder is not named, for it means nothing
             elsewhere; what its own provenance says is taken over instead.
         calibration: how it was calibrated, see `calibration_facts`.
+        distillation: how it was distilled without labels, see `distillation_facts`.
         training: how it was trained, see `training_settings`.
         dataset: what it was trained on, in words or as a name.
         anew: the folder has another model now, so nothing stays of what the file says, but for a base model that is this folder.
@@ -105,7 +107,8 @@ def write_provenance(
         base_model = None
     if not anew:
         content |= read_provenance(folder)
-    given = {"base_model": base_model, "dataset": dataset, "calibration": calibration, "training": training, **more}
+    given = {"base_model": base_model, "dataset": dataset, "calibration": calibration, "distillation": distillation}
+    given |= {"training": training, **more}
     content |= without_places({name: value for name, value in given.items() if value is not None})
     content["versions"] = {
         "sima_hf": __version__,
@@ -140,7 +143,8 @@ def read_provenance(place: str | Path) -> dict[str, Any]:
         return {}
 
     content = read_json(path, finite=True)
-    kinds = {"base_model": str, "dataset": str, "calibration": dict, "training": dict, "versions": dict}
+    kinds = {"base_model": str, "dataset": str, "calibration": dict, "distillation": dict, "training": dict}
+    kinds["versions"] = dict
     for name, kind in kinds.items():
         if not isinstance(content.get(name, kind()), kind):
             raise PublishError(f"{name!r} in {path} must be a JSON {_JSON[kind]}, got {content[name]!r}.")
@@ -179,10 +183,39 @@ def calibration_facts(report: CalibrationReport, data: str | None = None) -> dic
         mean = sum(shares) / len(shares) if shares else math.nan
         if math.isfinite(mean):
             facts[f"unexplained_{name}"] = mean
-    settings = {
-        name: value for name, value in report.settings.items() if name != "memory_budget" and value is not None
+    end = report.end
+    held_out = {
+        "held_out": report.held_out or None,
+        "held_out_cosine": None if end is None else end.cosine,
+        "held_out_agreement": None if end is None else end.agreement,
+        "warning": report.advice,
     }
-    return facts | {name: _plain(value) for name, value in settings.items()}
+    settings = {name: value for name, value in report.settings.items() if name != "memory_budget"} | held_out
+    finite = {
+        name: value
+        for name, value in settings.items()
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    }
+    return facts | {name: _plain(value) for name, value in finite.items()}
+
+
+def distillation_facts(report: Any, data: str | None = None) -> dict[str, Any]:
+    """What a distillation without labels did, for a model's provenance.
+
+    Args:
+        report: what `sima_hf.distill` returned.
+        data: name of the images, without folders that mean nothing elsewhere.
+
+    Returns:
+        Numbers of images trained on and held out, and the held-out `cosine` and `agreement` before and after, where there are.
+    """
+    facts: dict[str, Any] = {"images": report.images, "held_out": report.held_out}
+    if data:
+        facts["data"] = data
+    for when in ("before", "after"):
+        found = getattr(report, when)
+        facts |= {f"{name}_{when}": found[name] for name in ("cosine", "agreement") if name in found}
+    return facts
 
 
 def _plain(value: Any) -> Any:

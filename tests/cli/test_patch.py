@@ -8,38 +8,20 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
 from transformers import (
     AutoModelForImageClassification,
     CLIPConfig,
     CLIPModel,
 )
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from sima_hf import SimAImageProcessor
 from sima_hf import patch_folder as swapping
 from sima_hf.hub import read_provenance
 from sima_hf.patching.certificate import Certificate, Operation
+from tests.helpers.digit_answers import distance, logits
 
 
 SECTION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-
-
-def logits(folder):
-    """What the model in a folder says of digits that no test calibrates with."""
-    processor = AutoImageProcessor.from_pretrained(folder)
-    digits = load_digits().images[500:600] * (255 / 16)
-    images = [Image.fromarray(pixels.round().astype("uint8")).convert("RGB") for pixels in digits]
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    with torch.no_grad():
-        return model(**processor(images, return_tensors="pt")).logits
-
-
-def distance(folder, softmax):
-    """Share of the softmax model's logits that another does not explain."""
-    goal = logits(softmax)
-    return float((logits(folder) - goal).square().sum() / goal.square().sum())
 
 
 def test_the_whole_way_in_one_line(saved, photos, tmp_path, run, caplog):

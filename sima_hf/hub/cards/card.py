@@ -126,7 +126,7 @@ def _front_matter(
     """Our front matter, as the Hub reads it."""
     tag = pipeline_tag(checked.model)
     results = _eval_results(known, tag, place, revision) if tag else []
-    changed = bool(known.provenance.get("calibration") or known.trainings)
+    changed = bool(known.provenance.get("calibration") or known.provenance.get("distillation") or known.trainings)
     tags = ["sima", "softmax-free" if checked.certificate.softmax_free else None, "vision", tag]
     data = ModelCardData(
         library_name="transformers",

@@ -67,7 +67,7 @@ class Known:
     @property
     def only_swapped(self) -> bool:
         """Whether the provenance knows of a swap and no file of anything after it, so that the answers are noise."""
-        later = self.provenance.get("calibration") or self.trainings
+        later = self.provenance.get("calibration") or self.provenance.get("distillation") or self.trainings
         return self.provenance.get("made_by") == SWAPPED_BY and not later
 
 
