@@ -12,7 +12,7 @@ from tests.helpers.hub.server import HubServer
 
 
 pytestmark = pytest.mark.slow
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,image_size=16,patch_size=8"
 SHORT = [
     *("--config_overrides", SIZES, "--image_size", "16", "--train_view", "shift", "--rand_augment", "none"),
