@@ -1,6 +1,7 @@
 """`distill`: bring a swapped model back to its softmax original by gradient, from images without labels."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,12 +94,12 @@ def distill(
         images: a folder of images, a split of `datasets` with a column of images, or processed `pixel_values`, each
             `(C, H, W)`.
         processor: the image processor; needed with a folder or a split.
-        num_images: training images, with repetitions where there are fewer.
+        num_images: training images over all processes, with repetitions where there are fewer.
         batch_size: images in a step, on each process.
         learning_rate: the highest; None: the one that the student bears, found from its gradients before the first step. An
             interrupted run that goes on must be given the weights that it began with, or this rate.
         held_out: share of the images to measure on, 32 at least.
-        output_dir: folder for checkpoints; None: none are kept beyond the call.
+        output_dir: folder for checkpoints, the same for all processes; None: none are kept beyond the call, of one process.
         resume_from_checkpoint: "last", "auto" or a checkpoint, to go on in `output_dir`.
         seed: of order, views and dropout.
         max_unreadable: image files that are passed over, with a warning, because they cannot be read.
@@ -115,7 +116,10 @@ def distill(
     """
     student, goal, layer = _towers(model, teacher)
     train, held = _split(images, processor, held_out, seed, max_unreadable)
-    steps = max(1, num_images // batch_size)
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun and accelerate say it
+    steps = max(1, num_images // (batch_size * processes))
+    if processes > 1 and output_dir is None:
+        raise TrainingError(f"`output_dir` must be a folder that all {processes} processes share, got None.")
     with contextlib.ExitStack() as stack:
         place = output_dir or stack.enter_context(tempfile.TemporaryDirectory())
         args = _arguments(place, steps, batch_size, learning_rate, seed, progress, arguments)

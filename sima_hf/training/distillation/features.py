@@ -84,7 +84,7 @@ class FeatureMatching:
         return {} if self.hidden_layer is None else {"output_hidden_states": True}
 
     def measure(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
-        """Take mean and variance of each channel of the teacher's outputs, in float64.
+        """Take mean and variance of each channel of the teacher's outputs, in float64, over all processes.
 
         Raises:
             TrainingError: no batches, no output that is read, or values that are not finite.
@@ -100,7 +100,10 @@ class FeatureMatching:
                 f"A teacher must get images and answer with one of {', '.join(FIELDS)}; {type(self.teacher).__name__} got none "
                 "or has none of them."
             )
-        for name, (count, first, second) in sums.items():
+        for name, total in sums.items():
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(total)
+            count, first, second = total
             mean, variance = first / count, second / count - (first / count).square()
             if not variance.isfinite().all():
                 raise TrainingError(f"The teacher's {name} must be finite, got values that are not.")

@@ -12,7 +12,7 @@ from ..arguments import SimATrainingArguments
 from ..recipe.optimization import parameter_groups
 from ..trainer import SimATrainer
 from .features import FeatureMatching
-from .step_size import bearable_rate, relative_sizes
+from .step_size import TRIED_RATES, bearable_rate, relative_sizes
 
 
 logger = logging.get_logger(__name__)
@@ -82,7 +82,7 @@ class FeatureDistillationTrainer(SimATrainer):
             yield {"pixel_values": self._prepare_inputs(batch)["pixel_values"]}
 
     def find_learning_rate(self) -> float:
-        """The highest rate that the student bears on images that are not trained on, see `bearable_rate`.
+        """The highest rate that the student bears on images that are not trained on, see `bearable_rate`; on every process.
 
         It depends on the weights before the first step; they are put back.
         """
@@ -102,7 +102,9 @@ class FeatureDistillationTrainer(SimATrainer):
                 )
 
             shares = relative_sizes(self.model, self.matching.teacher)
-            return bearable_rate(self.model.eval(), losses, measure, shares)
+            rate = bearable_rate(self.model.eval(), losses, measure, shares)
+            place = torch.tensor([TRIED_RATES.index(rate)], device=self.args.device)
+            return TRIED_RATES[int(self.accelerator.gather(place).max())]
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW whose step for a parameter is as large, relative to it, as it would be for the teacher's.
@@ -179,17 +181,15 @@ class _KeepsTheStart(TrainerCallback):
 
     def __init__(self, trainer: FeatureDistillationTrainer):
         self.trainer = trainer
-        self.start: dict[str, float] = {}
 
     def on_evaluate(self, args, state, control, metrics: dict[str, Any], **kwargs):
-        if state.global_step == 0:
-            self.start = metrics
-            if args.load_best_model_at_end:
-                self.trainer.save_start(metrics)
+        if state.global_step == 0 and args.load_best_model_at_end:
+            self.trainer.save_start(metrics)
+        start = next((entry for entry in state.log_history if "eval_loss" in entry), metrics)
         for name in ("eval_agreement", "eval_cosine"):
-            if metrics.get(name, 1.0) < self.start.get(name, 0.0) - MARGIN and state.is_world_process_zero:
+            if name in metrics and metrics[name] < start[name] - MARGIN and state.is_world_process_zero:
                 logger.warning(
                     f"After step {state.global_step} the {name.removeprefix('eval_')} with the teacher is {metrics[name]:.3f}, below "
-                    f"the {self.start[name]:.3f} of the start. Lower --learning_rate or lengthen the warm-up; the best weights are kept."
+                    f"the {start[name]:.3f} of the start. Lower --learning_rate or lengthen the warm-up; the best weights are kept."
                 )
                 break

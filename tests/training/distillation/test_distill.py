@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -119,6 +121,43 @@ def test_a_run_goes_on_where_it_was_stopped(teacher, images, tmp_path):
     report = sima_hf.distill(parts, teacher, images, output_dir=tmp_path, resume_from_checkpoint="auto", **QUIET)
     assert same(state_of(whole), state_of(parts))
     assert report.before["loss"] > report.after["loss"]
+
+
+TWO = """
+import sys, torch, sima_hf
+from transformers import AutoModelForImageClassification
+
+torch.set_num_threads(1)
+teacher, student = (AutoModelForImageClassification.from_pretrained(sys.argv[1]) for _ in range(2))
+sima_hf.patch_model(student)
+report = sima_hf.distill(
+    student, teacher, list(torch.load(sys.argv[2])), output_dir=sys.argv[3], num_images=320, batch_size=8, progress=False, use_cpu=True
+)
+torch.save((report.images, report.after, student.state_dict()), f"{sys.argv[3]}/{torch.distributed.get_rank()}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(teacher, student, images, tmp_path):
+    teacher.save_pretrained(tmp_path / "teacher")
+    torch.save(torch.stack(images), tmp_path / "images.pt")
+    (tmp_path / "two.py").write_text(TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(tmp_path / "two.py")]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "teacher"), str(tmp_path / "images.pt"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = sima_hf.distill(student, teacher, images, num_images=320, batch_size=16, progress=False)
+    for rank in range(2):
+        seen, after, state = torch.load(tmp_path / f"{rank}.pt")
+        assert seen == alone.images == 320
+        assert after["loss"] == pytest.approx(alone.after["loss"], rel=1e-3)
+        for name, value in student.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_images_come_as_files_or_as_a_split(student, teacher, tmp_path):
