@@ -4,6 +4,7 @@ The core of `sima-hf patch`, `sima-hf calibrate` and, with unlabeled images, `si
 """
 
 import copy
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .calibration.calibrate import CalibrationReport, calibrate
 from .data.calibration_images import CalibrationImages, image_files
-from .errors import CalibrationError, MissingDependencyError, UnsupportedModelError
+from .errors import CalibrationError, MissingDependencyError, TrainingError, UnsupportedModelError
 from .folders.atomic_folder import check_free, files_of_model, whole_folder
 from .folders.local_paths import shown_place
 from .folders.provenance import calibration_facts, distillation_facts, write_provenance
@@ -57,7 +58,9 @@ class DistillationOptions:
 
     Attributes:
         folder: images, without labels.
-        images, batch_size, learning_rate, seed: training images with repetitions, images in a step, the highest rate (None: found), the draw.
+        images, batch_size, learning_rate, seed: training images with repetitions, images in a step, the highest rate (None:
+            found), the draw.
+        max_unreadable: how many may be broken.
         checkpoints: folder for checkpoints, from the last of which an interrupted run goes on; None: none are kept.
         device: "cpu" keeps a GPU out of it; None: the best there is.
         progress: show bars on stderr.
@@ -70,6 +73,7 @@ class DistillationOptions:
     seed: int = 0
     checkpoints: Path | None = None
     device: str | None = None
+    max_unreadable: int = 20
     progress: bool = True
 
 
@@ -243,6 +247,11 @@ def _check_images(calibration: CalibrationOptions | None, distillation: Distilla
     for options in (calibration, distillation):
         if options is not None:
             image_files(options.folder)
+    if distillation is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise TrainingError(
+            "A folder is distilled by one process, which takes one device: start it without torchrun or accelerate launch, or call "
+            "sima_hf.distill in a script of your own."
+        )
     missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
     if distillation is not None and missing:
         raise MissingDependencyError(f"Distillation needs {' and '.join(missing)}: pip install 'sima-hf[train]'")
@@ -375,6 +384,7 @@ def _distill(swap: _Swap, options: DistillationOptions) -> Any:
         output_dir=options.checkpoints,
         resume_from_checkpoint="auto" if options.checkpoints else None,
         seed=options.seed,
+        max_unreadable=options.max_unreadable,
         progress=options.progress,
         use_cpu=options.device == "cpu",
     )

@@ -234,8 +234,8 @@ def residual_map_of(block: Block, call: BlockCall, branch: str) -> ResidualMap |
 class BlockRunner:
     """Calls of the blocks of a student and its teacher, in step, on the same batches.
 
-    The first passage also draws the images that are held out. If all fits into `memory_budget` bytes, inputs and the calls of the current block are stored, and each block is run as
-    often as it is looked at. If not, every look runs the models from their inputs, so that time grows with the square of
+    The first passage also draws the images that are held out. If all fits into `memory_budget` bytes, inputs and the calls of
+    the current block are stored, and each block is run as often as it is looked at. If not, every look runs the models from their inputs, so that time grows with the square of
     the number of blocks.
 
     Args:
@@ -283,17 +283,17 @@ class BlockRunner:
         """The arguments of the models for each batch, and which images `(B,)` are held out.
 
         Raises:
-            CalibrationError: none of the held-out images came again.
+            CalibrationError: the held-out images did not all come again.
         """
         met = 0
         for inputs in self.batches if self.stored is None else [inputs for inputs, _ in self.stored]:
             held = self.held_out.mask(inputs)
             met += int(held.sum())
             yield inputs, held
-        if not met:
+        if met != self.held:
             raise CalibrationError(
-                "`batches` must give the same images as often as it is gone through, but none of those held out came again: take "
-                "random augmentation off, or raise `memory_budget`."
+                f"`batches` must give the same images as often as it is gone through, got {met} of the {self.held} held-out ones "
+                "again: take random augmentation off, or raise `memory_budget`."
             )
 
     def calls(self, number: int) -> Iterator[tuple[list[BlockCall], torch.Tensor]]:

@@ -23,13 +23,15 @@ def compare_ends(runner: BlockRunner, classifies: bool) -> EndResult:
             pairs.append([stream[held.to(stream.device)] for stream in streams])
     if not pairs:
         return EndResult(float("nan"))
-    own, goal = (
-        nn.functional.layer_norm(torch.cat([part.flatten(1, -2) for part in parts]), parts[0].shape[-1:])
-        for parts in zip(*pairs, strict=True)
-    )
+    pairs = [
+        [nn.functional.layer_norm(part.flatten(1, -2), part.shape[-1:]) for part in pair if len(part)]
+        for pair in pairs
+    ]
+    pairs = [pair for pair in pairs if pair]
     tokens = runner.blocks[0][last].class_tokens
-    patches = _cosine(own[:, tokens:], goal[:, tokens:])
-    classes = _cosine(own[:, :tokens], goal[:, :tokens]) if tokens and len(own) > 1 else None
+    patches = _cosine([[part[:, tokens:] for part in pair] for pair in pairs])
+    several = sum(len(own) for own, _ in pairs) > 1
+    classes = _cosine([[part[:, :tokens] for part in pair] for pair in pairs]) if tokens and several else None
     return EndResult(patches, classes, _agreement(runner) if classifies else None)
 
 
@@ -40,7 +42,7 @@ def _agreement(runner: BlockRunner) -> float | None:
             continue
         chosen = {
             name: value[held.to(value.device)]
-            if isinstance(value, torch.Tensor) and len(value) == len(held)
+            if isinstance(value, torch.Tensor) and value.dim() and len(value) == len(held)
             else value
             for name, value in inputs.items()
         }
@@ -51,7 +53,8 @@ def _agreement(runner: BlockRunner) -> float | None:
     return torch.cat(same).float().mean().item()
 
 
-def _cosine(own: torch.Tensor, goal: torch.Tensor) -> float:
-    """Mean cosine of tokens `(B, N, C)`, the goal's mean taken off both."""
-    mean = goal.mean(dim=(0, 1))
-    return nn.functional.cosine_similarity(own - mean, goal - mean, dim=-1).mean().item()
+def _cosine(pairs: list[list[torch.Tensor]]) -> float:
+    """Mean cosine of the tokens `(B, N, C)` of batches, perhaps of several sizes, the goal's mean taken off both."""
+    mean = torch.cat([goal.flatten(0, 1) for _, goal in pairs]).mean(dim=0)
+    found = [nn.functional.cosine_similarity(own - mean, goal - mean, dim=-1).flatten() for own, goal in pairs]
+    return torch.cat(found).mean().item()

@@ -51,7 +51,9 @@ class HeldOut:
 
 def main_tensor(inputs: dict[str, Any]) -> torch.Tensor:
     """The images among the arguments of a model: its first tensor of floating point numbers, or its first."""
-    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor) and value.dim()]
+    if not tensors:
+        raise CalibrationError(f"A batch must hold images, got {', '.join(inputs) or 'nothing'}.")
     return next((value for value in tensors if value.is_floating_point()), tensors[0])
 
 

@@ -1,4 +1,4 @@
-"""What a calibration did and how well it holds: figures by layer and at the end, on images that no fit has seen."""
+"""What a calibration did and how well it holds: figures by layer and at the end, on images that no fit has seen (but that chose its ridge)."""
 
 from dataclasses import dataclass
 from typing import Any

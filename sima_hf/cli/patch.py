@@ -34,7 +34,7 @@ sima-hf patch facebook/dinov2-small sima-dinov2 --certify"""
 
 
 # Options that say how to calibrate or how to distill, and nothing else.
-OF_CALIBRATION = ("images", "batch_size", "seed", "max_unreadable", "classifier", "memory_gib")
+OF_CALIBRATION = ("images", "batch_size", "classifier", "memory_gib")
 OF_DISTILLATION = ("distill_images", "learning_rate", "checkpoints")
 
 
@@ -75,6 +75,9 @@ def patch(
 
     Without calibration or distillation the swapped weights answer at random until they are trained.
     """
+    from ..machine.devices import check_device
+
+    check_device(device)
     if calibrate_with is None:
         _refuse_idle_options(context, OF_CALIBRATION, "--calibrate-with", "calibrated")
     if distill_with is None:
@@ -90,7 +93,13 @@ def patch(
         distillation = None
         if distill_with is not None:
             distillation = DistillationOptions(
-                distill_with, distill_images, learning_rate=learning_rate, checkpoints=checkpoints, device=device
+                distill_with,
+                distill_images,
+                learning_rate=learning_rate,
+                seed=seed,
+                checkpoints=checkpoints,
+                device=device,
+                max_unreadable=max_unreadable,
             )
         made = make_sima(
             model,

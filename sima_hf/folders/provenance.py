@@ -214,7 +214,8 @@ def distillation_facts(report: Any, data: str | None = None) -> dict[str, Any]:
         facts["data"] = data
     for when in ("before", "after"):
         found = getattr(report, when)
-        facts |= {f"{name}_{when}": found[name] for name in ("cosine", "agreement") if name in found}
+        named = {name: found.get(name, math.nan) for name in ("cosine", "agreement")}
+        facts |= {f"{name}_{when}": value for name, value in named.items() if math.isfinite(value)}
     return facts
 
 

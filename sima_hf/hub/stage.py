@@ -51,7 +51,7 @@ class Stage:
     notes: dict[str, str] = field(default_factory=dict)
     linked: dict[Path, tuple[int, ...]] = field(default_factory=dict)
 
-    def add(self, source: Path, text: str | None = None, note: str = REDACTED) -> None:
+    def add(self, source: Path, text: str | None = None, note: str = REDACTED, name: str | None = None) -> None:
         """Stage a file of the user's: as it is, or with another text.
 
         A file outside of the user's folder, such as results, is staged under its own name.
@@ -60,7 +60,7 @@ class Stage:
             PublishError: another file has that name, or the file is a link that leads out of the user's folder.
         """
         inside = source.is_relative_to(self.folder)
-        name = source.relative_to(self.folder).as_posix() if inside else source.name
+        name = name or (source.relative_to(self.folder).as_posix() if inside else source.name)
         if inside:
             check_inside(source, self.folder)
         if name in self.sources and self.sources[name] != source:
@@ -104,7 +104,7 @@ class Stage:
         """Stage the JSON and CSV files that the card names, local paths in them cut to their last part."""
         for path in files:
             text = _shown_csv(path) if path.suffix == ".csv" else _shown_json(path)
-            self.add(path.parent.resolve() / path.name, text)
+            self.add(path.parent.resolve() / path.name, text, name=path.name)  # as the card links it
 
     def add_readme(self, text: str) -> None:
         """Stage the card, and the pictures of the folder that it shows."""

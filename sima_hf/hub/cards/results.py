@@ -70,7 +70,7 @@ def read_measured(path: str | Path) -> Measured:
         PublishError: it is missing, not JSON, none of the three, or has figures that cannot be.
     """
     path = Path(path)
-    content = parse_json(path)
+    content = parse_json(path, finite=True)
     kind = kind_of(content)
     if kind is None:
         raise PublishError(

@@ -21,7 +21,7 @@ from ...data.views import EvalView, TrainView
 from ...errors import DataError, TrainingError, UnsupportedModelError
 from ...patching import describe, sima_attentions
 from ..arguments import SimATrainingArguments
-from ..checkpoints.folders import checkpoint_to_resume
+from ..checkpoints.folders import check_output_dir, checkpoint_to_resume
 from .unlabeled import FeatureDistillationTrainer
 
 
@@ -29,6 +29,7 @@ logger = logging.get_logger(__name__)
 
 # The smallest number of images on which agreement says something.
 FEWEST_HELD_OUT = 32
+MOST_HELD_OUT = 1000
 # What images are trained on is a crop of at least this share of their area, flipped or not.
 SMALLEST_CROP = 0.5
 
@@ -98,7 +99,7 @@ def distill(
         batch_size: images in a step, on each process.
         learning_rate: the highest; None: the one that the student bears, found from its gradients before the first step. An
             interrupted run that goes on must be given the weights that it began with, or this rate.
-        held_out: share of the images to measure on, 32 at least.
+        held_out: share of the images to measure on, 32 at least and 1,000 at most.
         output_dir: folder for checkpoints, the same for all processes; None: none are kept beyond the call, of one process.
         resume_from_checkpoint: "last", "auto" or a checkpoint, to go on in `output_dir`.
         seed: of order, views and dropout.
@@ -117,11 +118,13 @@ def distill(
     student, goal, layer = _towers(model, teacher)
     train, held = _split(images, processor, held_out, seed, max_unreadable)
     processes = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun and accelerate say it
-    steps = max(1, num_images // (batch_size * processes))
+    in_a_step = batch_size * processes * arguments.get("gradient_accumulation_steps", 1)
+    steps = max(1, num_images // in_a_step)
     if processes > 1 and output_dir is None:
         raise TrainingError(f"`output_dir` must be a folder that all {processes} processes share, got None.")
     with contextlib.ExitStack() as stack:
         place = output_dir or stack.enter_context(tempfile.TemporaryDirectory())
+        check_output_dir(place, bool(resume_from_checkpoint))
         args = _arguments(place, steps, batch_size, learning_rate, seed, progress, arguments)
         mean, std = normalization(processor) if processor is not None else ([0.0] * 3, [1.0] * 3)
         trainer = FeatureDistillationTrainer(
@@ -137,22 +140,24 @@ def distill(
             eval_dataset=held,
         )
         checkpoint = checkpoint_to_resume(place, resume_from_checkpoint)
-        with _as_before_on_failure(student):
+        with _as_before_on_failure(student, goal):
             if learning_rate is None:
                 args.learning_rate = trainer.find_learning_rate()
             trainer.train(str(checkpoint) if checkpoint else None)
+            if trainer.stopped_by_signal:
+                raise trainer.run_state.stopped()
             with trainer.weights_to_save():
                 averaged = {name: one.detach().clone() for name, one in student.state_dict().items()}
             student.load_state_dict(averaged)
     history = tuple(_measured(entry) for entry in trainer.state.log_history if "eval_loss" in entry)
     best = min(history, key=lambda entry: entry["loss"])
-    if best is not history[-1]:
+    if best["step"] != history[-1]["step"]:
         logger.warning(
             f"The distance from the teacher was least after step {best['step']:.0f} ({best['loss']:.4f}; in the end "
             f"{history[-1]['loss']:.4f}), so the model has the weights of that step. A lower `learning_rate` may serve it better."
         )
     before, after = ({key: value for key, value in one.items() if key != "step"} for one in (history[0], best))
-    seen = steps * args.train_batch_size * args.world_size
+    seen = trainer.state.global_step * trainer.global_batch_size
     return DistillationReport(seen, args.learning_rate, len(held), before, after, history)
 
 
@@ -226,18 +231,17 @@ def _arguments(
         "eval_strategy": "steps",
         "save_strategy": "steps",
         "eval_steps": every,
-        "save_steps": every,
+        "save_steps": given.get("eval_steps", every),
         "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "loss",
-        "greater_is_better": False,
         "logging_steps": max(1, every // 4),
         "dataloader_num_workers": 0,
         "seed": seed,
         "disable_tqdm": not progress,
         "report_to": "none",
     }
-    return SimATrainingArguments(**{**recipe, **given})
+    always = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+    always |= {"eval_weights": recipe["eval_weights"], "save_weights": recipe["save_weights"]}
+    return SimATrainingArguments(**{**recipe, **given, **always})
 
 
 def _split(images: Any, processor: Any, share: float, seed: int, max_unreadable: int) -> tuple[Any, Any]:
@@ -245,7 +249,7 @@ def _split(images: Any, processor: Any, share: float, seed: int, max_unreadable:
     if not 0 < share < 1:
         raise DataError(f"`held_out` must be above 0 and below 1, got {share}.")
     data = _rows(images, processor)
-    held = max(FEWEST_HELD_OUT, round(share * len(data)))
+    held = max(FEWEST_HELD_OUT, min(MOST_HELD_OUT, round(share * len(data))))
     if len(data) < 2 * FEWEST_HELD_OUT:
         raise DataError(
             f"`images` must be {2 * FEWEST_HELD_OUT} or more, got {len(data)}: {FEWEST_HELD_OUT} of them are for measuring alone."
@@ -310,8 +314,9 @@ class Pixels(torch.utils.data.Dataset):
 
 
 @contextlib.contextmanager
-def _as_before_on_failure(model: PreTrainedModel) -> Iterator[None]:
-    """Put back weights, modes and trainability where the block breaks off, and the latter two in any case."""
+def _as_before_on_failure(model: PreTrainedModel, teacher: PreTrainedModel) -> Iterator[None]:
+    """Put back weights where the block breaks off; modes, trainability and devices in any case."""
+    devices = [(one, next(one.parameters()).device) for one in (model, teacher)]
     modes = {module: module.training for module in model.modules()}
     trained = {name: one.requires_grad for name, one in model.named_parameters()}
     state = {name: one.detach().clone() for name, one in model.state_dict().items()}
@@ -322,6 +327,8 @@ def _as_before_on_failure(model: PreTrainedModel) -> Iterator[None]:
         model.load_state_dict(state)
         raise
     finally:
+        for one, device in devices:
+            one.to(device)
         for module, mode in modes.items():
             module.training = mode
         for name, one in model.named_parameters():

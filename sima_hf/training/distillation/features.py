@@ -92,7 +92,8 @@ class FeatureMatching:
         sums: dict[str, torch.Tensor] = {}
         for inputs in batches:
             for name, part in self.answers(inputs).items():
-                rows = part.flatten(0, 1).double()
+                rows = part.flatten(0, 1)
+                rows = (rows.cpu() if rows.device.type == "mps" else rows).double()  # MPS has no float64
                 ones = torch.full_like(rows[0], len(rows))
                 sums[name] = sums.get(name, 0) + torch.stack([ones, rows.sum(dim=0), rows.square().sum(dim=0)])
         if not sums:

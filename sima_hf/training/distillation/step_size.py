@@ -23,7 +23,8 @@ def relative_sizes(student: nn.Module, teacher: nn.Module) -> dict[str, float]:
     shares = {}
     for name, parameter in student.named_parameters():
         own, goal = (
-            float(one.detach().double().square().mean().sqrt()) for one in (parameter, wanted.get(name, parameter))
+            float(one.detach().cpu().double().square().mean().sqrt())
+            for one in (parameter, wanted.get(name, parameter))
         )
         if 0 < own < goal < math.inf:
             shares[name] = max(2.0 ** math.ceil(math.log2(own / goal)), SMALLEST_SHARE)

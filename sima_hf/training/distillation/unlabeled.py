@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.utils import logging
@@ -58,6 +59,7 @@ class FeatureDistillationTrainer(SimATrainer):
         self.matching = FeatureMatching(model, teacher, class_tokens, hidden_layer)
         super().__init__(model, args, image_mean, image_std, max_unreadable, compute_metrics=_means, **kwargs)
         self.matching.teacher.to(self.args.device)
+        self.shares = relative_sizes(model, teacher)  # of the start, also where a run goes on
         self.add_callback(_KeepsTheStart(self))
 
     def train(self, *args, **kwargs):
@@ -78,8 +80,9 @@ class FeatureDistillationTrainer(SimATrainer):
 
     def _first_inputs(self, count: int, held_out: bool) -> Iterator[dict[str, torch.Tensor]]:
         loader = self.get_eval_dataloader() if held_out else self.get_train_dataloader()
-        for batch, _ in zip(loader, range(count), strict=False):
-            yield {"pixel_values": self._prepare_inputs(batch)["pixel_values"]}
+        for _, batch in zip(range(count), loader, strict=False):
+            inputs = self._prepare_inputs(batch)
+            yield {"pixel_values": inputs["pixel_values"][_readable(inputs)]}
 
     def find_learning_rate(self) -> float:
         """The highest rate that the student bears on images that are not trained on, see `bearable_rate`; on every process.
@@ -101,8 +104,7 @@ class FeatureDistillationTrainer(SimATrainer):
                     float(self.matching.loss(output, answer)) for output, answer in zip(outputs, answers, strict=True)
                 )
 
-            shares = relative_sizes(self.model, self.matching.teacher)
-            rate = bearable_rate(self.model.eval(), losses, measure, shares)
+            rate = bearable_rate(self.model.eval(), losses, measure, self.shares)
             place = torch.tensor([TRIED_RATES.index(rate)], device=self.args.device)
             return TRIED_RATES[int(self.accelerator.gather(place).max())]
 
@@ -112,10 +114,9 @@ class FeatureDistillationTrainer(SimATrainer):
         Adam's steps know nothing of a parameter's size, and calibration leaves layers that are a small part of the teacher's.
         """
         if self.optimizer is None:
-            shares = relative_sizes(self.model, self.matching.teacher)
             rates: dict[float, list[torch.nn.Parameter]] = {}
             for name, parameter in self.model.named_parameters():
-                rates.setdefault(self.args.learning_rate * shares.get(name, 1.0), []).append(parameter)
+                rates.setdefault(self.args.learning_rate * self.shares.get(name, 1.0), []).append(parameter)
             groups = [{"params": parameters, "lr": rate} for rate, parameters in sorted(rates.items())]
             self.optimizer = torch.optim.AdamW(
                 parameter_groups(self.model, self.args.weight_decay, groups),
@@ -152,7 +153,8 @@ class FeatureDistillationTrainer(SimATrainer):
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """What evaluation keeps of each image: distance, cosine and, for classifiers, agreement, `(B, 2 or 3)`."""
-        inputs = {"pixel_values": self._prepare_inputs(inputs)["pixel_values"]}
+        inputs = self._prepare_inputs(inputs)
+        readable, inputs = _readable(inputs), {"pixel_values": inputs["pixel_values"]}
         with self.compute_loss_context_manager():
             parts = self.matching.parts(model(**inputs, **self.matching.arguments))
             answers = self.matching.answers(inputs)
@@ -160,7 +162,7 @@ class FeatureDistillationTrainer(SimATrainer):
         if self.classifies:
             own, goal = (one["logits"][:, 0].argmax(dim=-1) for one in (parts, answers))
             kept.append((own == goal).float())
-        kept = torch.stack(kept, dim=1)
+        kept = torch.stack(kept, dim=1).masked_fill(~readable[:, None], float("nan"))
         return None, kept, kept[:, 0]
 
     @property
@@ -169,9 +171,14 @@ class FeatureDistillationTrainer(SimATrainer):
         return type(self.model).__name__.endswith(("ForImageClassification", "ForImageClassificationWithTeacher"))
 
 
+def _readable(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which images of a batch could be read, `(B,)`; for the others a black one stands, without a label."""
+    return inputs["labels"] >= 0 if inputs["labels"].dim() == 1 else inputs["labels"].sum(dim=1) > 0
+
+
 def _means(prediction: EvalPrediction) -> dict[str, float]:
-    """Means over images of what `prediction_step` keeps."""
-    means = prediction.predictions.mean(axis=0, dtype="float64").tolist()
+    """Means of what `prediction_step` keeps over the images that could be read."""
+    means = np.nanmean(prediction.predictions, axis=0, dtype="float64").tolist()
     names = ("loss", "cosine", "agreement")
     return dict(zip(names, means, strict=False))
 
@@ -183,6 +190,8 @@ class _KeepsTheStart(TrainerCallback):
         self.trainer = trainer
 
     def on_evaluate(self, args, state, control, metrics: dict[str, Any], **kwargs):
+        if "eval_loss" not in metrics:
+            return
         if state.global_step == 0 and args.load_best_model_at_end:
             self.trainer.save_start(metrics)
         start = next((entry for entry in state.log_history if "eval_loss" in entry), metrics)

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import signal
 import subprocess
 import sys
 
@@ -12,7 +14,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification, ViTModel
 
 import sima_hf
-from sima_hf.errors import DataError, TrainingError
+from sima_hf.errors import CheckpointError, DataError, TrainingError
+from sima_hf.training.checkpoints.interruption import StoppedBySignal
 from sima_hf.training.distillation.distill import Pixels
 
 
@@ -215,3 +218,43 @@ def test_what_cannot_be_is_said_and_changes_nothing(student, teacher, images, ch
     with pytest.raises(error, match=words):
         sima_hf.distill(*change(student, teacher, images), **QUIET)
     assert same(before, state_of(student))
+
+
+def test_sigterm_ends_it_with_the_weights_as_before(student, teacher, images, tmp_path):
+    before = state_of(student)
+
+    class Stops(list):
+        left = 2 * 32 + 16 * 16
+
+        def __getitem__(self, index):
+            Stops.left -= 1
+            if Stops.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(index)
+
+    with pytest.raises(StoppedBySignal, match="SIGTERM"):
+        sima_hf.distill(student, teacher, Stops(images), output_dir=tmp_path, **QUIET)
+    assert same(before, state_of(student))
+    assert any(tmp_path.glob("checkpoint-*"))
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        sima_hf.distill(student, teacher, images, output_dir=tmp_path, **QUIET)
+
+
+def test_options_of_the_trainer_are_kept(student, teacher, images):
+    report = sima_hf.distill(
+        student, teacher, images, num_images=320, gradient_accumulation_steps=2, eval_steps=4, progress=False
+    )
+    assert report.images == 320
+    assert [entry["step"] for entry in report.history] == [0, 4, 8, 10]
+
+
+def test_images_that_cannot_be_read_are_not_measured(student, teacher, tmp_path):
+    processor = sima_hf.SimAImageProcessor.for_image_size(32, crop_pct=1.0)
+    for index in range(70):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+            tmp_path / f"{index}.png"
+        )
+    for index in range(0, 70, 10):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    report = sima_hf.distill(student, teacher, tmp_path, processor=processor, **{**QUIET, "num_images": 64})
+    assert all(np.isfinite(list(entry.values())).all() for entry in report.history)
