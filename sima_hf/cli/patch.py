@@ -35,6 +35,7 @@ sima-hf patch facebook/dinov2-small sima-dinov2 --certify"""
 
 # Options that say how to calibrate or how to distill, and nothing else.
 OF_CALIBRATION = ("images", "batch_size", "classifier", "memory_gib")
+OF_BOTH = ("seed", "max_unreadable", "device")
 OF_DISTILLATION = ("distill_images", "learning_rate", "checkpoints")
 
 
@@ -79,7 +80,8 @@ def patch(
 
     check_device(device)
     if calibrate_with is None:
-        _refuse_idle_options(context, OF_CALIBRATION, "--calibrate-with", "calibrated")
+        idle = OF_CALIBRATION if distill_with is not None else OF_CALIBRATION + OF_BOTH
+        _refuse_idle_options(context, idle, "--calibrate-with", "calibrated")
     if distill_with is None:
         _refuse_idle_options(context, OF_DISTILLATION, "--distill-with", "distilled")
     with stdout_kept_clean():
