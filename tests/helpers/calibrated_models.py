@@ -30,6 +30,12 @@ def swapped(model):
     return sima_hf.patch_model(copy.deepcopy(model))
 
 
+def calibrated(teacher, batches=None, **options):
+    model = swapped(teacher)
+    batches = digits()[0][:512].split(64) if batches is None else batches
+    return model, sima_hf.calibrate(model, teacher, batches, progress=False, **options)
+
+
 def held_out(images, share=0.1):
     """Which of images `(B, ...)` calibration keeps from its fits, `(B,)`."""
     drawn = HeldOut(share)
