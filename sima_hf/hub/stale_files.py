@@ -11,9 +11,18 @@ from ..folders.file_names import ADAPTER_FILES, WEIGHT_FILES, code_places, match
 from ..patching.remote_code.model_files import ATTENTION, BASE, NATIVE_FILES
 
 
+# Weights for TensorFlow and Flax, which Transformers 4 reads.
+_OTHER_FRAMEWORKS = (
+    "tf_model.h5",
+    "tf_model-*-of-*.h5",
+    "tf_model.h5.index.json",
+    "flax_model.msgpack",
+    "flax_model-*-of-*.msgpack",
+    "flax_model.msgpack.index.json",
+)
 # Names of files that the push does not bring -> why they are removed.
 _STALE = (
-    (WEIGHT_FILES, "weights of an earlier model"),
+    ((*WEIGHT_FILES, *_OTHER_FRAMEWORKS), "weights of an earlier model"),
     (ADAPTER_FILES, "an adapter, which Transformers would add to these weights"),
     (
         ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),

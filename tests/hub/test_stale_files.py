@@ -32,6 +32,8 @@ INDEX = "model.safetensors.index.json"
         ("pytorch_model.bin", "weights"),
         ("pytorch_model-00001-of-00002.bin", "weights"),
         ("pytorch_model.bin.index.json", "weights"),
+        ("tf_model.h5", "weights"),
+        ("flax_model.msgpack", "weights"),
         ("adapter_config.json", "adapter"),
         ("adapter_model.safetensors", "adapter"),
         ("adapter_model.bin", "adapter"),
