@@ -81,9 +81,7 @@ def _from_images(words: list[str]) -> None:
         else:
             calibration = None
             if given.calibrate:
-                calibration = CalibrationOptions(
-                    options.folder, given.calibrate, seed=given.seed, classifier=False, device=device
-                )
+                calibration = CalibrationOptions(options.folder, given.calibrate, seed=given.seed, device=device)
             made = make_sima(
                 given.patch,
                 given.output_dir,

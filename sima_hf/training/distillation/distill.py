@@ -13,25 +13,16 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ...calibration.blocks import find_blocks
-from ...data.calibration_images import image_files
-from ...data.images import EvalImages, TrainImages
-from ...data.processors import normalization, view_size
-from ...data.sampling import Draw
-from ...data.views import EvalView, TrainView
-from ...errors import DataError, TrainingError, UnsupportedModelError
+from ...data.processors import normalization
+from ...errors import TrainingError, UnsupportedModelError
 from ...patching import describe, sima_attentions
 from ..arguments import SimATrainingArguments
 from ..checkpoints.folders import check_output_dir, checkpoint_to_resume
+from .images import split_images
 from .unlabeled import FeatureDistillationTrainer
 
 
 logger = logging.get_logger(__name__)
-
-# The smallest number of images on which agreement says something.
-FEWEST_HELD_OUT = 32
-MOST_HELD_OUT = 1000
-# What images are trained on is a crop of at least this share of their area, flipped or not.
-SMALLEST_CROP = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,8 @@ class DistillationReport:
 
     def __str__(self) -> str:
         lines = [
-            f"Distilled from {self.images} images without labels, learning rate {self.learning_rate:.2g}; on {self.held_out} held-out images:"
+            f"Distilled from {self.images} images without labels, learning rate {self.learning_rate:.2g}; on {self.held_out} "
+            "held-out images:"
         ]
         lines += [f"{name:>10}  {self.before[name]:.4f} -> {value:.4f}" for name, value in self.after.items()]
         return "\n".join(lines)
@@ -86,8 +78,8 @@ def distill(
     the far quicker part of the way.
 
     AdamW without decay, gradients clipped at 1, a tenth of the run as warm-up, then a cosine to zero, and a running average
-    of the weights; every parameter takes steps in proportion to its size, the teacher's being the measure. On the held-out images the model never ends below its
-    start: the best weights that were measured are kept, the first ones among them.
+    of the weights; every parameter takes steps in proportion to its size, the teacher's being the measure. On the held-out
+    images the model never ends below its start: the best weights that were measured are kept, the first ones among them.
 
     Args:
         model: a model that `patch_model` has swapped, or any other with the teacher's outputs.
@@ -116,7 +108,7 @@ def distill(
             Whatever ends the training before its time leaves the model's weights as they were.
     """
     student, goal, layer = _towers(model, teacher)
-    train, held = _split(images, processor, held_out, seed, max_unreadable)
+    train, held = split_images(images, processor, held_out, seed, max_unreadable)
     processes = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun and accelerate say it
     in_a_step = batch_size * processes * arguments.get("gradient_accumulation_steps", 1)
     steps = max(1, num_images // in_a_step)
@@ -125,8 +117,10 @@ def distill(
     with contextlib.ExitStack() as stack:
         place = output_dir or stack.enter_context(tempfile.TemporaryDirectory())
         check_output_dir(place, bool(resume_from_checkpoint))
+        checkpoint = checkpoint_to_resume(place, resume_from_checkpoint)
         args = _arguments(place, steps, batch_size, learning_rate, seed, progress, arguments)
         mean, std = normalization(processor) if processor is not None else ([0.0] * 3, [1.0] * 3)
+        stack.enter_context(_as_before_on_failure(student, goal))  # before Trainer moves them
         trainer = FeatureDistillationTrainer(
             student,
             args,
@@ -139,16 +133,14 @@ def distill(
             train_dataset=train,
             eval_dataset=held,
         )
-        checkpoint = checkpoint_to_resume(place, resume_from_checkpoint)
-        with _as_before_on_failure(student, goal):
-            if learning_rate is None:
-                args.learning_rate = trainer.find_learning_rate()
-            trainer.train(str(checkpoint) if checkpoint else None)
-            if trainer.stopped_by_signal:
-                raise trainer.run_state.stopped()
-            with trainer.weights_to_save():
-                averaged = {name: one.detach().clone() for name, one in student.state_dict().items()}
-            student.load_state_dict(averaged)
+        if learning_rate is None:
+            args.learning_rate = trainer.find_learning_rate()
+        trainer.train(str(checkpoint) if checkpoint else None)
+        if trainer.stopped_by_signal:
+            raise trainer.run_state.stopped()
+        with trainer.weights_to_save():
+            averaged = {name: one.detach().clone() for name, one in student.state_dict().items()}
+        student.load_state_dict(averaged)
     history = tuple(_measured(entry) for entry in trainer.state.log_history if "eval_loss" in entry)
     best = min(history, key=lambda entry: entry["loss"])
     if best["step"] != history[-1]["step"]:
@@ -225,8 +217,6 @@ def _arguments(
         "repeated_augmentation": 1,
         "ema_decay": min(0.999, max(0.8, 1 - 10 / steps)),
         "ema_warmup": True,
-        "eval_weights": "ema",
-        "save_weights": "ema",
         "eval_on_start": True,
         "eval_strategy": "steps",
         "save_strategy": "steps",
@@ -239,78 +229,10 @@ def _arguments(
         "disable_tqdm": not progress,
         "report_to": "none",
     }
+    # What is measured is what is kept.
     always = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
-    always |= {"eval_weights": recipe["eval_weights"], "save_weights": recipe["save_weights"]}
+    always |= {"eval_weights": "ema", "save_weights": "ema"}
     return SimATrainingArguments(**{**recipe, **given, **always})
-
-
-def _split(images: Any, processor: Any, share: float, seed: int, max_unreadable: int) -> tuple[Any, Any]:
-    """Images to train on and images to measure on, drawn once."""
-    if not 0 < share < 1:
-        raise DataError(f"`held_out` must be above 0 and below 1, got {share}.")
-    data = _rows(images, processor)
-    held = max(FEWEST_HELD_OUT, min(MOST_HELD_OUT, round(share * len(data))))
-    if len(data) < 2 * FEWEST_HELD_OUT:
-        raise DataError(
-            f"`images` must be {2 * FEWEST_HELD_OUT} or more, got {len(data)}: {FEWEST_HELD_OUT} of them are for measuring alone."
-        )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
-    own, rest = order[:held], order[held:]
-    if isinstance(data, Pixels):
-        return Pixels(data.pixels, rest), Pixels(data.pixels, own)
-    size = view_size(processor)
-    view = TrainView(size, scale=(SMALLEST_CROP, 1.0))
-    return TrainImages(data.select(rest), view, max_unreadable), EvalImages(data.select(own), EvalView(processor))
-
-
-def _rows(images: Any, processor: Any) -> Any:
-    """`Pixels`, or a split of `datasets` with the columns `image` (not decoded) and `label` (0)."""
-    from datasets import Dataset, Image
-
-    if isinstance(images, (str, Path)):
-        images = Dataset.from_dict({"image": [str(path) for path in image_files(images)]}).cast_column(
-            "image", Image()
-        )
-    if not isinstance(images, Dataset):
-        return Pixels(images)
-    if processor is None:
-        raise DataError("`processor` must be the model's image processor where images come as files, got None.")
-    columns = [name for name, kind in images.features.items() if isinstance(kind, Image)]
-    if len(columns) != 1:
-        raise DataError(
-            f"`images` must have one column of images, got {len(columns)}: {', '.join(columns) or 'none'}."
-        )
-    images = images.with_format(None).select_columns(columns).cast_column(columns[0], Image(decode=False))
-    if columns != ["image"]:
-        images = images.rename_column(columns[0], "image")
-    return images.add_column("label", [0] * len(images))
-
-
-class Pixels(torch.utils.data.Dataset):
-    """Processed images as the training loader asks for them.
-
-    Args:
-        pixels: `(C, H, W)` each.
-        indices: of those that there are; by default all.
-    """
-
-    def __init__(self, pixels: Sequence[torch.Tensor], indices: list[int] | None = None):
-        self.pixels = pixels
-        self.indices = list(range(len(pixels))) if indices is None else indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, draw: Draw | int) -> dict:
-        index, seed = draw if isinstance(draw, tuple) else (draw, None)
-        pixels = self.pixels[self.indices[index]]
-        if not isinstance(pixels, torch.Tensor) or pixels.dim() != 3 or not pixels.is_floating_point():
-            found = tuple(pixels.shape) if isinstance(pixels, torch.Tensor) else type(pixels).__name__
-            raise DataError(
-                f"`images` must be processed pixels (C, H, W) of floating point, a folder or a split, got {found}."
-            )
-        seeds = {} if seed is None else {"seeds": seed}
-        return {"pixel_values": pixels, "labels": 0, "unreadable": [], **seeds}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassifica
 import sima_hf
 from sima_hf.errors import CheckpointError, DataError, TrainingError
 from sima_hf.training.checkpoints.interruption import StoppedBySignal
-from sima_hf.training.distillation.distill import Pixels
+from sima_hf.training.distillation.images import Pixels
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
