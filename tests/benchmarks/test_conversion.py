@@ -1,6 +1,5 @@
 """What a conversion keeps: rows against both models run anew, and a table that holds them."""
 
-import argparse
 import copy
 import csv
 import json
@@ -28,7 +27,9 @@ def conversion(monkeypatch):
 def test_rows_and_files(conversion, tmp_path):
     torch.manual_seed(0)
     teacher = vit(num_labels=3)
-    task = conversion.Task(
+    from conversion_tasks import Task
+
+    task = Task(
         teacher=teacher,
         pool=torch.randn(80, 3, 32, 32),
         pool_labels=torch.arange(80) % 8,
@@ -39,13 +40,16 @@ def test_rows_and_files(conversion, tmp_path):
         features=lambda model, images: model.vit(images).last_hidden_state[:, 0],
     )
     task.test_labels = teacher(task.test).logits.argmax(dim=1)  # the original is right about all
-    rows, reports = conversion.measure("vit", task, [8, 16], [32], {"value": False})
+    results = conversion.Results("vit_12", task, tmp_path / "conversion_vit_12.json", {"pixels": 32})
+    conversion.measure(task, results, [8, 16], 12, [32])
+    facts = json.loads(results.path.read_text(encoding="utf-8"))
+    rows = facts["rows"]
     assert [(row["how"], row["images"]) for row in rows] == [
         ("original", 0),
         ("swapped", 0),
         ("calibrated", 8),
         ("calibrated", 16),
-        ("calibrated, classes 0 to 4", 16),
+        ("calibrated on classes 0 to 4", 12),
         ("calibrated and distilled", 32),
         ("distilled", 32),
     ]
@@ -54,10 +58,25 @@ def test_rows_and_files(conversion, tmp_path):
     raw = sima_hf.patch_model(copy.deepcopy(teacher))
     agree = (raw(task.test).logits.argmax(dim=1) == task.test_labels).double().mean().item()
     assert rows[1]["kept"] == rows[1]["agreement"] == agree
-    settings = argparse.Namespace(output_dir=tmp_path, wheel=None, images=[8, 16])
-    conversion.write(settings, rows, {"vit": reports})
-    with (tmp_path / "conversion.csv").open(encoding="utf-8") as file:
+    assert facts["settings"] == {"pixels": 32}
+    assert len(rows[3]["report"]["fits"]) == 4
+    _check_pages(results.path, rows, tmp_path)
+
+
+def _check_pages(path, rows, folder):
+    """The CSV, the picture and the tables say what the file says."""
+    import conversion_figure
+
+    conversion_figure.write_csv([path], folder / "all.csv")
+    with (folder / "all.csv").open(encoding="utf-8") as file:
         assert [float(row["kept"]) for row in csv.DictReader(file)] == [row["kept"] for row in rows]
-    facts = json.loads((tmp_path / "conversion.json").read_text(encoding="utf-8"))
-    assert facts["settings"] == {"images": [8, 16]}
-    assert len(facts["reports"]["vit"]["calibrated, 16"]["fits"]) == 4
+    conversion_figure.draw_figure([path], folder / "all.png")
+    assert (folder / "all.png").read_bytes().startswith(b"\x89PNG")
+    page = folder / "page.md"
+    page.write_text(
+        "<!-- conversion:start -->\n<!-- conversion:end -->\n<!-- readme-conversion:start -->\n<!-- readme-conversion:end -->\n"
+    )
+    conversion_figure.update_pages([path], page, page)
+    text = page.read_text(encoding="utf-8")
+    assert f"{100 * rows[-2]['kept']:.1f} % (32)" in text
+    assert f"{100 * rows[3]['kept']:.1f} % of the original's accuracy kept in closed form with 16 images" in text
