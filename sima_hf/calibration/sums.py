@@ -1,10 +1,15 @@
 """Running sums of what images say about a layer: all that its fits need, in float64, however many rows came."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import CalibrationError
+
+
+# A symmetric product in this many strips takes 9/16 of the time of a whole one; strips narrower than this gain nothing.
+STRIPS, MIN_STRIP = 8, 128
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,7 +63,7 @@ class LayerSums:
         )
         root = weight.sqrt()[:, None]
         x, y, now, goal = (root * part for part in (torch.cat([x, torch.ones_like(root)], dim=1), y, now, goal))
-        self.xx.addmm_(x.T, x)
+        self._add_products(x)
         self.xy.addmm_(x.T, y)
         self.yy += y.square().sum(dim=0)
         self.off += (y - now).square().sum(dim=0)
@@ -67,6 +72,17 @@ class LayerSums:
         self.scale = widened(batch.scale)
         self.weight += weight.sum().item()
         self.rows += len(x)
+
+    def _add_products(self, x: torch.Tensor) -> None:
+        """Add `x^T x`, strip by strip: what lies below the diagonal is what lies above, and most of calibration's time is here."""
+        width = max(MIN_STRIP, math.ceil(x.shape[1] / STRIPS))
+        for first in range(0, x.shape[1], width):
+            last = first + width
+            strip = x[:, first:last].T
+            self.xx[first:last, first:last].addmm_(strip, x[:, first:last])
+            beside = strip @ x[:, last:]
+            self.xx[first:last, last:] += beside
+            self.xx[last:, first:last] += beside.T
 
     def check_finite(self) -> None:
         """Refuse sums that are not finite.

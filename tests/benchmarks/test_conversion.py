@@ -41,7 +41,7 @@ def test_rows_and_files(conversion, tmp_path):
     )
     task.test_labels = teacher(task.test).logits.argmax(dim=1)  # the original is right about all
     results = conversion.Results("vit_12", task, tmp_path / "conversion_vit_12.json", {"pixels": 32})
-    conversion.measure(task, results, [8, 16], 12, [32])
+    conversion.measure(task, results, tmp_path, [8, 16], 12, [32])
     facts = json.loads(results.path.read_text(encoding="utf-8"))
     rows = facts["rows"]
     assert [(row["how"], row["images"]) for row in rows] == [
@@ -58,6 +58,9 @@ def test_rows_and_files(conversion, tmp_path):
     raw = sima_hf.patch_model(copy.deepcopy(teacher))
     agree = (raw(task.test).logits.argmax(dim=1) == task.test_labels).double().mean().item()
     assert rows[1]["kept"] == rows[1]["agreement"] == agree
+    again = conversion.Results("vit_12", task, results.path, {"pixels": 32})
+    conversion.measure(task, again, tmp_path, [8, 16], 12, [32])  # everything is there
+    assert json.loads(results.path.read_text(encoding="utf-8"))["rows"] == rows
     assert facts["settings"] == {"pixels": 32}
     assert len(rows[3]["report"]["fits"]) == 4
     _check_pages(results.path, rows, tmp_path)
