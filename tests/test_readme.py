@@ -1,9 +1,6 @@
 """Every Python block of the README and the docs runs as it stands, and the commands they name exist."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from transformers import DeiTConfig, DeiTForImageClassification
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 
 import sima_hf
+from tests.helpers.hub.client import Client
 from tests.helpers.hub.server import HubServer
 
 
@@ -33,8 +31,8 @@ def test_the_readme_is_short():
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub on loopback with what the README loads from it."""
+def reader(tmp_path_factory):
+    """A process that knows a Hub on loopback with what the README loads from it; it has imported nothing of sima_hf."""
     root = tmp_path_factory.mktemp("hub")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -44,32 +42,22 @@ def hub(tmp_path_factory):
     processor.save_pretrained(root / "sima-deit")
     sima_hf.prepare_for_hub(root / "sima-deit", repo_id="org/sima-deit")
     with HubServer(root / "server") as server:
-        environment = {**os.environ, **server.environment(root / "home", server.token)}
-        environment.pop("HF_HUB_OFFLINE", None)
-        code = "import sys; from huggingface_hub import HfApi; HfApi().create_repo('org/sima-deit'); "
-        code += f"HfApi().upload_folder(repo_id='org/sima-deit', folder_path={str(root / 'sima-deit')!r})"
-        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
-        yield environment
+        # Imported without a name: each block has to import what it uses.
+        imports = "__import__('torch').set_num_threads(1); __import__('transformers.pipelines')"
+        with Client(server.environment(root / "home", server.token), root / "log", imports) as process:
+            upload = "from huggingface_hub import HfApi; _ = HfApi().create_repo('org/sima-deit'); "
+            upload += f"_ = HfApi().upload_folder(repo_id='org/sima-deit', folder_path={str(root / 'sima-deit')!r})"
+            process.apart(upload)
+            yield process
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", BLOCKS)
-def test_python_block_runs(code, tmp_path, request):
-    environment = None
-    if '"org/' in code:
-        environment = request.getfixturevalue("hub")
-        if "import sima_hf" not in code:
-            code = f"import sys; sys.modules['sima_hf'] = None\n{code}"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+def test_python_block_runs(code, tmp_path, reader):
+    before = f"__import__('os').chdir({str(tmp_path)!r})\n"
+    if '"org/' in code and "import sima_hf" not in code:
+        before += "__import__('sys').modules['sima_hf'] = None\n"
+    reader.apart(before + code)
 
 
 def test_make_targets_exist():

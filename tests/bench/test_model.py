@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification
 
 from sima_hf import SimAConfig, attention, certify
 from sima_hf.bench import model as model_benchmark
@@ -106,11 +107,11 @@ def test_csv_table_and_picture(rows, tmp_path):
     assert model_report.table(rows).count("\n") == 3
 
 
-def test_memory_is_measured_in_a_process_of_its_own():
-    softmax, sima = (model_benchmark.peak_memory("deit-tiny", name, 1024, "eager") for name in ("softmax", "sima"))
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=1024)).save_pretrained(tmp_path)
+    softmax, sima = (model_benchmark.peak_memory(str(tmp_path), name, 1024, "eager") for name in ("softmax", "sima"))
     assert 100 * 2**20 < sima < softmax - 100 * 2**20  # one map of eager attention is 192 MiB
-    with pytest.raises(ValueError, match="no-such-folder with sima did not run at 32 pixels: There is no folder"):
-        model_benchmark.peak_memory("no-such-folder", "sima", 32)
 
 
 def test_the_process_for_memory_says_why_it_cannot(capsys):
@@ -118,6 +119,15 @@ def test_the_process_for_memory_says_why_it_cannot(capsys):
         model_benchmark._print_peak("tiny", "softmax", "8", "sdpa")  # less than a patch
     assert stopped.value.code == model_benchmark._REFUSED
     assert "size" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_memory_of_a_process_that_cannot(monkeypatch, tmp_path):
+    refusing = tmp_path / "python"
+    refusing.write_text(f"#!/bin/sh\necho There is no folder\nexit {model_benchmark._REFUSED}\n")
+    refusing.chmod(0o755)
+    monkeypatch.setattr(model_benchmark.sys, "executable", str(refusing))
+    with pytest.raises(ValueError, match="no-such-folder with sima did not run at 32 pixels: There is no folder"):
+        model_benchmark.peak_memory("no-such-folder", "sima", 32)
 
 
 def test_memory_of_a_process_that_dies(monkeypatch):
@@ -129,8 +139,6 @@ def test_memory_of_a_process_that_dies(monkeypatch):
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="`mode` must be one of 'forward', 'train'"):
         model_benchmark.measure_model("tiny", mode="backward")
-    from transformers import ResNetConfig, ResNetModel
-
     ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="'resnet'"):
         model_benchmark.build(str(tmp_path))

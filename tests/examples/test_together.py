@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import tarfile
 
@@ -13,7 +14,17 @@ from sima_hf.data.folders import digits
 from sima_hf.data.images import decode
 from sima_hf.folders.manifest import checkpoints, damage, step_of
 from sima_hf.training.checkpoints.folders import remove
-from tests.helpers.script_runs import EXAMPLES, FSDP2, TINY_ARGUMENTS, losses, run, run_together, start_together
+from tests.helpers.script_runs import (
+    EXAMPLES,
+    FSDP2,
+    TINY_ARGUMENTS,
+    Run,
+    command,
+    losses,
+    run,
+    run_together,
+    start_together,
+)
 
 
 pytestmark = pytest.mark.slow
@@ -30,77 +41,94 @@ ALIKE = {
     "ema_warmup": False,
     "per_device_eval_batch_size": 16,
 }
+READ_ONCE = "it is read once for them"
 QUIET = {TRAINER: {"disable_tqdm": True, "report_to": "none"}, LOOP: {}}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """One process with batches of 32: results, losses, weights."""
+def finished(tmp_path_factory):
+    """Finished runs over batches of 32, each made once: folder and results of a script alone, or of two processes."""
     found = {}
 
-    def of(script):
-        if script not in found:
-            folder = tmp_path_factory.mktemp("alone") / "run"
-            results = run(script, folder, **ALIKE, **QUIET[script], per_device_train_batch_size=32)
-            found[script] = folder, results, losses(folder), load_file(folder / "model.safetensors")
-        return found[script]
+    def of(script, kind="alone"):
+        if (script, kind) not in found:
+            folder = tmp_path_factory.mktemp(kind) / "run"
+            found[script, kind] = folder, train(script, folder, kind)
+        return found[script, kind]
 
-    ALIKE.pop("per_device_train_batch_size", None)
     return of
 
 
-def test_both_scripts_train_alike(alone):
+def train(script, folder, kind, **more):
+    settings = {**ALIKE, **QUIET[script], **more, "per_device_train_batch_size": 32 if kind == "alone" else 16}
+    if kind == "alone":
+        return run(script, folder, **settings)
+    return run_together(script, folder, environment=FSDP2 if kind == "fsdp2" else None, **settings)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_both_scripts_train_alike(finished):
     """Trainer and the loop on Accelerate: the same recipe, the same numbers."""
-    _, trainer_results, trainer_losses, trainer_weights = alone(TRAINER)
-    _, loop_results, loop_losses, loop_weights = alone(LOOP)
-    assert loop_losses == pytest.approx(trainer_losses, rel=1e-5)
+    (trainer, trainer_results), (loop, loop_results) = finished(TRAINER), finished(LOOP)
+    assert losses(loop) == pytest.approx(losses(trainer), rel=1e-5)
     assert loop_results["eval_accuracy"] == trainer_results["eval_accuracy"]
     assert loop_results["eval_loss"] == pytest.approx(trainer_results["eval_loss"], rel=1e-5)
-    for name, value in trainer_weights.items():
-        torch.testing.assert_close(loop_weights[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    found = weights(loop)
+    for name, value in weights(trainer).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("script", [TRAINER, LOOP])
-def test_two_processes_are_one(script, kind, alone, tmp_path):
-    _, results, expected, weights = alone(script)
-    found = run_together(
-        script,
-        tmp_path / "run",
-        environment=FSDP2 if kind == "fsdp2" else None,
-        **ALIKE,
-        **QUIET[script],
-        per_device_train_batch_size=16,
-    )
-    assert losses(tmp_path / "run") == pytest.approx(expected, rel=1e-4)
+def test_two_processes_are_one(script, kind, finished):
+    (one, results), (two, found) = finished(script), finished(script, kind)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert found["eval_accuracy"] == results["eval_accuracy"]
     assert found["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-4)
-    together = load_file(tmp_path / "run" / "model.safetensors")
-    assert together.keys() == weights.keys()
-    for name, value in weights.items():
+    expected, together = weights(one), weights(two)
+    assert together.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4, msg=name)
-    assert damage(checkpoints(tmp_path / "run")[-1]) is None
-    written = {path.name for path in checkpoints(tmp_path / "run")[-1].iterdir()}
+    assert damage(checkpoints(two)[-1]) is None
+    written = {path.name for path in checkpoints(two)[-1].iterdir()}
     assert ("pytorch_model_fsdp.bin" in written) == (kind == "fsdp2")
     assert {"model.safetensors", "config.json", "ema"} <= written
 
 
+@pytest.mark.parametrize(
+    ("script", "before", "after"),
+    [
+        (TRAINER, "fsdp2", "fsdp2"),  # optimizer, average and weights are shared out again
+        (LOOP, "fsdp2", "fsdp2"),
+        (TRAINER, "ddp", "alone"),
+        (TRAINER, "alone", "ddp"),
+    ],
+)
+def test_a_checkpoint_does_not_care_how_many_processes_made_it(script, before, after, finished, tmp_path):
+    """Taken up in the middle, as if the run had been killed after its first checkpoint."""
+    folder = shutil.copytree(finished(script, before)[0], tmp_path / "run")
+    count = 1 if before == "alone" else 2
+    assert json.loads((folder / "checkpoint-6" / "position.json").read_text())["num_processes"] == count
+    forget_all_but_the_first(folder)
+    (folder / "all_results.json").unlink()
+    train(script, folder, after, resume_from_checkpoint="last")
+    assert losses(folder) == pytest.approx(losses(finished(script)[0]), rel=1e-4)
+
+
 def forget_all_but_the_first(folder):
-    """As if the run had been killed after its first checkpoint."""
     for path in checkpoints(folder)[1:]:
         remove(path)
-    (folder / "all_results.json").unlink()
 
 
-@pytest.mark.parametrize("script", [TRAINER, LOOP])
-def test_what_was_shared_out_goes_on(script, alone, tmp_path):
-    """FSDP2, taken up in the middle: optimizer, average and weights are shared out again."""
-    _, _, expected, _ = alone(script)
-    folder, settings = tmp_path / "run", {**ALIKE, **QUIET[script], "per_device_train_batch_size": 16}
-    run_together(script, folder, environment=FSDP2, **settings)
+def kill_after_the_first_checkpoint(started, folder):
+    started[0].wait_for(lambda: checkpoints(folder))
+    for one in started:
+        one.send(signal.SIGKILL)
+        assert one.wait() in (0, -signal.SIGKILL), one.text[-3000:]
     forget_all_but_the_first(folder)
-    run_together(script, folder, environment=FSDP2, **settings, resume_from_checkpoint="last")
-    assert losses(folder) == pytest.approx(expected, rel=1e-4)
 
 
 def test_sigterm_to_one_of_two_stops_both_at_the_same_step(tmp_path):
@@ -114,27 +142,6 @@ def test_sigterm_to_one_of_two_stops_both_at_the_same_step(tmp_path):
     step = step_of(checkpoints(folder)[-1])
     assert step % 10 == 0
     assert f"Stopped by SIGTERM after step {step}." in started[0].text
-
-
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)], ids=["two-then-one", "one-then-two"])
-def test_a_checkpoint_does_not_care_how_many_processes_made_it(before, after, alone, tmp_path):
-    _, _, expected, _ = alone(TRAINER)
-    folder = tmp_path / "run"
-    for processes in (before, after):
-        start = run if processes == 1 else run_together
-        resume = "last" if (folder / "checkpoint-6").exists() else None
-        start(
-            TRAINER,
-            folder,
-            **ALIKE,
-            **QUIET[TRAINER],
-            per_device_train_batch_size=32 // processes,
-            resume_from_checkpoint=resume,
-        )
-        if resume is None:
-            assert json.loads((folder / "checkpoint-6" / "position.json").read_text())["num_processes"] == before
-            forget_all_but_the_first(folder)
-    assert losses(folder) == pytest.approx(expected, rel=1e-4)
 
 
 # Writes down, process by process, what dropout and skipped branches made zero in each forward pass of the training.
@@ -171,18 +178,22 @@ def test_each_process_drops_its_own_also_where_another_number_of_them_goes_on(sc
     """Dropout and drop path on: each process has masks of its own, and those of the beginning do not come again."""
     recorder, folder = tmp_path / "recorder.py", tmp_path / "run"
     recorder.write_text(RECORDER.format(folder=str(tmp_path), script=str(EXAMPLES / script)))
-    settings = {**TINY_ARGUMENTS, **QUIET[script], "drop_path": 0.3, "num_train_epochs": 2}
+    settings = {**TINY_ARGUMENTS, **QUIET[script], "drop_path": 0.3}
     seen = []
     for processes in (before, after):
-        start = run if processes == 1 else run_together
-        resume = "last" if seen else None
-        start(
-            str(recorder), folder, **{**settings, "per_device_train_batch_size": 32 // processes},
-            resume_from_checkpoint=resume,
-        )  # fmt: skip
+        settings |= {
+            "per_device_train_batch_size": 32 // processes,
+            "resume_from_checkpoint": "last" if seen else None,
+        }
+        if processes == 1:
+            started = [Run(str(recorder), command(output_dir=folder, **settings), tmp_path / f"{len(seen)}.log")]
+        else:
+            started = start_together(str(recorder), folder, **settings)
+        if not seen:
+            kill_after_the_first_checkpoint(started, folder)
+        else:
+            assert [one.wait() for one in started] == [0] * processes, started[0].text[-3000:]
         seen.append(masks(tmp_path, processes))
-        if resume is None:
-            forget_all_but_the_first(folder)
     for found in seen:
         for kind in ("Dropout", "SimADropPath"):
             assert 0 < sum(found[0, kind]) < len(found[0, kind])
@@ -214,15 +225,13 @@ def test_one_process_reads_a_stream_for_its_classes_and_none_does_when_the_run_g
     settings = {**ALIKE, **QUIET[script], "max_train_images": None, **shards_without_names(tmp_path)}
     settings |= {"per_device_train_batch_size": 16, "num_train_epochs": 2}
 
-    def readers(**more):
-        started = start_together(script, folder, **settings, **more)
-        codes = [one.wait() for one in started]
-        assert codes == [0, 0], "".join(one.text[-3000:] for one in started)
-        return [rank for rank, one in enumerate(started) if "it is read once for them" in one.text]
-
-    assert readers() == [0]
-    forget_all_but_the_first(folder)
-    assert readers(resume_from_checkpoint="last") == []
+    started = start_together(script, folder, **settings)
+    kill_after_the_first_checkpoint(started, folder)
+    assert [READ_ONCE in one.text for one in started] == [True, False]
+    started = start_together(script, folder, **settings, resume_from_checkpoint="last")
+    for one in started:
+        assert one.wait() == 0, one.text[-3000:]
+        assert READ_ONCE not in one.text
     assert list(losses(folder)) == list(range(1, 13))
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {str(index): str(index) for index in range(10)}

@@ -17,7 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+# What a run imports sooner or later, third parties of a second or two each included.
 PRELOADED = [
+    "kornia.augmentation",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "transformers.pipelines",
+    "sima_hf.hub.pushing",
+    "sima_hf.models.sima.modeling_sima",
+    "sima_hf.training.loop",
     "sima_hf.training.run",
     "sima_hf.training.trainer",
     "sima_hf.training.distillation.trainer",
