@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,12 +21,14 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 
-gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install gradio")
-selenium = pytest.importorskip("selenium", reason="needs Selenium: pip install selenium")
-StaleElementReferenceException = pytest.importorskip("selenium.common").StaleElementReferenceException
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
     pytest.mark.slow,
+    # Looked up and not imported, which takes seconds of whoever collects the tests.
+    *(
+        pytest.mark.skipif(find_spec(name) is None, reason=f"the page needs {name}: pip install {name}")
+        for name in ("gradio", "selenium")
+    ),
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
         reason="needs Chromium and its driver: apt-get install chromium chromium-driver",

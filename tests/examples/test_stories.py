@@ -36,10 +36,10 @@ STAND_INS = {
     # One process, and the same configuration with a smaller model, scikit-learn's digits, and a few steps.
     "accelerate launch --config_file examples/configs/accelerate_8_gpus.yaml": "python",
     "examples/configs/sima_small_12_p16.json": "small.json",
-    # The recipe as it is written, on the CPU, without what takes time besides, and without flips: a mirrored digit is none.
+    # The recipe, cut short, on the CPU, without what takes time besides, and without flips: a mirrored digit is none.
     "examples/configs/small_sets/swapped.json": (
         "examples/configs/small_sets/swapped.json --horizontal_flip 0 --use_cpu True --eval_strategy no "
-        "--save_strategy no --dataloader_num_workers 0"
+        "--save_strategy no --dataloader_num_workers 0 --num_train_epochs 15"
     ),
     "--pixels 512": "--pixels 64 --seconds 0.1",
 }
@@ -50,7 +50,8 @@ BARE = "import torch; torch.set_num_threads(1); import transformers, PIL.Image"
 WITH_SIMA = f"""
 {BARE}
 import runpy, shlex, sys
-import sima_hf, sima_hf.hub.pushing, sima_hf.patch_folder, sima_hf.training.run, sima_hf.training.trainer
+import kornia.augmentation, matplotlib.pyplot, sklearn.metrics, transformers.pipelines
+import sima_hf, sima_hf.bench.model, sima_hf.calibration, sima_hf.evaluation.run, sima_hf.hub.pushing, sima_hf.patch_folder, sima_hf.training.run, sima_hf.training.trainer
 from sima_hf.cli import main
 
 def command(line):
