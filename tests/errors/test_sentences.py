@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from sima_hf.data.images import collate
 from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.errors.sentences import HINT, sentence_of
 from sima_hf.training.command_line import failures_as_sentences
+from tests.helpers.fresh_process import fresh
 
 
 def caught(call):
@@ -120,8 +119,7 @@ main(["certify", {folder!r}])
 
 def test_a_fault_in_a_command_ends_in_how_to_report_it(tmp_path):
     sima_hf.SimAConfig().save_pretrained(tmp_path)
-    command = [sys.executable, "-c", BROKEN.format(folder=str(tmp_path))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = fresh(BROKEN.format(folder=str(tmp_path)))
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback (most recent call last)" in done.stderr
     assert "ValueError: not enough values to unpack (expected 2, got 1)" in done.stderr

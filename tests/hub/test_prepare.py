@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from sima_hf.errors import PublishError
 from sima_hf.folders import manifest
 from sima_hf.hub import auto_map, find_facts, prepare_for_hub, remote_code
 from sima_hf.training.checkpoints import folders as checkpoints
+from tests.helpers.fresh_process import fresh
 from tests.helpers.hosts.at_hand import make, vit
 
 
@@ -239,9 +238,7 @@ print(sima_hf.prepare_for_hub(model) is model)
 def test_a_model_that_was_loaded_before_sima_hf(tmp_path):
     swapped().save_pretrained(tmp_path / "model")
     prepare_for_hub(tmp_path / "model")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LATE, str(tmp_path / "model")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = fresh(LATE, tmp_path / "model")
     assert done.returncode == 0, done.stderr
     reason, patching, unpatching, again = done.stdout.splitlines()
     assert patching == unpatching

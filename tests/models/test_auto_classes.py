@@ -1,4 +1,4 @@
-"""What `import sima_hf` does to Transformers, each time in a fresh process: it adds names, late, and changes nothing."""
+"""What `import sima_hf` does to Transformers, each time in a process that has not imported it: it adds names, late, and changes nothing."""
 
 import subprocess
 import sys
@@ -6,12 +6,11 @@ import sys
 import pytest
 
 from sima_hf import SimAConfig, SimAForImageClassification, SimAImageProcessor
+from tests.helpers.fresh_process import fresh
 
 
-def run(code, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False, **kwargs
-    )
+def run_before_transformers(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,19 @@ AUTO = "from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelF
 
 
 @pytest.mark.parametrize(
-    "start", [f"import sima_hf\n{AUTO}", f"{AUTO}\nimport sima_hf"], ids=["sima_hf-first", "transformers-first"]
+    ("start", "run"),
+    [
+        pytest.param(f"import sima_hf\n{AUTO}", run_before_transformers, marks=pytest.mark.slow),
+        (f"{AUTO}\nimport sima_hf", fresh),
+    ],
+    ids=["sima_hf-first", "transformers-first"],
 )
-def test_auto_classes_and_pipeline(start, folder):
+def test_auto_classes_and_pipeline(start, run, folder):
     result = run(f"import sys\n{start}\n{USE.format(folder=str(folder))}")
     assert result.stdout.strip().endswith("all of it"), result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_config_made_first_is_enough(folder):
     code = """
 from sima_hf.models.sima.configuration_sima import SimAConfig
@@ -59,13 +64,13 @@ config = SimAConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
 from transformers import AutoModel
 print(type(AutoModel.from_config(config)).__name__)
 """
-    result = run(code)
+    result = run_before_transformers(code)
     assert result.stdout.strip().endswith("SimAModel"), result.stderr[-3000:]
 
 
 def test_without_sima_hf_a_folder_fails_by_name(folder):
     code = f"from transformers import AutoModel\nAutoModel.from_pretrained({str(folder)!r})"
-    result = run(code)
+    result = fresh(code)
     assert result.returncode != 0
     assert "model type `sima`" in result.stderr
     assert "does not recognize this architecture" in result.stderr
@@ -94,5 +99,5 @@ after = dict(m.ALL_ATTENTION_FUNCTIONS.items())
 assert {k: v for k, v in after.items() if not k.startswith("sima")} == functions
 print("unchanged")
 """
-    result = run(code)
+    result = fresh(code)
     assert result.stdout.strip().endswith("unchanged"), result.stderr[-3000:]

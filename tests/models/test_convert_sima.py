@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sima_hf.errors import ConversionError
 from sima_hf.models.sima import convert_sima
 from sima_hf.models.sima.convert_sima import imagenet_1k_labels, original_name
 from tests.fixtures import fixture_recipe
+from tests.helpers.fresh_process import fresh
 
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -54,8 +54,7 @@ def checkpoint(state, tmp_path_factory):
 
 def convert(*arguments):
     """The command as a user runs it."""
-    command = [sys.executable, "-m", "sima_hf.cli", "convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return fresh("import sys; from sima_hf.cli import main; main(['convert', *sys.argv[1:]])", *arguments)
 
 
 def test_every_original_key_has_its_place(fixture):

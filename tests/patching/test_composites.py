@@ -1,8 +1,6 @@
 """Models made of several: the tower alone is swapped, said, saved, and cannot come back as softmax."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers.utils import logging
 import sima_hf
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import describe
+from tests.helpers.fresh_process import fresh
 from tests.helpers.hosts.at_hand import given, make, tensors
 
 
@@ -135,9 +134,7 @@ print(json.dumps(said))
 """
     answers = {}
     for before in ("", "import sima_hf"):
-        found = subprocess.run(
-            [sys.executable, "-c", f"{before}\n{code}"], capture_output=True, text=True, timeout=300, check=False
-        )
+        found = fresh(f"{before}\n{code}")
         answers[before] = json.loads(found.stdout.splitlines()[-1]) if found.returncode == 0 else found.stderr
     return answers
 

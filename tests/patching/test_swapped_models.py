@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,6 +20,7 @@ from sima_hf import attention
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import classes
 from sima_hf.patching.hosts import HOSTS
+from tests.helpers.fresh_process import fresh
 from tests.helpers.hosts.at_hand import CASES, given, logits, make, vit
 
 
@@ -161,7 +160,7 @@ import torch
 found = [run(*one) for one in torch.load({str(tmp_path / "all.pt")!r}, weights_only=False)]
 torch.save(found, {str(tmp_path / "found.pt")!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = fresh(code)
     assert done.returncode == 0, done.stderr[-2000:]
     scope = {"torch": torch}
     exec(RUN, scope)
@@ -179,11 +178,11 @@ from transformers import AutoModelForImageClassification
 model = AutoModelForImageClassification.from_pretrained({str(tmp_path)!r}).eval()
 print(type(model).__name__, model.config.attention_gain)
 """
-    without = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, timeout=120, check=False)
+    without = fresh(load)
     assert without.returncode != 0
     assert "model type `sima_vit`" in without.stderr
     code = f"import sima_hf\n{load}"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    found = fresh(code)
     assert found.stdout.split() == ["SimAViTForImageClassification", "none"], found.stderr[-2000:]
 
 

@@ -1,8 +1,6 @@
 """Tokenizers, image processors and processors of swapped models, found by the model's type as those of their hosts are."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ import sima_hf
 from sima_hf.hub import prepare_for_hub
 from sima_hf.patching.classes import register_host
 from sima_hf.patching.hosts import HOSTS, host_config_class
+from tests.helpers.fresh_process import fresh
 from tests.helpers.hosts.at_hand import UNKNOWN, make
 
 
@@ -108,6 +107,6 @@ from transformers import AutoModel
 import sima_hf
 print(type(AutoModel.from_pretrained(sys.argv[1])).__name__)
 print([name for name in sys.modules if "clip.image_processing" in name])"""
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    done = fresh(code, tmp_path)
     assert done.stdout.split("\n")[:2] == ["SimACLIPModel", "[]"]
     assert "torchvision" not in done.stderr

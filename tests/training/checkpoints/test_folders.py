@@ -1,11 +1,9 @@
 """Checkpoints are whole or not there, damage is recognized, and the good one before is named."""
 
-import os
+import itertools
+import multiprocessing
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from sima_hf.errors import CheckpointError, TrainingError
 from sima_hf.folders.manifest import MANIFEST
 from sima_hf.training.checkpoints import folders as module
+from tests.helpers.fresh_process import fresh
 
 
 def write(run_dir, step, text="weights"):
@@ -74,7 +73,7 @@ for step, size in ((1, 1000), (2, 100_000)):
     with writing({str(tmp_path)!r}, step) as folder:
         (folder / "model.bin").write_bytes(b"x" * size)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    run = fresh(code)
     assert run.returncode == 1
     assert "checkpoint-1; go on with --resume_from_checkpoint last" in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
@@ -222,30 +221,30 @@ def test_a_folder_with_a_run_is_not_mixed_with_another(tmp_path):
         module.check_output_dir(tmp_path, may_hold_a_run=False)
 
 
+def write_without_pause(place):
+    found = module.checkpoints(place)
+    for step in itertools.count(module.step_of(found[-1]) + 1 if found else 1):
+        with module.writing(place, step) as folder:
+            for name in range(6):
+                (folder / str(name)).write_bytes(bytes([step % 256]) * 300_000)
+        module.keep_newest(place, 2)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_the_newest_whole_one_is_found(tmp_path):
     """A process that writes and removes without pause, killed ten times: what is called a checkpoint is always whole."""
-    code = f"""
-from itertools import count
-from sima_hf.training.checkpoints.folders import checkpoints, keep_newest, step_of, writing
-found = checkpoints({str(tmp_path)!r})
-for step in count(step_of(found[-1]) + 1 if found else 1):
-    with writing({str(tmp_path)!r}, step) as folder:
-        for name in range(6):
-            (folder / str(name)).write_bytes(bytes([step % 256]) * 300_000)
-    keep_newest({str(tmp_path)!r}, 2)
-"""
     steps = []
     for attempt in range(10):
-        process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = multiprocessing.get_context("fork").Process(target=write_without_pause, args=(tmp_path,))
+        process.start()
         before = steps[-1] if steps else 0
         deadline = time.monotonic() + 30
         while not (found := module.checkpoints(tmp_path)) or module.step_of(found[-1]) <= before:
             assert time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(0.003 * attempt)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         for folder in module.checkpoints(tmp_path):
             assert module.damage(folder) is None
         steps.append(module.step_of(module.last_good(tmp_path)))
