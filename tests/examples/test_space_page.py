@@ -124,6 +124,8 @@ class Opened:
         self.wait(lambda: self.all("#image input[type=file]"), "the page to load")
 
     def wait(self, condition, what, seconds=40):
+        from selenium.common import StaleElementReferenceException
+
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             # An element may be drawn anew between being found and being read.

@@ -158,9 +158,8 @@ _ = HfApi().upload_folder(folder_path="FOLDER", repo_id="org/FOLDER")
 }
 
 
-@pytest.mark.parametrize("model", ["swapped", "native"])
-@pytest.mark.parametrize("what", PREPARED)
-def test_prepared_and_pushed_by_other_means_it_stays_sima(hub, people, what, model):
+@pytest.mark.parametrize(("model", "what"), [*(("swapped", what) for what in PREPARED), ("native", "a model")])
+def test_prepared_and_pushed_by_other_means_it_stays_sima(hub, people, model, what):
     """Transformers' own push, and once more by a reader who has no sima_hf: the code comes along, and loads with both."""
     name = f"{model}-{list(PREPARED).index(what)}"
     first, second = f"org/{name}", f"org/{name}-again"

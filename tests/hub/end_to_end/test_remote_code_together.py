@@ -1,9 +1,5 @@
 """Models that came with code of their own, in one process: each runs its own code, and none is turned back to softmax."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
@@ -11,6 +7,7 @@ from transformers import AutoModelForImageClassification
 import sima_hf
 from sima_hf.hub import auto_map
 from sima_hf.patching.remote_code.model_files import write_remote_code
+from tests.helpers.fresh_process import fresh
 from tests.helpers.hosts.at_hand import given, make
 
 
@@ -63,16 +60,7 @@ def place(tmp_path_factory):
 
 
 def run(place, code):
-    environment = {**os.environ, "HF_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", START + code],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = fresh(f"import os\nos.chdir({str(place)!r})\n{START}{code}")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
