@@ -17,7 +17,7 @@ demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few m
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
 
 # Two processes with a thread each: small tensors gain nothing from more threads, and lose much where others use the cores.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.installed  ## the whole suite, offline
 	$(PYTEST) -m 'not results' $(ARGS)

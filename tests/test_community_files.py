@@ -95,6 +95,7 @@ def test_tests_of_the_recipe_are_there():
                 assert all(name.startswith("[pvt-") for name in found)
 
 
+@pytest.mark.slow
 def test_the_command_for_the_table_of_hosts_works(tmp_path):
     (command,) = [line for line in COMMANDS if "replace_between" in line]
     path = tmp_path / "docs" / "supported-models.md"

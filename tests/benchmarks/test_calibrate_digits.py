@@ -2,13 +2,12 @@
 
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sima_hf.bench.tables import links_from
+from tests.helpers.fresh_process import fresh
 
 
 pytestmark = pytest.mark.slow
@@ -87,16 +86,15 @@ def test_the_picture_is_drawn_from_the_results(figure, tmp_path):
 
 def test_the_script_runs(tmp_path):
     """One model, one seed, an epoch of each: the command as `make calibration` has it, cut short."""
-    code = """
-import sys
+    code = f"""
+import os, sys
+os.chdir({str(ROOT)!r})
 sys.path.insert(0, "benchmarks")
 import calibrate_digits as script
 script.EPOCHS, script.CALIBRATION_IMAGES, script.ORIGINAL["epochs"] = (1,), (32, 64), 1
 data = script.Digits(choose=True)
 print(sorted(script.measure("vit_4", 0, data)))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    found = fresh(code)
     assert found.returncode == 0, found.stderr[-2000:]
     assert "'teacher_from_calibrated'" in found.stdout

@@ -36,10 +36,10 @@ STAND_INS = {
     # One process, and the same configuration with a smaller model, scikit-learn's digits, and a few steps.
     "accelerate launch --config_file examples/configs/accelerate_8_gpus.yaml": "python",
     "examples/configs/sima_small_12_p16.json": "small.json",
-    # The recipe, cut short, on the CPU, without what takes time besides, and without flips: a mirrored digit is none.
+    # The recipe as it is written, on the CPU, without what takes time besides, and without flips: a mirrored digit is none.
     "examples/configs/small_sets/swapped.json": (
         "examples/configs/small_sets/swapped.json --horizontal_flip 0 --use_cpu True --eval_strategy no "
-        "--save_strategy no --dataloader_num_workers 0 --num_train_epochs 15"
+        "--save_strategy no --dataloader_num_workers 0"
     ),
     "--pixels 512": "--pixels 64 --seconds 0.1",
 }
