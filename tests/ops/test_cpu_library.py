@@ -1,5 +1,6 @@
 """Building the CPU kernels: what is built where, what a machine without a compiler is told, what a broken build leaves."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import torch
 
 from sima_hf import sima_attention
 from sima_hf.ops import backend_report, cpu_library
+from tests.helpers.fresh_process import fresh
 from tests.helpers.tensors import formula, relative_error
 
 
 pytestmark = pytest.mark.slow
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -73,12 +76,19 @@ def counting(tmp_path, compiler):
     return script(tmp_path, f'echo called >> {calls}; sleep 1; exec {compiler[0]} "$@"'), calls
 
 
+def build():
+    sys.exit(isinstance(cpu_library.library(), str))
+
+
 def test_two_processes_at_once_build_once(cache, compiler, tmp_path, monkeypatch):
     path, calls = counting(tmp_path, compiler)
     monkeypatch.setenv("CXX", str(path))
-    code = "from sima_hf.ops.cpu_library import library; import sys; sys.exit(isinstance(library(), str))"
-    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    running = [FORK.Process(target=build) for _ in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(240)
+    assert [process.exitcode for process in running] == [0, 0]
     assert calls.read_text().split() == ["called"]
     assert [path.suffix for path in cache.iterdir()] == [".so"]
 
@@ -129,12 +139,13 @@ def test_a_process_killed_while_it_builds_blocks_nobody(cache, compiler, tmp_pat
     mended = tmp_path / "mended"
     body = f'[ -e {mended} ] || exec sleep 5; exec {compiler[0]} "$@"'
     monkeypatch.setenv("CXX", str(script(tmp_path, body)))
-    process = subprocess.Popen([sys.executable, "-c", "from sima_hf.ops.cpu_library import library; library()"])
+    process = FORK.Process(target=build)
+    process.start()
     while not cache.is_dir() or len(list(cache.iterdir())) < 2:
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.join()
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
     for path in cache.iterdir():
         os.utime(path, (1, 1))
@@ -223,6 +234,6 @@ def test_no_home_at_all(cache, compiler, monkeypatch):
 def test_importing_builds_nothing(tmp_path):
     """Nor does making a model; the first attention does."""
     code = "import sima_hf, transformers; sima_hf.SimAForImageClassification(sima_hf.SimAConfig(num_hidden_layers=1))"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+    done = fresh(code, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
     assert not (tmp_path / "sima_hf").exists()

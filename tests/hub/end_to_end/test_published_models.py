@@ -27,6 +27,7 @@ def hub(tmp_path_factory):
 def people(hub, tmp_path_factory):
     """The process that users are forked from, after one of them has pushed org/sima-deit and org/sima."""
     with reading_process(hub, tmp_path_factory.mktemp("people")) as process:
+        process.run("import accelerate, datasets, kornia.augmentation, matplotlib.pyplot, sklearn.metrics")
         process.apart(
             MODELS
             + """

@@ -254,6 +254,7 @@ def gradients_of(model):
     return {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """DistributedDataParallel, half of the images each: the same loss and gradient as all images at once."""
     # A second process is enough: this one is the first.

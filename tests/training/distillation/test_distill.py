@@ -93,6 +93,7 @@ def test_a_run_that_only_loses_ends_at_its_start(student, teacher, images, caplo
     assert "below" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_same_images_and_seed_give_the_same_weights(teacher, images, tmp_path):
     once, again = (sima_hf.patch_model(copy.deepcopy(teacher)) for _ in range(2))
     for model in (once, again):
@@ -100,6 +101,7 @@ def test_the_same_images_and_seed_give_the_same_weights(teacher, images, tmp_pat
     assert same(state_of(once), state_of(again))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_stopped(teacher, images, tmp_path):
     whole, parts = (sima_hf.patch_model(copy.deepcopy(teacher)) for _ in range(2))
     sima_hf.distill(whole, teacher, images, **QUIET)
@@ -163,6 +165,7 @@ def test_two_processes_give_the_weights_of_one(teacher, student, images, tmp_pat
             torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_come_as_files_or_as_a_split(student, teacher, tmp_path):
     from datasets import load_dataset
 
