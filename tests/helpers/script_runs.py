@@ -118,6 +118,14 @@ def _let_cpus_share_parameters() -> None:
     AcceleratorState.__init__ = begin_with_fsdp
 
 
+def run_forked(function, *arguments, processes: int = 2) -> None:
+    """`function(rank, *arguments)` in several processes, as `torch.multiprocessing.spawn`, without their imports."""
+    import torch.multiprocessing
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    torch.multiprocessing.start_processes(function, arguments, processes, start_method="forkserver")
+
+
 class Run:
     """A started script."""
 

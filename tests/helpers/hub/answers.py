@@ -29,7 +29,6 @@ HUB_ROUTES = [
     ("POST", rf"{REPOSITORY}/preupload{REVISION}", "preupload"),
     ("POST", rf"{REPOSITORY}/commit{REVISION}", "commit"),
     ("POST", f"{REPOSITORY}/branch/(?P<branch>[^/]+)", "branch"),
-    ("DELETE", f"{REPOSITORY}/branch/(?P<branch>[^/]+)", "remove_branch"),
     ("POST", rf"{REPOSITORY}/tag{REVISION}", "tag"),
     *FILE_ROUTES,
 ]
@@ -191,11 +190,6 @@ class Answers(FileAnswers):
         """A new branch."""
         start = request.json().get("startingPoint", "main")
         self.repository(request, kind, name, write=True).add_ref("branches", branch, start)
-        return as_json({})
-
-    def remove_branch(self, request: Request, kind: str, name: str, branch: str) -> Answer:
-        """A branch less."""
-        self.repository(request, kind, name, write=True).remove_branch(branch)
         return as_json({})
 
     def tag(self, request: Request, kind: str, name: str, revision: str) -> Answer:

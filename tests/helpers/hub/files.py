@@ -1,7 +1,7 @@
 """Files of the loopback Hub: where a reader finds one, where a writer sends a large one, and the storage that keeps those.
 
 The storage plays the part of the Hub's object store and CDN: another origin, which knows no tokens, only addresses that
-the Hub has signed. Large files travel by the LFS protocol, "basic" or in parts.
+the Hub has signed. Large files travel by the LFS protocol, "basic".
 """
 
 import hmac
@@ -22,25 +22,21 @@ FILE_ROUTES = [
 STORAGE_ROUTES = [
     ("GET", f"/objects{STORED}", "send_large"),
     ("PUT", f"/upload{STORED}", "receive_large"),
-    ("POST", f"/complete{STORED}", "complete_large"),
 ]
 
 
 class FileAnswers(Rights):
-    """What is answered about files. `part_size` in bytes: a larger file is sent in several parts."""
+    """What is answered about files."""
 
-    def __init__(self, store: Store, part_size: int):
+    def __init__(self, store: Store):
         super().__init__(store)
-        self.part_size = part_size
         self.endpoint = self.storage = ""  # set by the server, which knows its ports
-        self.parts: dict[tuple[str, int], bytes] = {}
 
     # -- large files, on their way here
 
-    def _signed(self, action: str, place: str, **query) -> str:
+    def _signed(self, action: str, place: str) -> str:
         """An address of the storage that is good for one action."""
-        words = "".join(f"&{key}={value}" for key, value in query.items())
-        return f"{self.storage}/{action}/{place}?signature={self._signature(action, place)}{words}"
+        return f"{self.storage}/{action}/{place}?signature={self._signature(action, place)}"
 
     @staticmethod
     def _signature(action: str, place: str) -> str:
@@ -52,40 +48,22 @@ class FileAnswers(Rights):
         return self.store.find(kind, name)
 
     def large_batch(self, request: Request, kind: str, name: str) -> Answer:
-        """Where to send each large file that is not there yet, in one part or several."""
+        """Where to send each large file that is not there yet."""
         repository, wanted = self.repository(request, kind, name, write=True), request.json()
         objects = []
         for one in wanted["objects"]:
             place, said = f"{kind}/{name}/{one['oid']}", {"oid": one["oid"], "size": one["size"]}
             if not repository.has_large(one["oid"], one["size"]):
-                upload, count = {"href": self._signed("upload", place)}, -(-one["size"] // self.part_size)
-                if count > 1 and "multipart" in wanted["transfers"]:
-                    parts = {
-                        str(number + 1): self._signed("upload", place, part=number + 1) for number in range(count)
-                    }
-                    header = {"chunk_size": str(self.part_size), **parts}
-                    upload = {"href": self._signed("complete", place), "header": header}
                 verify = {"href": f"{self.endpoint}/api/verify/{place}"}
-                said["actions"] = {"upload": upload, "verify": verify}
+                said["actions"] = {"upload": {"href": self._signed("upload", place)}, "verify": verify}
             objects.append(said)
         return as_json({"transfer": "basic", "objects": objects})
 
     def receive_large(self, request: Request, kind: str, name: str, sha256: str) -> Answer:
-        """A large file, or one part of it."""
+        """A large file."""
         repository = self._stored(request, "upload", kind, name, sha256)
-        if "part" in request.query:
-            number = int(request.query["part"][0])
-            self.parts[sha256, number] = request.body
-            return Answer(200, {"ETag": f'"{number}"'})
         repository.keep_large(sha256, request.body)
         return Answer(200, {"ETag": f'"{sha256}"'})
-
-    def complete_large(self, request: Request, kind: str, name: str, sha256: str) -> Answer:
-        """The parts together."""
-        repository = self._stored(request, "complete", kind, name, sha256)
-        numbers = [part["partNumber"] for part in request.json()["parts"]]
-        repository.keep_large(sha256, b"".join(self.parts.pop((sha256, number)) for number in numbers))
-        return as_json({})
 
     def large_verify(self, request: Request, kind: str, name: str, sha256: str) -> Answer:
         """Whether a large file has arrived."""

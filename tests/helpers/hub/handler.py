@@ -35,20 +35,15 @@ class Record(NamedTuple):
 class Fault:
     """What is to go wrong: `times` requests whose path has `within`; cut after `after` bytes, or refused for `seconds`."""
 
-    kind: str  # "upload", "download" or "rate"
+    kind: str  # "upload" or "rate"
     within: str
     times: int
     after: int = 0
     seconds: int = 0
-    reset: bool = True
 
 
 class Cut(Exception):
-    """The connection is to be cut now: with a reset, as a line that breaks, or with a plain end that comes too early."""
-
-    def __init__(self, reset: bool):
-        super().__init__()
-        self.reset = reset
+    """The connection is to be cut now, with a reset, as a line that breaks."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -92,13 +87,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             answer = self._answer(hub, storage)
             self.status = answer.status
-            self._send(answer, hub.take_fault("download", self.path) if self.command == "GET" else None)
-        except Cut as cut:
+            self._send(answer)
+        except Cut:
             self.status, self.close_connection = 0, True
-            if cut.reset:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            else:
-                self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         finally:
             token, part = "Authorization" in self.headers, self.headers.get("Range")
@@ -145,11 +137,11 @@ class Handler(BaseHTTPRequestHandler):
             left -= len(piece)
             self.received = len(body)
             if not piece or (fault and self.received >= fault.after):
-                raise Cut(reset=True)
+                raise Cut
             if chunked and left == 0:
                 self.rfile.readline()
 
-    def _send(self, answer: Answer, fault: Fault | None) -> None:
+    def _send(self, answer: Answer) -> None:
         body = answer.body.read_bytes() if isinstance(answer.body, Path) else answer.body
         headers, wanted = dict(answer.headers), re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if isinstance(answer.body, Path):
@@ -169,10 +161,5 @@ class Handler(BaseHTTPRequestHandler):
             return
         for start in range(0, len(body), PIECE):
             piece = body[start : start + PIECE]
-            if fault and start + len(piece) > fault.after:
-                self.wfile.write(piece[: fault.after - start])
-                self.sent = fault.after
-                self.wfile.flush()
-                raise Cut(fault.reset)
             self.wfile.write(piece)
             self.sent += len(piece)

@@ -1,7 +1,7 @@
 """A Hub on loopback: the HTTP server that the publishing tests push to and load from.
 
 What it is: a test double of the parts of the Hub's protocol that huggingface_hub 2.4 and Transformers 5.23 use for
-models: accounts, repositories, revisions, one-commit uploads with regular and LFS files (in one part or several), model
+models: accounts, repositories, revisions, one-commit uploads with regular and LFS files, model
 info, file addresses with ETags and redirects, byte ranges, and the errors 401, 403, 404, 409 and 429 as the client tells
 them apart. The client in the tests is the real one; files lie on disk. It was written from the client's source, so where
 the client is lenient, the double may be so too.
@@ -26,7 +26,6 @@ class HubServer:
 
     Args:
         folder: where repositories lie.
-        part_size: bytes; a larger file is sent in several parts. The default is more than any test's file.
 
     Attributes:
         endpoint: what HF_ENDPOINT is to be. storage: the origin that keeps large files.
@@ -37,9 +36,9 @@ class HubServer:
 
     token, read_token, other_token = "hf_write", "hf_read", "hf_other"
 
-    def __init__(self, folder: Path, part_size: int = 1 << 40):
+    def __init__(self, folder: Path):
         self.store = Store(Path(folder))
-        self.answers = Answers(self.store, part_size)
+        self.answers = Answers(self.store)
         self.accounts = {
             self.token: Account("somebody", "write", ("org",)),
             self.read_token: Account("somebody", "read", ("org",)),
@@ -131,15 +130,6 @@ class HubServer:
     def drop_upload_after(self, n_bytes: int, times: int = 1, within: str = "/upload/") -> None:
         """Cut the next requests whose path has `within` when `n_bytes` of their body have come (in pieces of 64 KB)."""
         self._faults.append(Fault("upload", within, times, after=n_bytes))
-
-    def drop_download_after(
-        self, n_bytes: int, times: int = 1, within: str = "/objects/", reset: bool = False
-    ) -> None:
-        """Cut the next answers to paths that have `within` after `n_bytes` of their body.
-
-        The client goes on by itself where the answer merely ends too early, and gives up where the line is `reset`.
-        """
-        self._faults.append(Fault("download", within, times, after=n_bytes, reset=reset))
 
     def limit_rate(self, n_requests: int, seconds: int = 0, within: str = "") -> None:
         """Answer 429 to the next requests, with a Retry-After; the client itself waits one second longer."""

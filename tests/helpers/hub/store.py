@@ -165,14 +165,6 @@ class Repository:
             self._write_refs(refs)
             return name
 
-    def remove_branch(self, name: str) -> None:
-        """Take a branch away; its commits stay."""
-        with self.lock:
-            refs = self.refs
-            if refs["branches"].pop(name, None) is None:
-                raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
-            self._write_refs(refs)
-
     def keep_large(self, sha256: str, content: bytes) -> None:
         """Store a large file's content, if it is what its name says."""
         if hashlib.sha256(content).hexdigest() != sha256:

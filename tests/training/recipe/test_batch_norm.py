@@ -9,11 +9,11 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from sima_hf.errors import TrainingError
 from sima_hf.training.recipe.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from tests.helpers.script_runs import run_forked
 
 
 # name: (module, shape of the whole batch, dtype, offset of the values)
@@ -94,13 +94,14 @@ def process(rank, folder):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(process, args=(str(folder),), nprocs=2)
+    run_forked(process, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_are_as_one(results, name):
     dtype, far = CASES[name][2], CASES[name][3] != 0
@@ -133,6 +134,7 @@ def test_two_processes_are_as_one(results, name):
         close(torch.cat([each["evaluated"] for each in found]), expected["evaluated"])
 
 
+@pytest.mark.slow
 def test_shares_alone_would_give_other_numbers(results):
     """The test above is none if statistics of a share are those of the batch."""
     module, batches, slopes = case("2d")
@@ -141,6 +143,7 @@ def test_shares_alone_would_give_other_numbers(results):
     assert (alone["buffers"]["running_var"] - results[0]["2d"]["buffers"]["running_var"]).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_group_of_one_process_is_plain_batch_norm(results):
     module, batches, slopes = case("2d")
     expected = run(module, batches, slopes)
