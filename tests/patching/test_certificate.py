@@ -122,6 +122,7 @@ def test_mode_hooks_and_gradients_are_as_before():
     assert [two - one for one, two in zip(hooks, after, strict=True)] == [0] * len(hooks)
 
 
+@pytest.mark.slow
 def test_exported_programs():
     inputs = given("vit", "")["pixel_values"]
 

@@ -68,6 +68,7 @@ class Classifier(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+@pytest.mark.slow
 def test_trainer_in_bfloat16(tmp_path):
     """DINOv3's rotary positions are float32 whatever autocast says; the Trainer raised at its first step."""
     model = Classifier(sima_hf.patch_model(make("dinov3_vit", "DINOv3ViTModel")))

@@ -71,6 +71,7 @@ def install(monkeypatch, package, **names):
     monkeypatch.setattr(f"transformers.trainer_optimizer.is_{word}_available", lambda *version: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_optimizers_of_torch_run_with_the_recipes_groups(name, images, tmp_path):
     trainer = trainer_of(tmp_path, images, optim=name, learning_rate=1e-3, scale_learning_rate=True, max_steps=3)
@@ -82,6 +83,7 @@ def test_optimizers_of_torch_run_with_the_recipes_groups(name, images, tmp_path)
     assert not same(before, trainer.model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_a_low_rank_optimizer_keeps_its_matrices_apart_and_decay_where_it_belongs(name, images, tmp_path, monkeypatch):
     package, classes = LOW_RANK[name]
@@ -137,6 +139,7 @@ def given(trainer, cls, **settings):
     return trainer
 
 
+@pytest.mark.slow
 def test_muon_given_by_a_factory_trains(images, tmp_path):
     trainer = given(trainer_of(tmp_path, images, save_strategy="no", max_steps=2), Factory, lr=3e-3)
     before = copy.deepcopy(trainer.model.state_dict())

@@ -134,6 +134,7 @@ def test_what_an_earlier_provenance_gave_goes_with_it(one, tmp_path):
     assert data_of(model_card(one, REPO, CardFacts(), card)).base_model == "org/second"  # nothing says otherwise
 
 
+@pytest.mark.slow
 def test_measurements_go_with_their_file(one, evaluated, tmp_path):
     card = model_card(one, None, evaluated, "# Mine\n")
     write(tmp_path / "evaluation.json", evaluation(one, of_data="photos, test split", accuracy=0.125))
@@ -146,6 +147,7 @@ def test_measurements_go_with_their_file(one, evaluated, tmp_path):
     assert model_card(one, REPO, CardFacts(), card) == card
 
 
+@pytest.mark.slow
 def test_trainers_text_goes_where_its_settings_are_in_a_file(one, tmp_path):
     text = trainer_text()
     state = CardFacts(training=write(tmp_path / "trainer_state.json", {"global_step": 12}))

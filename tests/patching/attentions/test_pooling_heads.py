@@ -44,6 +44,7 @@ def test_numbers(tokens, padded, scale):
     assert relative_error(pool(query, key, value, keep, scale), formula(query, key, value, keep, scale)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
 )

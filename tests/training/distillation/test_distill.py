@@ -67,6 +67,7 @@ def test_the_student_comes_nearer_on_images_it_was_not_trained_on(student, teach
     assert sima_hf.certify(student, {"pixel_values": pixels[:1]}).softmax_free
 
 
+@pytest.mark.slow
 def test_held_out_images_are_never_trained_on(student, teacher, images, monkeypatch):
     seen = {True: set(), False: set()}
     given = Pixels.__getitem__
@@ -83,6 +84,7 @@ def test_held_out_images_are_never_trained_on(student, teacher, images, monkeypa
     assert seen[True] | seen[False] == set(range(96))
 
 
+@pytest.mark.slow
 def test_a_run_that_only_loses_ends_at_its_start(student, teacher, images, caplog):
     before = state_of(student)
     with caplog.at_level(logging.WARNING):
@@ -183,6 +185,7 @@ def test_images_come_as_files_or_as_a_split(student, teacher, tmp_path):
         sima_hf.distill(student, teacher, tmp_path, **few)
 
 
+@pytest.mark.slow
 def test_the_swapped_tower_of_a_larger_model_is_trained(images):
     torch.manual_seed(0)
     vision = {**SIZES, "image_size": 32, "patch_size": 8}
@@ -198,6 +201,7 @@ def test_the_swapped_tower_of_a_larger_model_is_trained(images):
     assert report.after["loss"] < report.before["loss"]
 
 
+@pytest.mark.slow
 def test_a_rate_is_found_at_which_nothing_is_lost(student, teacher, images):
     report = sima_hf.distill(student, teacher, images, **{**QUIET, "learning_rate": None})
     assert 1e-7 <= report.learning_rate <= 1e-3
@@ -243,6 +247,7 @@ def test_sigterm_ends_it_with_the_weights_as_before(student, teacher, images, tm
         sima_hf.distill(student, teacher, images, output_dir=tmp_path, **QUIET)
 
 
+@pytest.mark.slow
 def test_options_of_the_trainer_are_kept(student, teacher, images):
     report = sima_hf.distill(
         student, teacher, images, num_images=320, gradient_accumulation_steps=2, eval_steps=4, progress=False
@@ -251,6 +256,7 @@ def test_options_of_the_trainer_are_kept(student, teacher, images):
     assert [entry["step"] for entry in report.history] == [0, 4, 8, 10]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_not_measured(student, teacher, tmp_path):
     processor = sima_hf.SimAImageProcessor.for_image_size(32, crop_pct=1.0)
     for index in range(70):
