@@ -228,8 +228,7 @@ def test_a_softmax_model_is_swapped_calibrated_and_trained_on(softmax_vit, folde
     assert json.loads((tmp_path / "calibrated" / "config.json").read_text())["model_type"] == "sima_vit"
 
 
-@pytest.mark.parametrize("script", [TRAINER, LOOP])
-def test_unreadable_images_are_named_and_passed_over_as_far_as_allowed(script, folder, tmp_path):
+def test_unreadable_images_are_named_and_passed_over_as_far_as_allowed(folder, tmp_path):
     data = tmp_path / "data"
     for index, path in enumerate(sorted(folder.glob("train/*/*.png"))[::12]):
         place = data / "train" / path.parent.name
@@ -237,14 +236,14 @@ def test_unreadable_images_are_named_and_passed_over_as_far_as_allowed(script, f
         (place / path.name).write_bytes(path.read_bytes() if index else b"not an image")
         broken = broken if index else place / path.name  # noqa: F821
     (data / "val").symlink_to(folder / "val")
-    settings = {**SHORT, **QUIET[script], "train_dir": data, "num_train_epochs": 1, "max_validation_images": 20}
+    settings = {**SHORT, **QUIET[TRAINER], "train_dir": data, "num_train_epochs": 1, "max_validation_images": 20}
     settings["repeated_augmentation"] = 1
-    started = Run(script, command(output_dir=tmp_path / "strict", **settings), tmp_path / "strict.log")
+    started = Run(TRAINER, command(output_dir=tmp_path / "strict", **settings), tmp_path / "strict.log")
     assert started.wait() == 1
     assert "1 images cannot be read, but at most 0 may be left out" in started.text
     assert str(broken) in started.text
     assert "Traceback" not in started.text
-    assert run(script, tmp_path / "lenient", **settings, max_unreadable_images=1)
+    assert run(TRAINER, tmp_path / "lenient", **settings, max_unreadable_images=1)
     assert f"Left out: {broken}" in (tmp_path / "lenient.log").read_text()
 
 
