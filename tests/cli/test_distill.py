@@ -11,6 +11,7 @@ from tests.helpers.digit_answers import distance
 FEW = ("--num_images", 320, "--learning_rate", 3e-3, "--use_cpu")
 
 
+@pytest.mark.slow
 def test_swap_and_distill_in_one_line(saved, photos, tmp_path, run):
     out = tmp_path / "sima"
     steps = ("--distill-with", photos, "--distill-images", 320, "--learning-rate", 3e-3, "--device", "cpu")
@@ -25,6 +26,7 @@ def test_swap_and_distill_in_one_line(saved, photos, tmp_path, run):
     assert known["cosine_after"] > known["cosine_before"]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_swapped_before(saved, photos, tmp_path, run):
     names = ("--model_name_or_path", saved / "sima", "--teacher_model_name_or_path", saved / "softmax")
     found = run("distill", "--images", photos, *names, "--output_dir", tmp_path / "out", "--checkpoints", tmp_path / "run", *FEW)  # fmt: skip

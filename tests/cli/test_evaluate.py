@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from sima_hf.evaluation.run import EvaluationOptions, run_evaluation
 
 
+@pytest.mark.slow
 def test_evaluate(saved, tmp_path, run):
     arguments = (saved / "sima", "--image-size", "20", "--eval-crop-pct", "1.0", "--batch-size", 50)
     found = run("evaluate", *arguments, "--json", "--backend", "eager", "--output-dir", tmp_path)

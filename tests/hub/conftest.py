@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,14 @@ from tests.helpers.hub.client import Client
 from tests.helpers.hub.pushes import BEFORE
 from tests.helpers.hub.saved_folder import PROCESSOR
 from tests.helpers.hub.server import HubServer
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What talks to a Hub needs a process that has imported Transformers, one for each file."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "client" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

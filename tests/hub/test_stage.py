@@ -85,6 +85,7 @@ def test_weights_that_change_after_the_check(folder):
 # Pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
