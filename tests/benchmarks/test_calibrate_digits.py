@@ -71,7 +71,6 @@ def test_plain_vits(results, model):
 def test_the_pages_have_the_results(figure):
     page = Path("docs/calibration.md")
     assert links_from(page, figure.markdown_table(RESULTS)) in (ROOT / page).read_text(encoding="utf-8")
-    assert figure.short_table(RESULTS) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_is_drawn_from_the_results(figure, tmp_path):
@@ -81,7 +80,7 @@ def test_the_picture_is_drawn_from_the_results(figure, tmp_path):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="has no lines"):
-        figure.update_pages(tmp_path / "README.md", None, path)
+        figure.update_page(tmp_path / "README.md", path)
 
 
 def test_the_script_runs(tmp_path):
