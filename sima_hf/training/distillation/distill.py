@@ -89,7 +89,7 @@ def distill(
         processor: the image processor; needed with a folder or a split.
         num_images: training images over all processes, with repetitions where there are fewer.
         batch_size: images in a step, on each process.
-        learning_rate: the highest; None: the one that the student bears, found from its gradients before the first step. An
+        learning_rate: the highest; None: the one that the student bears, found by short runs before the first step. An
             interrupted run that goes on must be given the weights that it began with, or this rate.
         held_out: share of the images to measure on, 32 at least and 1,000 at most.
         output_dir: folder for checkpoints, the same for all processes; None: none are kept beyond the call, of one process.
@@ -215,8 +215,8 @@ def _arguments(
         "cutmix": 0.0,
         "label_smoothing_factor": 0.0,
         "repeated_augmentation": 1,
-        "ema_decay": min(0.999, max(0.8, 1 - 10 / steps)),
-        "ema_warmup": True,
+        "ema_decay": min(0.999, max(0.8, 1 - 5 / steps)),
+        "ema_warmup": False,  # the average begins at weights that are worth keeping
         "eval_on_start": True,
         "eval_strategy": "steps",
         "save_strategy": "steps",

@@ -9,6 +9,8 @@ from torch import nn
 
 # Rates that are tried, from above: half a decade apart.
 TRIED_RATES = tuple(10 ** (-exponent / 2) for exponent in range(6, 15))
+# Steps of each trial, and by how much the loss of one may rise until it is given up.
+TRIED_STEPS, LOST = 12, 2.0
 # A parameter's share of the rate is this at least.
 SMALLEST_SHARE = 2.0**-10
 
@@ -37,37 +39,66 @@ def bearable_rate(
     measure: Callable[[], float],
     shares: dict[str, float],
 ) -> float:
-    """The highest of `TRIED_RATES` at which Adam's first step leaves the loss on other images no higher than it was.
+    """The highest of `TRIED_RATES` after a few steps of which the averaged weights are no worse on other images than the start.
 
-    That step is the sign of the gradient times the rate; where a calibrated model's outputs are sums of large terms that cancel,
-    the loss turns up after very short ones.
+    Each rate is tried by a short run of Adam under a linear warm-up. Single steps raise the loss of a calibrated model at rates
+    that serve it well: what they lose is noise, which an average of the weights does not have.
 
     Args:
         model: its weights and gradients are put back.
-        losses: one loss after the other, whose gradients are summed.
+        losses: gives the losses of one run, one a step, each made from the weights of its time.
         measure: the loss on other images, without gradients.
         shares: of the rate, by name of the parameter; 1 for others.
 
     Returns:
-        The rate; the lowest of those tried if each raises the loss.
+        The rate; the lowest of those tried if none serves.
     """
     parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
     before = {name: (one.detach().clone(), one.grad) for name, one in parameters.items()}
-    model.zero_grad()
+    start = measure()
     try:
-        for loss in losses():
-            loss.backward()
-        signs = {name: one.grad.sign() for name, one in parameters.items() if one.grad is not None}
-        start = measure()
         for rate in TRIED_RATES:
-            with torch.no_grad():
-                for name, sign in signs.items():
-                    parameters[name].copy_(before[name][0]).sub_(sign, alpha=rate * shares.get(name, 1.0))
-            if measure() <= start:
-                return rate
+            averages = _average_of_run(parameters, losses, {name: rate * shares.get(name, 1.0) for name in parameters})
+            if averages is not None:
+                _load(parameters, averages)
+                if measure() <= start:
+                    return rate
+            _load(parameters, {name: value for name, (value, _) in before.items()})
         return TRIED_RATES[-1]
     finally:
-        with torch.no_grad():
-            for name, (value, gradient) in before.items():
-                parameters[name].copy_(value)
-                parameters[name].grad = gradient
+        _load(parameters, {name: value for name, (value, _) in before.items()})
+        for name, (_, gradient) in before.items():
+            parameters[name].grad = gradient
+
+
+def _average_of_run(
+    parameters: dict[str, nn.Parameter],
+    losses: Callable[[], Iterable[torch.Tensor]],
+    rates: dict[str, float],
+) -> dict[str, torch.Tensor] | None:
+    """Mean of the weights after each step; None if the loss has gone to more than `LOST` times the first."""
+    groups = [{"params": [one], "lr": rates[name]} for name, one in parameters.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / TRIED_STEPS)
+    sums = {name: torch.zeros_like(one) for name, one in parameters.items()}
+    first, steps = None, 0
+    for loss in losses():
+        value = float(loss.detach())
+        first = value if first is None else first
+        if not value <= LOST * first:
+            return None
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizer.step()
+        warm_up.step()
+        steps += 1
+        for name, one in parameters.items():
+            sums[name] += one.detach()
+    return {name: total / steps for name, total in sums.items()}
+
+
+@torch.no_grad()
+def _load(parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)

@@ -13,15 +13,13 @@ from ..arguments import SimATrainingArguments
 from ..recipe.optimization import parameter_groups
 from ..trainer import SimATrainer
 from .features import FeatureMatching
-from .step_size import TRIED_RATES, bearable_rate, relative_sizes
+from .step_size import TRIED_RATES, TRIED_STEPS, bearable_rate, relative_sizes
 
 
 logger = logging.get_logger(__name__)
 
 # Batches that the teacher's means and variances are taken from.
 MEASURED_BATCHES = 16
-# Batches whose gradients say how large a step the student bears.
-TRIED_BATCHES = 4
 # A fall of agreement or cosine by less than this may be the draw of the images.
 MARGIN = 0.01
 
@@ -95,7 +93,7 @@ class FeatureDistillationTrainer(SimATrainer):
             answers = [self.matching.answers(inputs) for inputs in tried]
 
             def losses() -> Iterator[torch.Tensor]:
-                return (self.compute_loss(self.model, inputs) for inputs in self._first_inputs(TRIED_BATCHES, False))
+                return (self.compute_loss(self.model, inputs) for inputs in self._first_inputs(TRIED_STEPS, False))
 
             @torch.no_grad()
             def measure() -> float:
