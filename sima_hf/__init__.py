@@ -18,6 +18,7 @@ _NAMES = {
     "SimAModel": ".models.sima.modeling_sima",
     "calibrate": ".calibration.calibrate",
     "distill": ".training.distillation.distill",
+    "export": ".exporting.export",
     "certify": ".patching",
     "convert_original_checkpoint": ".models.sima.convert_sima",
     "convert_original_state_dict": ".models.sima.convert_sima",
@@ -42,6 +43,7 @@ __all__ = [
     "convert_original_checkpoint",
     "convert_original_state_dict",
     "distill",
+    "export",
     "patch_model",
     "patched",
     "prepare_for_hub",
@@ -57,6 +59,7 @@ __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from .calibration.calibrate import calibrate
+    from .exporting.export import export
     from .hub import prepare_for_hub
     from .models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
     from .models.sima.convert_sima import convert_original_checkpoint, convert_original_state_dict

@@ -163,8 +163,11 @@ def sima_mask(
     """
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-    if mask_function is bidirectional_mask_function and attention_mask is not None and attention_mask.dim() == 2:
-        return attention_mask.bool()[:, None, None]
+    if mask_function is bidirectional_mask_function and kwargs.get("local_size") is None:
+        if attention_mask is None and kwargs.get("allow_is_bidirectional_skip"):
+            return None  # `sdpa_mask` says so too, but not while a graph is exported, which a full mask would make quadratic
+        if attention_mask is not None and attention_mask.dim() == 2:
+            return attention_mask.bool()[:, None, None]
     if mask_function is not None:
         kwargs["mask_function"] = mask_function
     return sdpa_mask(*args, attention_mask=attention_mask, q_length=q_length, kv_length=kv_length, **kwargs)

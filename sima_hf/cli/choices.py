@@ -25,6 +25,22 @@ class DType(str, Enum):
     float16 = "float16"
 
 
+class Format(str, Enum):
+    """What an export is for."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    executorch = "executorch"
+
+
+class Dynamic(str, Enum):
+    """What may differ between two runs of an exported file."""
+
+    none = "none"
+    batch = "batch"
+    resolution = "resolution"
+
+
 class Backend(str, Enum):
     """Who computes SimA attention."""
 

@@ -11,7 +11,20 @@ from typer.core import TyperCommand, TyperGroup
 
 DEBUG = "--debug"
 TRAINERS_DEBUG = {"underflow_overflow", "tpu_metrics_debug"}  # what --debug of `TrainingArguments` takes
-ORDER = ("env", "models", "convert", "patch", "calibrate", "certify", "train", "distill", "evaluate", "bench", "push")
+ORDER = (
+    "env",
+    "models",
+    "convert",
+    "patch",
+    "calibrate",
+    "certify",
+    "train",
+    "distill",
+    "evaluate",
+    "bench",
+    "export",
+    "push",
+)
 
 
 class Command(TyperCommand):

@@ -10,6 +10,7 @@ from ..errors.sentences import sentence_of, traceback_wanted, with_hint
 from ..version import __version__
 from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
 from .commands import DEBUG, Command, Commands, PassingOn
+from .exporting import export
 from .output import on_terminal
 from .training import distill, train
 
@@ -42,10 +43,11 @@ for _module, _in_brief in (
     (convert, "Turn an original .pth checkpoint into a folder."),
     (patch, "Swap softmax for SimA, calibrate, certify and save."),
     (calibrate, "Calibrate a model that was swapped before."),
-    (certify, "Count the softmax that a forward runs."),
+    (certify, "Count the softmax that a forward runs, or a file holds."),
     (train, "Train or fine-tune, with all of Trainer's arguments."),
     (distill, "Train with a teacher."),
     (evaluate, "Measure an image classifier's accuracy."),
+    (export, "Write ONNX, OpenVINO or ExecuTorch, checked."),
     (push, "Publish a folder on the Hub."),
 ):
     _name = _module.__name__.rpartition(".")[2]

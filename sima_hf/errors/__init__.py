@@ -27,6 +27,10 @@ class DataError(SimAError, ValueError):
     """Data that nothing can be trained or measured on; the text names what is wrong and where."""
 
 
+class ExportError(SimAError, ValueError):
+    """A model that cannot be exported, or a file that does not compute what the model does; the text says why."""
+
+
 class MissingDependencyError(SimAError, ImportError):
     """An optional package that is not installed; the text ends in the pip command that installs it."""
 

@@ -195,7 +195,7 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
         swapped = any(_is_under(path, part, within) for part, within in parts)
         # By its bases as well: parametrizations and subclasses bring names of their own.
         classes = [cls.__name__ for cls in type(model.get_submodule(path)).__mro__]
-        reason = _reason(classes, name) if swapped else None
+        reason = allowed_reason(classes, name) if swapped else None
         if reason is None and path == "" and whole and "log_softmax" in name:
             reason = LOSS
         operations.append(Operation(path, module, name, count, reason, swapped))
@@ -232,7 +232,7 @@ def _is_under(path: str, part: str, within: str) -> bool:
     return not within or within in inner.split(".")
 
 
-def _reason(classes: list[str], name: str) -> str | None:
+def allowed_reason(classes: list[str], name: str) -> str | None:
     """Why the table of hosts lets an operation stay in one of these classes."""
     for host in HOSTS.values():
         for cls in classes:
@@ -268,7 +268,7 @@ def _read(program: torch.fx.GraphModule, title: str) -> Certificate:
                 swapped = any(cls.startswith(PREFIX) for cls in classes)
                 counts[stack[-1][0], classes[-1], name, swapped] += 1
     operations = [
-        Operation(path, module, name, count, _reason([module], name) if swapped else None, swapped)
+        Operation(path, module, name, count, allowed_reason([module], name) if swapped else None, swapped)
         for (path, module, name, swapped), count in counts.items()
     ]
     return Certificate(title, tuple(operations))

@@ -11,7 +11,20 @@ from sima_hf.cli import choices
 
 
 COMMAND = str(Path(sys.executable).with_name("sima-hf"))
-NAMES = ["env", "models", "convert", "patch", "calibrate", "certify", "train", "distill", "evaluate", "bench", "push"]
+NAMES = [
+    "env",
+    "models",
+    "convert",
+    "patch",
+    "calibrate",
+    "certify",
+    "train",
+    "distill",
+    "evaluate",
+    "bench",
+    "export",
+    "push",
+]
 
 
 def start(*arguments, **kwargs):
@@ -65,6 +78,7 @@ def test_the_words_are_those_of_the_package():
     from sima_hf.bench.model import MODELS
     from sima_hf.evaluation.classifiers import WEIGHTS
     from sima_hf.evaluation.run import DTYPES
+    from sima_hf.exporting.formats import DYNAMIC, FORMATS
     from sima_hf.ops import backend_names
     from sima_hf.ops.order import GAINS
 
@@ -73,4 +87,6 @@ def test_the_words_are_those_of_the_package():
     assert [one.value for one in choices.Backend] == ["auto", *backend_names()]
     assert {one.value for one in choices.Gain} == set(GAINS)
     assert {one.value for one in choices.Weights} == set(WEIGHTS)
+    assert [one.value for one in choices.Format] == list(FORMATS)
+    assert [one.value for one in choices.Dynamic] == list(DYNAMIC)
     assert [one.value for one in choices.DType] == list(DTYPES)

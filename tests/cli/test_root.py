@@ -20,7 +20,20 @@ from sima_hf.loading import by_name as named_models
 
 
 COMMAND = str(Path(sys.executable).with_name("sima-hf"))
-NAMES = ["env", "models", "convert", "patch", "calibrate", "certify", "train", "distill", "evaluate", "bench", "push"]
+NAMES = [
+    "env",
+    "models",
+    "convert",
+    "patch",
+    "calibrate",
+    "certify",
+    "train",
+    "distill",
+    "evaluate",
+    "bench",
+    "export",
+    "push",
+]
 
 
 def start(*arguments, **kwargs):

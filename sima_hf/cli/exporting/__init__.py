@@ -1,0 +1,1 @@
+"""`sima-hf export`."""

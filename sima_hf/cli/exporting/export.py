@@ -1,0 +1,46 @@
+"""`sima-hf export`: a file for a runtime."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..calibrate import Overwrite
+from ..choices import DType, Dynamic, Format
+from ..output import AsJSON, emit, stdout_kept_clean
+
+
+EXAMPLES = """Examples:
+sima-hf export sima-deit sima-deit-onnx
+sima-hf export sima-deit sima-deit-onnx --dynamic resolution
+sima-hf export sima-deit sima-deit-openvino --format openvino --json"""
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of a Transformers vision model.")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
+    format: Annotated[Format, typer.Option(help="The runtime it is for.")] = Format.onnx,
+    dynamic: Annotated[
+        Dynamic,
+        typer.Option(help="What may differ between two runs: the number of images, their size as well, or nothing."),
+    ] = Dynamic.batch,
+    dtype: Annotated[DType | None, typer.Option(help="Of weights and inputs; the model's by default.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Export a model with its image processor and labels, run the file, compare it with the model, and count its softmax.
+
+    A file that differs from the model is not kept.
+    """
+    with stdout_kept_clean():
+        from ...exporting.export import export as to_folder
+
+        made = to_folder(
+            model,
+            output_dir,
+            format.value,
+            dynamic=dynamic.value,
+            dtype=None if dtype is None else dtype.value,
+            overwrite=overwrite,
+        )
+    emit(made.to_dict(), made, as_json)

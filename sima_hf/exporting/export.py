@@ -1,0 +1,244 @@
+"""From a model to a folder that a runtime reads: exported by Transformers, run, compared, certified, and only then left there."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import ExportError
+from ..folders.atomic_folder import check_free, whole_folder
+from ..loading.by_name import find_processor, is_sima, load_model
+from ..models.sima.configuration_sima import SimAConfig
+from ..models.sima.image_processing_sima import SimAImageProcessor
+from ..patching import certify
+from ..patching.certificate import Certificate
+from .agreement import TOLERANCES, Agreement, compare
+from .formats import DYNAMIC, DYNAMO, Format, exporter_of, find_format, load_exported
+from .graph_certificate import GraphCertificate, certify_graph
+from .graphs import is_graph
+from .inputs import ExportInputs
+from .library_noise import first_line, quiet
+from .record import write_record
+from .tidy import tidy
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that was written.
+
+    Attributes:
+        folder, file: where, and the name of the graph in it.
+        format, model: "onnx", ...; the model's class.
+        dynamic: what may differ between two runs: "none", "batch" or "resolution".
+        fixed_because: why that is less than was asked for; None where it is not.
+        certificate: of the file; for ExecuTorch, whose file hides its nodes, of the graph that it was made from.
+        agreement: of the file with the model.
+    """
+
+    folder: Path
+    file: str
+    format: str
+    model: str
+    dynamic: str
+    fixed_because: str | None
+    certificate: GraphCertificate | Certificate
+    agreement: Agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "folder": str(self.folder),
+            "file": self.file,
+            "format": self.format,
+            "model": self.model,
+            "dynamic": self.dynamic,
+            "fixed_because": self.fixed_because,
+            "certificate": self.certificate.to_dict(),
+            "agreement": self.agreement.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder / self.file}: {self.model}, {_DYNAMIC_WORDS[self.dynamic]}"]
+        if self.fixed_because:
+            lines.append(f"  less than asked for: {self.fixed_because}")
+        lines.append(
+            f"  run {len(self.agreement.runs)} times: differs from the model by {self.agreement.error:.1g} of the largest output "
+            f"at most, where {self.agreement.tolerance:g} is allowed"
+        )
+        return "\n".join([*lines, str(self.certificate)])
+
+
+_DYNAMIC_WORDS = {
+    "none": "for inputs of one shape",
+    "batch": "for any number of images of one size",
+    "resolution": "for any number of images of any size",
+}
+
+
+def export(
+    model: PreTrainedModel | str | Path,
+    output_dir: str | Path,
+    format: str = "onnx",
+    *,
+    dynamic: str = "batch",
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    calibration_images: str | Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    processor: Any = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Export a model to a folder for a runtime: the graph, its image processor, and `sima_export.json` about both.
+
+    Transformers' exporters write the graph. The file is then run on its own runtime and compared with the model, at two batch
+    sizes and two resolutions where these may differ, and its nodes are counted. The folder appears whole or not at all.
+
+    Args:
+        model: a Transformers model, SimA or not, or the folder or Hub name of one. It stays as it is.
+        output_dir: folder to make.
+        format: "onnx", "openvino" or "executorch".
+        dynamic: what may differ between two runs: "none", "batch", or "resolution" (number and size of the images). Where a
+            model cannot do that the most that it can is exported, and the record says why.
+        dtype: of the weights and of the inputs, "float32", "float16" or "bfloat16"; the model's by default.
+        quantize, calibration_images: not there yet.
+        inputs: example inputs by the names of the forward's arguments, where they cannot be made up from the config.
+        processor: image processor to save beside a `model` that is no folder or Hub name.
+        overwrite: `output_dir` may hold a model already, which is replaced.
+
+    Returns:
+        An `Exported`: `certificate`, `agreement`, `dynamic`; print it.
+
+    Raises:
+        ExportError: the model cannot be exported, the file differs from it by more than `sima_hf.exporting.agreement.TOLERANCES`,
+            or softmax is left in a part that is SimA. Nothing is left behind.
+        MissingDependencyError: a package is missing; before any work.
+        SimAError, OSError, ValueError: the model cannot be loaded, or the folder cannot be written.
+    """
+    with quiet():
+        found = find_format(format)
+    _check_options(dynamic, quantize, calibration_images)
+    wanted = _dtype(dtype) if dtype is not None else None
+    check_free(output_dir, overwrite)
+    if isinstance(model, (str, Path)):
+        _check_apart(model, output_dir)
+        name, model = str(model), load_model(str(model))
+        processor = find_processor(name, _has_processor(name)) if processor is None else processor
+    elif not isinstance(model, PreTrainedModel):
+        raise ExportError(
+            f"`model` must be a Transformers model, or the folder or Hub name of one, got {type(model).__name__}."
+        )
+    if processor is None and isinstance(model.config, SimAConfig):
+        processor = SimAImageProcessor.for_image_size(model.config.image_size)
+    if (wanted or model.dtype) not in TOLERANCES:
+        raise ExportError(f"`dtype` must be float32, float16 or bfloat16, and the model is {model.dtype}; give one.")
+    with _ready(model, wanted) as (ready, reference):
+        given = ExportInputs(ready, inputs)
+        return _most_dynamic(ready, reference, given, found, dynamic, processor, output_dir, overwrite)
+
+
+def _check_options(dynamic: str, quantize: str | None, calibration_images: Any) -> None:
+    if dynamic not in DYNAMIC:
+        raise ExportError(f"`dynamic` must be one of {', '.join(map(repr, DYNAMIC))}, got {dynamic!r}.")
+    if quantize is not None:
+        raise ExportError(f"`quantize` must be None, got {quantize!r}: exported weights are not quantized yet.")
+    if calibration_images is not None:
+        raise ExportError("`calibration_images` serve `quantize`, which is None; leave them out.")
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    named = {str(one).removeprefix("torch."): one for one in TOLERANCES}
+    found = named.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ExportError(f"`dtype` must be one of {', '.join(map(repr, named))}, got {str(dtype)!r}.")
+    return found
+
+
+def _check_apart(name: str | Path, output_dir: str | Path) -> None:
+    """The model that is read is not the one that is written, nor around it."""
+    read, written = Path(name).expanduser().resolve(), Path(output_dir).expanduser().resolve()
+    if read.is_dir() and (read == written or read in written.parents):
+        raise ExportError(f"`output_dir` must lie outside the model {name}, which is read, got {output_dir}.")
+
+
+def _has_processor(name: str) -> bool:
+    """Whether a folder has an image processor, which has to be loadable then."""
+    return any(Path(name, file).is_file() for file in ("preprocessor_config.json", "processor_config.json"))
+
+
+@contextlib.contextmanager
+def _ready(model: PreTrainedModel, dtype: torch.dtype | None) -> Iterator[tuple[PreTrainedModel, PreTrainedModel]]:
+    """The model on the CPU, in eval mode and in a dtype, and one in float32 to compare with; copies where it is not so already."""
+    dtype = dtype or model.dtype
+    same = model.device.type == "cpu" and model.dtype == dtype
+    ready = model if same else copy.deepcopy(model).to(device="cpu", dtype=dtype)
+    reference = ready if dtype == torch.float32 else copy.deepcopy(ready).float()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        ready.eval()
+        reference.eval()
+        yield ready, reference
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _most_dynamic(model, reference, given: ExportInputs, found: Format, asked, processor, output_dir, overwrite):
+    """Export with as much dynamic as was asked for, or else with the most that works."""
+    level, why = asked, None
+    for most, reason in ((found.dynamic, f"{found.name} is planned for one shape"), (given.most(), given.reason())):
+        if DYNAMIC.index(most) < DYNAMIC.index(level):
+            level, why = most, reason
+    while True:
+        try:
+            with whole_folder(output_dir, overwrite) as folder:
+                agreement, certificate = _write(model, reference, given, found, level, folder)
+                if processor is not None:
+                    processor.save_pretrained(folder)
+                made = Exported(
+                    Path(output_dir), found.file, found.name, type(model).__name__, level, why, certificate, agreement
+                )
+                write_record(folder, made, found, model, asked, processor)
+                return made
+        except ExportError as error:
+            if level == "none":
+                raise
+            level, why = DYNAMIC[DYNAMIC.index(level) - 1], str(error)
+            logger.warning("Exporting %s with less that is dynamic: %s", type(model).__name__, why)
+
+
+def _write(model, reference, given: ExportInputs, found: Format, level: str, folder: Path):
+    """The graph in a folder, once it is what the model is: `Agreement` and certificate."""
+    name = type(model).__name__
+    with quiet():
+        exporter, config = exporter_of(found, dynamic_shapes=given.axes(level))
+        try:
+            exported = exporter.export(model, given.traced(level), config)
+            tidy(exported.program, found.name)
+            exported.save_pretrained(folder)
+            run = load_exported(found, folder)
+        except Exception as error:  # of torch, of the exporter and of the runtime: none of their types is public
+            raise ExportError(
+                f"{name} cannot be exported to {found.name} with dynamic={level!r}: {first_line(error)}"
+            ) from error
+    certificate = _certified(found, model, given, folder)
+    if is_sima(reference) and certificate.in_swapped:
+        raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept:\n{certificate}")
+    with torch.no_grad():
+        return compare(run, reference, given.compared(level), TOLERANCES[model.dtype]), certificate
+
+
+def _certified(found: Format, model, given: ExportInputs, folder: Path) -> GraphCertificate | Certificate:
+    if is_graph(folder / found.file):
+        return certify_graph(folder / found.file)
+    with quiet():  # the file is for a machine that knows no nodes; counted is the graph that it was lowered from
+        exporter, config = exporter_of(DYNAMO)
+        return certify(exporter.export(model, given.traced("none"), config).program)
