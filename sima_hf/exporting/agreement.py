@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import ExportError
+from .library_noise import first_line
 
 
 # The largest error of an output, relative to its largest number, against the model in float32, by the dtype of the file.
@@ -47,14 +48,17 @@ def compare(
         tolerance: see `TOLERANCES`.
 
     Raises:
-        ExportError: an output differs by more, is not finite where the model's is, or has another shape.
+        ExportError: an output differs by more, is not finite where the model's is, or has another shape; or one of both does not run.
     """
     runs = []
     for given in inputs:
-        expected = reference(**given)
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
         shapes = {name: list(value.shape) for name, value in tensors.items()}
-        errors = [difference(one, two) for one, two in zip(_leaves(run(**tensors)), _leaves(expected), strict=True)]
+        try:
+            found, expected = _leaves(run(**tensors)), _leaves(reference(**given))
+        except Exception as error:  # of the runtime, whose types are not public, or of a model that takes no such size
+            raise ExportError(f"It does not run on inputs of {shapes}: {first_line(error)}") from error
+        errors = [difference(one, two) for one, two in zip(found, expected, strict=True)]
         runs.append({"inputs": shapes, "errors": errors})
         worst = max(errors, default=0.0)
         if not worst <= tolerance:

@@ -21,7 +21,7 @@ from ..patching.certificate import Certificate
 from .agreement import TOLERANCES, Agreement, compare
 from .formats import DYNAMIC, DYNAMO, Format, exporter_of, find_format, load_exported
 from .graph_certificate import GraphCertificate, certify_graph
-from .graphs import is_graph
+from .graphs import is_graph, read_graph
 from .inputs import ExportInputs
 from .library_noise import first_line, quiet
 from .record import write_record
@@ -229,11 +229,24 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, fol
             raise ExportError(
                 f"{name} cannot be exported to {found.name} with dynamic={level!r}: {first_line(error)}"
             ) from error
+    _check_axes(folder / found.file, given, level)
     certificate = _certified(found, model, given, folder)
     if is_sima(reference) and certificate.in_swapped:
         raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept:\n{certificate}")
     with torch.no_grad():
         return compare(run, reference, given.compared(level), TOLERANCES[model.dtype]), certificate
+
+
+def _check_axes(file: Path, given: ExportInputs, level: str) -> None:
+    """Whether the axes that were to be dynamic are: torch fixes one without a word where the model's code needs its size."""
+    axes = given.axes(level)
+    if axes is None or not is_graph(file):
+        return
+    for one in read_graph(file).inputs:
+        wanted = axes.get(one["name"]) or ()
+        fixed = [f"axis {axis} is {one['shape'][axis]}" for axis in wanted if isinstance(one["shape"][axis], int)]
+        if fixed:
+            raise ExportError(f"The model's code fixes the size of {one['name']}: {', '.join(fixed)}.")
 
 
 def _certified(found: Format, model, given: ExportInputs, folder: Path) -> GraphCertificate | Certificate:
