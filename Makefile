@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest check-results bench evidence calibration conversion comparison deit-digits training-speed quality style build clean
+.PHONY: demo test test-fast test-oldest check-results bench evidence calibration conversion comparison deit-digits training-speed export-coverage quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -62,6 +62,10 @@ deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the
 
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md
+
+export-coverage: $(VENV)/.installed  ## which models export to which format, in benchmarks/results; goes on where it was stopped: two hours
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino executorch
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_coverage.py --output_dir $(RESULTS) --page docs/export.md
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

@@ -53,7 +53,6 @@ FORMATS = {
 DYNAMO = Format("dynamo", "DynamoConfig", (), "model.pt2")
 # What may differ between two runs of an exported file, each with what stands before it as well.
 DYNAMIC = ("none", "batch", "resolution")
-RECORD = "sima_export.json"
 
 
 def find_format(name: str) -> Format:

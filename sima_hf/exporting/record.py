@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..folders.file_names import EXPORT
 from ..folders.local_paths import without_places
 from ..patching.certificate import weights_mark
 from ..version import __version__
-from .formats import RECORD, Format, versions_of
+from .formats import Format, versions_of
 from .graphs import is_graph, read_graph
 
 
@@ -45,7 +46,7 @@ def write_record(folder: Path, made: Any, found: Format, model: PreTrainedModel,
         "versions": {"sima_hf": __version__, **versions_of(found)},
         "weights": weights_mark(model),
     }
-    path = folder / RECORD
+    path = folder / EXPORT
     path.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
     return path
 

@@ -14,6 +14,7 @@ from .file_names import (
     ADAPTER_FILES,
     CHAT_TEMPLATES,
     CONFIG,
+    EXPORT,
     MANIFEST,
     WEIGHT_FILES,
     code_places,
@@ -163,7 +164,7 @@ def files_of_model(folder: str | Path) -> tuple[str, ...]:
     """Names in a folder that are of the model in it, and are nothing without it.
 
     Its config, weights (by the names that `from_pretrained` looks for, or that its config or its index gives), adapters, code,
-    processors and tokenizer, provenance, and what was measured of it (see `sima_hf.folders.file_names`).
+    processors and tokenizer, provenance, an export, and what was measured of it (see `sima_hf.folders.file_names`).
 
     Args:
         folder: a model's; one that is not there has none.
@@ -172,7 +173,7 @@ def files_of_model(folder: str | Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     settings = {path.name for path in model_settings(folder) if path.parent == folder}
-    of_it = {CONFIG, CHAT_TEMPLATES, *settings, *_code_of(folder), *_named(folder)}
+    of_it = {CONFIG, CHAT_TEMPLATES, *settings, *_code_of(folder), *_named(folder), *_exported(folder)}
     found = (
         one.name
         for one in folder.iterdir()
@@ -190,6 +191,12 @@ def _named(folder: Path) -> set[str]:
         shards = json_or_nothing(index).get("weight_map")
         found |= {one for one in shards.values() if isinstance(one, str)} if isinstance(shards, dict) else set()
     return found
+
+
+def _exported(folder: Path) -> set[str]:
+    """Names of the files of an exported model, by its record."""
+    files = json_or_nothing(folder / EXPORT).get("files")
+    return {EXPORT, *(one for one in files if isinstance(one, str))} if isinstance(files, list) else set()
 
 
 def _code_of(path: Path) -> set[str]:

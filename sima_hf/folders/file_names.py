@@ -11,6 +11,7 @@ from typing import Any
 CONFIG = "config.json"
 PROVENANCE = "sima_provenance.json"
 MANIFEST = "checkpoint_manifest.json"  # seals a training checkpoint
+EXPORT = "sima_export.json"  # describes an exported model, and lists its files
 # Names that `from_pretrained` finds by itself: weights in one file or in shards, variants of them, an adapter.
 WEIGHT_FILES = (
     "model.safetensors",
