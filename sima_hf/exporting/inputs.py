@@ -60,8 +60,8 @@ class ExportInputs:
             else "it takes more than images of one size"
         )
 
-    def at(self, dynamic: str, batch: int | None = None, size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Keyword arguments for an export that is `dynamic`, of so many images (None: as given), of `size` in pixels."""
+    def at(self, batch: int | None = None, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Keyword arguments of so many images (None: as given), of `size` in pixels."""
         tensors = dict(self.tensors)
         if size is not None and size != self.size:
             pixels = tensors["pixel_values"]
@@ -69,16 +69,17 @@ class ExportInputs:
             tensors["pixel_values"] = torch.randn(*pixels.shape[:2], *size, generator=generator).to(pixels.dtype)
         if batch is not None:
             tensors = {name: _of_batch(tensor, batch) for name, tensor in tensors.items()}
-        found = {**tensors, **self.plain}
-        if dynamic == "resolution" and self.resizes:
-            found[RESIZED] = True
-        return found
+        return {**tensors, **self.plain}
 
     def traced(self, dynamic: str) -> dict[str, Any]:
         """What to trace with: two images where their number may differ (one is a case of its own to torch), not square where sizes may."""
         if dynamic == "none":
-            return self.at(dynamic)
-        return self.at(dynamic, 2, self._sizes()[-1] if dynamic == "resolution" else None)
+            return self.at()
+        return self.at(2, self._sizes()[-1] if dynamic == "resolution" else None)
+
+    def flags(self, dynamic: str) -> dict[str, bool]:
+        """Arguments that a forward takes besides, and that a graph has built in."""
+        return {RESIZED: True} if dynamic == "resolution" and self.resizes else {}
 
     def axes(self, dynamic: str) -> dict[str, Any] | None:
         """Which axes of each input are dynamic, as torch.export takes them."""
@@ -93,10 +94,10 @@ class ExportInputs:
     def compared(self, dynamic: str) -> list[dict[str, Any]]:
         """Inputs on which file and model have to agree: two batch sizes and two resolutions, where these may differ."""
         if dynamic == "none":
-            return [self.at(dynamic)]
+            return [self.at()]
         if dynamic == "batch":
-            return [self.at(dynamic, batch) for batch in (1, 3)]
-        return [self.at(dynamic, batch, size) for batch, size in zip((1, 3), self._sizes(), strict=False)]
+            return [self.at(batch) for batch in (1, 3)]
+        return [self.at(batch, size) for batch, size in zip((1, 3), self._sizes(), strict=False)]
 
     def _sizes(self) -> list[tuple[int, int]]:
         """As given, higher, and wider: doubled, so that patches and strides still divide them."""

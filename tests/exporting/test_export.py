@@ -16,6 +16,7 @@ from sima_hf.exporting import formats
 
 
 pytest.importorskip("transformers.exporters")
+onnx = pytest.importorskip("onnx")
 onnx_ir = pytest.importorskip("onnx_ir")
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,15 @@ def test_sizes_that_may_differ_are_named_and_tried(made):
     assert sizes == [[24, 24], [48, 24]]
 
 
+def test_where_sizes_may_differ_no_product_is_tokens_by_tokens(made):
+    folder, _, _ = made["deit"]
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in graph.value_info}
+    products = [shapes[node.output[0]] for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) >= 2 * 8
+    assert not [shape for shape in products if all(one.dim_param for one in shape[-2:])]
+
+
 ALONE = """
 import json, sys
 import numpy, onnxruntime
@@ -138,6 +148,7 @@ def test_half_precision_is_compared_with_float32_and_leaves_the_model_alone(tmp_
     assert record["dtype"] == record["inputs"][0]["dtype"] == "float16"
     assert 1e-5 < exported.agreement.error < exported.agreement.tolerance == 1e-2
     assert model.training
+    assert "forward" not in vars(model)
     assert model.dtype == torch.float32
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
