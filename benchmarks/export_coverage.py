@@ -74,7 +74,11 @@ def try_one(form: str, dynamic: str, case: tuple, out) -> None:
         found |= {
             "exports": "yes",
             "agrees": "yes",
-            "softmax_free": "yes" if made.certificate.softmax_free else "no",
+            "softmax_free": "yes"
+            if made.certificate.softmax_free
+            else "no"
+            if made.certificate.in_swapped
+            else "elsewhere",
             "dynamic": made.dynamic,
             "error": f"{made.agreement.error:.1e}",
             "reason": made.fixed_because or "",
@@ -139,7 +143,7 @@ def cell(row: dict | None) -> str:
         return "not tried"
     if row["agrees"] != "yes":
         return "no"
-    return WORDS[row["dynamic"]] + ("" if row["softmax_free"] == "yes" else ", softmax left")
+    return WORDS[row["dynamic"]] + {"yes": "", "elsewhere": "; softmax in what is not swapped"}[row["softmax_free"]]
 
 
 def markdown(rows: dict, conditions: dict) -> str:

@@ -17,7 +17,7 @@ from ..folders.atomic_folder import check_free, whole_folder
 from ..loading.by_name import find_processor, is_sima, load_model
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
-from ..patching import certify
+from ..patching import certify, describe
 from ..patching.certificate import Certificate
 from .agreement import TOLERANCES, Agreement, compare
 from .formats import DYNAMIC, DYNAMO, Format, exporter_of, find_format, load_exported
@@ -278,7 +278,9 @@ def _check_axes(file: Path, given: ExportInputs, level: str) -> None:
 
 def _certified(found: Format, model, given: ExportInputs, folder: Path) -> GraphCertificate | Certificate:
     if is_graph(folder / found.file):
-        return certify_graph(folder / found.file)
+        native = [("", "")] if model.config.model_type == SimAConfig.model_type else []
+        parts = native or [(part.path, part.within) for part in describe(model).swapped]
+        return certify_graph(folder / found.file, parts)
     with quiet():  # the file is for a machine that knows no nodes; counted is the graph that it was lowered from
         exporter, config = exporter_of(DYNAMO)
         with _forward_with(model, {}):

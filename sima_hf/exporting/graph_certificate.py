@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..patching.certificate import allowed_reason
+from ..patching.certificate import allowed_reason, is_under
 from ..patching.hosts import PREFIX
 from .graphs import Node, read_graph
 
@@ -126,19 +126,21 @@ class GraphCertificate:
         return "\n".join(lines)
 
 
-def certify_graph(path: str | Path) -> GraphCertificate:
+def certify_graph(path: str | Path, parts: list[tuple[str, str]] | None = None) -> GraphCertificate:
     """Count the nodes of an ONNX file or OpenVINO IR, with the functions and branches in it, that are softmax, exp, fused attention.
 
     Args:
         path: a .onnx or .xml file, of whichever exporter. Where nodes come from is read from what torch's exporter notes of them;
             in files that do not say, OpenVINO's among them, any softmax counts as attention.
+        parts: paths of the models in it that are SimA, each with the name of the module in which alone it is, or ""; None: by the
+            classes around each node, of which the outermost may be a larger model.
 
     Raises:
         ExportError: it is no such file, or damaged.
         MissingDependencyError: the package that reads it is missing.
     """
     graph = read_graph(path)
-    softmax = _gather(node for node in graph.nodes if _bare(node) in SOFTMAX)
+    softmax = _gather((node for node in graph.nodes if _bare(node) in SOFTMAX), parts)
     besides = Counter((node.operation, _in_attention(node)) for node in graph.nodes if _bare(node) in TRANSCENDENTAL)
     return GraphCertificate(
         Path(path).name,
@@ -149,7 +151,7 @@ def certify_graph(path: str | Path) -> GraphCertificate:
     )
 
 
-def _gather(nodes) -> tuple[GraphOperation, ...]:
+def _gather(nodes, parts) -> tuple[GraphOperation, ...]:
     found = Counter(nodes)
     return tuple(
         GraphOperation(
@@ -158,9 +160,9 @@ def _gather(nodes) -> tuple[GraphOperation, ...]:
             _last(node.classes[-1:]),
             count,
             _in_attention(node),
-            _swapped(node),
+            _swapped(node, parts),
             allowed_reason([_last([one]) for one in node.classes[-1:]], _bare(node).lower())
-            if _swapped(node)
+            if _swapped(node, parts)
             else None,
         )
         for node, count in found.items()
@@ -186,6 +188,8 @@ def _in_attention(node: Node) -> bool | None:
     return bool(places) or any("attention" in cls.lower() or "attn" in cls.lower() for cls in named)
 
 
-def _swapped(node: Node) -> bool:
+def _swapped(node: Node, parts: list[tuple[str, str]] | None) -> bool:
     """Whether a node is inside a model of sima_hf: one swapped, or the native one."""
+    if parts is not None and node.classes:
+        return any(is_under(node.path, part, within) for part, within in parts)
     return any(_last([one]).startswith(PREFIX) and one.startswith("sima_hf.") for one in node.classes)

@@ -192,7 +192,7 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
     whole = isinstance(model, PreTrainedModel)
     operations = []
     for (path, module, name), count in counts.items():
-        swapped = any(_is_under(path, part, within) for part, within in parts)
+        swapped = any(is_under(path, part, within) for part, within in parts)
         # By its bases as well: parametrizations and subclasses bring names of their own.
         classes = [cls.__name__ for cls in type(model.get_submodule(path)).__mro__]
         reason = allowed_reason(classes, name) if swapped else None
@@ -224,7 +224,7 @@ def weights_mark(model: nn.Module) -> str | None:
     return found.hexdigest()
 
 
-def _is_under(path: str, part: str, within: str) -> bool:
+def is_under(path: str, part: str, within: str) -> bool:
     """Whether `path` is at or below `part`; with `within`, below a module of that name in it."""
     if part and path != part and not path.startswith(f"{part}."):
         return False

@@ -60,6 +60,17 @@ def test_softmax_exp_and_fused_attention_are_found(tmp_path, operation):
     assert f"1 x {operation} in layers.0.attention [ViTAttention]" in str(found)
 
 
+def test_the_text_side_of_a_larger_model_is_not_what_was_swapped(tmp_path):
+    text = (
+        "language_model.layers.0.self_attn",
+        (f"{SIMA}.SimALlavaModel", "transformers.models.llama.LlamaAttention"),
+    )
+    path = saved(tmp_path / "m.onnx", [node("Softmax", *text)])
+    found = certify_graph(path, [("vision_tower", "")])
+    assert (found.softmax_free, found.count, found.in_swapped) == (False, 1, ())
+    assert len(certify_graph(path, [("language_model", "")]).in_swapped) == 1
+
+
 def test_a_softmax_of_unknown_place_counts(tmp_path):
     found = certify_graph(saved(tmp_path / "m.onnx", [node("Softmax")]))
     assert not found.softmax_free
