@@ -64,7 +64,7 @@ training-speed: $(VENV)/.installed  ## images per second of loading, augmenting 
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md
 
 export-coverage: $(VENV)/.installed  ## which models export to which format, in benchmarks/results; goes on where it was stopped: two hours
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino executorch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_coverage.py --output_dir $(RESULTS) --page docs/export.md
 
 quality: $(VENV)/.installed  ## what CI checks of style

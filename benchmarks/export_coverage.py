@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -186,7 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--page", type=Path, help="page of the docs to write the table into")
-    parser.add_argument("--formats", nargs="*", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument(
+        "--formats", nargs="*", choices=list(FORMATS), help="those whose packages are installed by default"
+    )
     parser.add_argument("--models", nargs="*", help="rows to try, all by default")
     parser.add_argument("--dynamic", choices=DYNAMIC, default="batch", help="what is asked for")
     parser.add_argument(
@@ -198,7 +201,8 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     results = arguments.output_dir / f"{NAME}.csv"
     rows, tried = read(results), cases()
-    for form in arguments.formats:
+    installed = [name for name, form in FORMATS.items() if all(map(find_spec, form.packages))]
+    for form in arguments.formats or installed:
         find_format(form)  # what takes seconds to import is there before the processes are made
         for name in arguments.models or tried:
             known = rows.get((form, name))

@@ -183,11 +183,16 @@ def _ready(model: PreTrainedModel, dtype: torch.dtype | None) -> Iterator[tuple[
     ready = model if same else copy.deepcopy(model).to(device="cpu", dtype=dtype)
     reference = ready if dtype == torch.float32 else copy.deepcopy(ready).float()
     modes = {module: module.training for module in model.modules()}
+    loss = getattr(model.config, "return_loss", None)  # FLAVA's config asks for one, which no graph has
     try:
-        ready.eval()
-        reference.eval()
+        for one in (ready, reference):
+            one.eval()
+            if loss:
+                one.config.return_loss = False
         yield ready, reference
     finally:
+        if loss:
+            model.config.return_loss = loss
         for module, training in modes.items():
             module.training = training
 
