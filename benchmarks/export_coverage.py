@@ -157,11 +157,12 @@ def markdown(rows: dict, conditions: dict) -> str:
         if tried:
             of_hosts = [rows[form, name] for name in hosts if (form, name) in rows]
             agree = sum(row["agrees"] == "yes" for row in of_hosts)
+            left = sum(row["softmax_free"] == "no" for row in of_hosts)
             free = sum(row["softmax_free"] == "yes" for row in of_hosts)
             native = [row["agrees"] for row in tried if row["model_type"] not in hosts]
             lines.append(
-                f"- {form}: {agree} of {len(of_hosts)} model types export and agree, {free} of them without softmax and exp in "
-                f"attention; {native.count('yes')} of {len(native)} native variants."
+                f"- {form}: {agree} of {len(of_hosts)} model types export and agree, {left or 'none'} with softmax or exp in what was "
+                f"swapped, {free} with none at all in attention; {native.count('yes')} of {len(native)} native variants."
             )
     device, versions = conditions["device"], ", ".join(f"{name} {one}" for name, one in conditions["versions"].items())
     lines += ["", f"Run on {device}, with {versions}; {conditions['models']}.", ""]
