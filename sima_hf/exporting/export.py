@@ -13,12 +13,13 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import ExportError
+from ..errors.words import first_few
 from ..folders.atomic_folder import check_free, whole_folder
-from ..loading.by_name import find_processor, is_sima, load_model
+from ..loading.by_name import find_processor, load_model
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
 from ..patching import certify, describe
-from ..patching.certificate import Certificate
+from ..patching.certificate import Certificate, is_under
 from .agreement import TOLERANCES, Agreement, compare
 from .formats import DYNAMIC, DYNAMO, Format, exporter_of, find_format, load_exported
 from .graph_certificate import GraphCertificate, certify_graph
@@ -237,9 +238,12 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, fol
                 f"{name} cannot be exported to {found.name} with dynamic={level!r}: {first_line(error)}"
             ) from error
     _check_axes(folder / found.file, given, level)
-    certificate = _certified(found, model, given, folder)
-    if is_sima(reference) and certificate.in_swapped:
-        raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept:\n{certificate}")
+    certificate, left = _certified(found, model, given, folder)
+    if left:
+        places = first_few(
+            dict.fromkeys(f"{one.operation} in {one.path or 'the model'} [{one.module}]" for one in left), 3
+        )
+        raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept: {places}.")
 
     def expected(**inputs):
         wide = {
@@ -281,12 +285,19 @@ def _check_axes(file: Path, given: ExportInputs, level: str) -> None:
             raise ExportError(f"The model's code fixes the size of {one['name']}: {', '.join(fixed)}.")
 
 
-def _certified(found: Format, model, given: ExportInputs, folder: Path) -> GraphCertificate | Certificate:
+def _certified(found: Format, model, given: ExportInputs, folder: Path):
+    """The certificate of a file, and the operations of softmax and exp in it that are where SimA should be."""
+    native = [("", "")] if model.config.model_type == SimAConfig.model_type else []
+    parts = native or [(part.path, part.within) for part in describe(model).swapped]
+    certificate = None
     if is_graph(folder / found.file):
-        native = [("", "")] if model.config.model_type == SimAConfig.model_type else []
-        parts = native or [(part.path, part.within) for part in describe(model).swapped]
-        return certify_graph(folder / found.file, parts)
-    with quiet():  # the file is for a machine that knows no nodes; counted is the graph that it was lowered from
+        certificate = certify_graph(folder / found.file, parts)
+        unplaced = any(one.attention is None for one in certificate.softmax)
+        if not parts or not unplaced:
+            return certificate, certificate.in_swapped
+    # The file does not say where its nodes come from; the graph that it was lowered from does.
+    with quiet(), _forward_with(model, {}):
         exporter, config = exporter_of(DYNAMO)
-        with _forward_with(model, {}):
-            return certify(exporter.export(model, given.traced("none"), config).program)
+        traced = certify(exporter.export(model, given.traced("none"), config).program)
+    inside = (one for one in traced.operations if any(is_under(one.path, *part) for part in parts))
+    return certificate or traced, tuple(one for one in inside if not one.allowed)

@@ -10,6 +10,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from sima_hf import export, patch_model
+from sima_hf.errors import ExportError
+from tests.helpers.hosts.at_hand import given, make
 
 
 pytest.importorskip("transformers.exporters")
@@ -88,3 +90,14 @@ def test_computed_by_the_runtime_alone(name, code, dynamic, shapes, model, tmp_p
         assert found.shape == expected.shape
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     model.float()
+
+
+def test_softmax_that_an_exporter_puts_in_is_refused_where_nodes_have_no_places(tmp_path):
+    """Transformers replaces this attention while it traces, and OpenVINO's files do not say where a softmax is."""
+    pytest.importorskip("openvino")
+    case = "qwen2_vl_vision", "Qwen2VisionTransformerPretrainedModel"
+    with pytest.raises(
+        ExportError, match=r"Softmax is left .*scaled_dot_product_attention in blocks.0.attn \[VisionAttention\]"
+    ):
+        export(patch_model(make(*case)), tmp_path / "out", "openvino", inputs=given(*case))
+    assert list(tmp_path.iterdir()) == []
