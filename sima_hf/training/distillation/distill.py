@@ -215,7 +215,7 @@ def _arguments(
         "cutmix": 0.0,
         "label_smoothing_factor": 0.0,
         "repeated_augmentation": 1,
-        "ema_decay": min(0.999, max(0.8, 1 - 5 / steps)),
+        "ema_decay": min(0.999, max(0.8, 1 - 3 / steps)),
         "ema_warmup": False,  # the average begins at weights that are worth keeping
         "eval_on_start": True,
         "eval_strategy": "steps",
