@@ -20,6 +20,8 @@ logger = logging.get_logger(__name__)
 
 # Batches that the teacher's means and variances are taken from.
 MEASURED_BATCHES = 16
+# Batches of held-out images that a learning rate is judged by.
+HELD_OUT_BATCHES = 4
 # A fall of agreement or cosine by less than this may be the draw of the images.
 MARGIN = 0.01
 
@@ -89,7 +91,7 @@ class FeatureDistillationTrainer(SimATrainer):
         """
         with self.matching, torch.random.fork_rng(devices=[]):
             self._measure()
-            tried = list(self._first_inputs(1, held_out=True))
+            tried = list(self._first_inputs(HELD_OUT_BATCHES, held_out=True))
             answers = [self.matching.answers(inputs) for inputs in tried]
 
             def losses() -> Iterator[torch.Tensor]:
