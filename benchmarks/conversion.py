@@ -35,12 +35,12 @@ class Results:
     A run that broke off goes on: rows of the same settings are not measured again.
     """
 
-    def __init__(self, name: str, task: Task, path: Path, settings: dict):
+    def __init__(self, name: str, task: Task, path: Path, settings: dict, command: str = "make conversion"):
         self.task, self.path = task, path
         self.goal = task.features(task.teacher, task.test)
         self.goal_answers = task.answers(task.teacher, self.goal)
         self.facts = {
-            "command": "make conversion",
+            "command": command,
             "teacher": name,
             "settings": settings,
             "device": device_name("cpu"),
@@ -109,6 +109,7 @@ def measure(task: Task, results: Results, kept: Path, numbers: list[int], shift:
         with torch.enable_grad():
             report = sima_hf.distill(model, task.teacher, images, num_images=number)
         return model, {
+            "calibrated_with": numbers[-1] if start is not None else 0,
             "learning_rate": report.learning_rate,
             "held_out": report.held_out,
             "history": report.history,
@@ -119,12 +120,12 @@ def measure(task: Task, results: Results, kept: Path, numbers: list[int], shift:
     for number in numbers:
         chosen = task.pool[:number]
         results.add("calibrated", number, functools.partial(calibrated, chosen, f"{name}_{number}.pt"))
-    half = task.pool[task.pool_labels < 5][:shift]
-    results.add("calibrated on classes 0 to 4", shift, functools.partial(calibrated, half, f"{name}_half.pt"))
     for number in distilled:
-        start = kept / f"{name}_{numbers[-1]}.pt"
+        start = kept / f"{name}_{numbers[-1]}.pt"  # with most images
         results.add("calibrated and distilled", number, functools.partial(trained, start, number))
         results.add("distilled", number, functools.partial(trained, None, number))
+    half = task.pool[task.pool_labels < 5][:shift]
+    results.add("calibrated on classes 0 to 4", shift, functools.partial(calibrated, half, f"{name}_half.pt"))
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ STYLES = {
 }
 
 
-def _read(path: Path) -> dict:
+def read(path: Path) -> dict:
+    """The results of one teacher."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -34,7 +35,7 @@ def write_csv(paths: list[Path], output: Path) -> None:
     """All rows of all teachers, without the reports."""
     rows = [
         {"teacher": results["teacher"], **{name: value for name, value in row.items() if name != "report"}}
-        for results in map(_read, paths)
+        for results in map(read, paths)
         for row in results["rows"]
     ]
     with output.open("w", newline="", encoding="utf-8") as file:
@@ -47,7 +48,7 @@ def draw_figure(paths: list[Path], output: Path) -> None:
     """What is kept of each teacher's accuracy against images."""
     plt = pyplot()
     figure, axes = plt.subplots(1, len(paths), figsize=(3.6 * len(paths), 3.8), layout="constrained", squeeze=False)
-    for axis, results in zip(axes[0], map(_read, paths), strict=True):
+    for axis, results in zip(axes[0], map(read, paths), strict=True):
         swapped = 100 * _rows(results, "swapped")[0]["kept"]
         axis.axhline(100, color="#8a8a8a", linewidth=1, label="original, softmax")
         axis.axhline(swapped, color="#8a8a8a", linewidth=1, linestyle=":", label="after the swap")
@@ -67,13 +68,14 @@ def draw_figure(paths: list[Path], output: Path) -> None:
     axes[0, 0].set_ylabel("accuracy kept, % of the original's")
     axes[0, 0].legend(fontsize=8, loc="lower right")
     figure.suptitle(
-        f"Softmax ViTs swapped to SimA: what is kept on test images, one seed; {_conditions(results)}", fontsize=10
+        f"Softmax ViTs swapped to SimA: what is kept on test images, one seed; {conditions(results)}", fontsize=10
     )
     figure.savefig(output, dpi=110)
     plt.close(figure)
 
 
-def _conditions(results: dict) -> str:
+def conditions(results: dict) -> str:
+    """Machine and versions."""
     return f"{results['device']}, torch {results['torch']}, transformers {results['transformers']}"
 
 
@@ -82,30 +84,31 @@ def _table(paths: list[Path]) -> str:
     header += ["calibrated, 128", "512", "2,048 images", "on half of the classes: those, the others"]
     header += ["then distilled", "distilled, not calibrated", "agreement", "cosine"]
     rows = []
-    for results in map(_read, paths):
+    for results in map(read, paths):
         found = {(row["how"], row["images"]): row for row in results["rows"]}
         calibrated = _rows(results, "calibrated")
-        cells = [TITLES[results["teacher"]], _percent(results["rows"][0]["accuracy"])]
-        cells.append(_percent(_rows(results, "swapped")[0]["kept"]))
+        cells = [TITLES[results["teacher"]], percent(results["rows"][0]["accuracy"])]
+        cells.append(percent(_rows(results, "swapped")[0]["kept"]))
         cells += [
-            _percent(found[key]["kept"]) if (key := ("calibrated", images)) in found else ""
+            percent(found[key]["kept"]) if (key := ("calibrated", images)) in found else ""
             for images in (128, 512, 2048)
         ]
         shifted = _rows(results, "calibrated on classes 0 to 4")
         cells.append(
-            f"{_percent(shifted[0]['kept_classes_0_to_4'])}, {_percent(shifted[0]['kept_classes_5_to_9'])}"
+            f"{percent(shifted[0]['kept_classes_0_to_4'])}, {percent(shifted[0]['kept_classes_5_to_9'])}"
             if shifted
             else ""
         )
         for how in ("calibrated and distilled", "distilled"):
             last = _rows(results, how)[-1:]
-            cells.append(f"{_percent(last[0]['kept'])} ({last[0]['images']:,})" if last else "")
+            cells.append(f"{percent(last[0]['kept'])} ({last[0]['images']:,})" if last else "")
         best = (_rows(results, "calibrated and distilled") or calibrated)[-1]
         rows.append([*cells, f"{best['agreement']:.3f}", f"{best['cosine']:.3f}"])
     return markdown(header, rows)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """As the tables have it."""
     return f"{100 * share:.1f} %"
 
 
@@ -115,27 +118,27 @@ def update_pages(paths: list[Path], page: Path | None, readme: Path | None) -> N
     Raises:
         ValueError: the marks are not there.
     """
-    conditions = _conditions(_read(paths[0]))
+    machine = conditions(read(paths[0]))
     if page is not None:
         sentence = (
             "\n\nPercent of the original's accuracy on test images, one seed; images in brackets; agreement with the original, "
             "and cosine of the features, of the distilled model where there is one. No test image chose anything. "
-            f"{conditions}; everything measured, with seconds, settings and reports, in "
+            f"{machine}; everything measured, with seconds, settings and reports, in "
             "[conversion.csv](../benchmarks/results/conversion.csv) and the JSON files beside it."
         )
         replace_between(page, "conversion", _table(paths) + sentence)
     if readme is not None:
-        sentence = f"\n\nPercent of the original's accuracy kept on test images, one seed. {conditions}. [All of it](docs/calibration.md)"
+        sentence = f"\n\nPercent of the original's accuracy kept on test images, one seed. {machine}. [All of it](docs/calibration.md)"
         replace_between(readme, "readme-conversion", _short_table(paths) + sentence)
 
 
 def _short_table(paths: list[Path]) -> str:
     rows = []
-    for results in map(_read, paths):
-        cells = [TITLES[results["teacher"]], _percent(results["rows"][0]["accuracy"])]
+    for results in map(read, paths):
+        cells = [TITLES[results["teacher"]], percent(results["rows"][0]["accuracy"])]
         for how in ("swapped", "calibrated", "calibrated and distilled"):
             last = _rows(results, how)[-1:]
             images = f" ({last[0]['images']:,} images)" if last and last[0]["images"] else ""
-            cells.append(f"{_percent(last[0]['kept'])}{images}" if last else "")
+            cells.append(f"{percent(last[0]['kept'])}{images}" if last else "")
         rows.append(cells)
     return markdown(["", "original", "swapped", "calibrated", "then distilled"], rows)

@@ -49,9 +49,9 @@ def test_rows_and_files(conversion, tmp_path):
         ("swapped", 0),
         ("calibrated", 8),
         ("calibrated", 16),
-        ("calibrated on classes 0 to 4", 12),
         ("calibrated and distilled", 32),
         ("distilled", 32),
+        ("calibrated on classes 0 to 4", 12),
     ]
     assert rows[0]["kept"] == rows[0]["agreement"] == 1
     assert rows[0]["cosine"] == pytest.approx(1)
@@ -81,5 +81,5 @@ def _check_pages(path, rows, folder):
     )
     conversion_figure.update_pages([path], page, page)
     text = page.read_text(encoding="utf-8")
-    assert f"{100 * rows[-2]['kept']:.1f} % (32)" in text
+    assert f"{100 * rows[-3]['kept']:.1f} % (32)" in text
     assert f"{100 * rows[3]['kept']:.1f} % (16 images)" in text
