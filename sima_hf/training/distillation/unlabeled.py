@@ -99,9 +99,9 @@ class FeatureDistillationTrainer(SimATrainer):
 
             @torch.no_grad()
             def measure() -> float:
-                outputs = [self.model(**inputs, **self.matching.arguments) for inputs in tried]
                 return sum(
-                    float(self.matching.loss(output, answer)) for output, answer in zip(outputs, answers, strict=True)
+                    float(self.matching.loss(self.model(**inputs, **self.matching.arguments), answer))
+                    for inputs, answer in zip(tried, answers, strict=True)
                 )
 
             rate = bearable_rate(self.model.eval(), losses, measure, self.shares)

@@ -17,6 +17,7 @@ import sima_hf
 from sima_hf.errors import CheckpointError, DataError, TrainingError
 from sima_hf.training.checkpoints.interruption import StoppedBySignal
 from sima_hf.training.distillation.images import Pixels
+from sima_hf.training.distillation.step_size import TRIED_RATES
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -50,6 +51,14 @@ def state_of(model):
 
 def same(one, two):
     return all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_rate_is_found_on_all_batches_that_are_held_out(student, teacher, images):
+    """Of 35 held-out images in batches of 8 the last is short."""
+    report = sima_hf.distill(student, teacher, images, batch_size=2, num_images=16, held_out=35 / 96, progress=False)
+    assert report.held_out == 35
+    assert report.learning_rate in TRIED_RATES
+    assert report.after["loss"] <= report.before["loss"]
 
 
 def test_the_student_comes_nearer_on_images_it_was_not_trained_on(student, teacher, images):
