@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest check-results bench evidence calibration conversion levers comparison deit-digits training-speed export-coverage quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench evidence calibration conversion levers comparison deit-digits training-speed export-coverage quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -24,6 +24,11 @@ test: $(VENV)/.installed  ## the whole suite, offline
 
 test-fast: $(VENV)/.installed  ## what fails first, in a few minutes: for daily work
 	$(PYTEST) -m 'not slow and not results' $(ARGS)
+
+# Thereafter TRITON_RAN_ON_A_GPU in sima_hf/ops/backends.py may be set, and the file committed with it.
+gpu-check: $(VENV)/.installed  ## on a machine with a CUDA GPU: the fused CUDA kernels against float64, with the GPU's name in the file
+	$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'torch finds no CUDA GPU here')"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu --junitxml=$(RESULTS)/gpu_tests.xml tests/ops $(ARGS)
 
 check-results: $(VENV)/.installed  ## committed measurements reach their goals, and the pages say what they say
 	$(PYTEST) -m results $(ARGS)

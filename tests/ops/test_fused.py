@@ -1,6 +1,9 @@
 """The fused kernels of CPU and CUDA against float64: the latter in Triton's interpreter here, on the device where there is one."""
 
+import dataclasses
 import functools
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,7 +121,8 @@ def test_many_tokens(backend, sizes, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("sizes", ON_DEVICE, ids=str)
-def test_on_the_device(sizes, dtype):
+def test_on_the_device(sizes, dtype, record_testsuite_property):
+    record_testsuite_property("gpu", torch.cuda.get_device_name())  # in the file of `make gpu-check`
     for gain in ("none", "tokens"):
         check("triton", sizes, dtype, False, gain, "cuda")
 
@@ -369,11 +373,22 @@ def test_reasons_of_triton(monkeypatch):
         if not torch.cuda.is_available():
             assert backends.backend_report()["triton"] == "it needs a CUDA device, and torch finds none here"
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        assert backends.backend_report()["triton"] == "fused kernels for CUDA"
+        assert backends.backend_report()["triton"].startswith("fused kernels for CUDA")
         assert "got float64" in triton.why_not(query.double())
         assert "at most 256" in triton.why_not(torch.randn(1, 1, 4, 257))
     monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
     assert triton.why_not(query) == "triton is not installed: pip install triton"
+
+
+def test_auto_takes_the_kernels_for_cuda_once_they_have_run_on_a_gpu(monkeypatch):
+    """The flag wants the file of the run; until then plain torch serves, and the report says so."""
+    ran = backends.TRITON_RAN_ON_A_GPU
+    assert not ran or (Path(__file__).parents[2] / "benchmarks/results/gpu_tests.xml").exists()
+    able = [dataclasses.replace(row, why_not=lambda query: None) for row in backends.BACKENDS]
+    monkeypatch.setattr(backends, "BACKENDS", able)
+    assert ("'auto' takes 'eager'" in backends.backend_report()["triton"]) is not ran
+    query = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, 1, 4, 16))
+    assert backends.served_by("auto", query) == ("triton" if ran else "eager")
 
 
 def test_auto_takes_the_cpu_kernels_and_else_eager(monkeypatch):
