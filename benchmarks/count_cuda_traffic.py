@@ -4,6 +4,7 @@
 
 A test holds the counts against the kernels themselves, run in Triton's interpreter. `floor_bytes` is what any kernel for these sizes
 has to move (sima_hf/bench/floor.py); what is loaded beyond it is read a second time, from cache where the head still is there.
+torch's own small launches, which add up pieces, are not in it.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import torch
 
 from sima_hf.bench.attention import CHANNELS, HEADS
 from sima_hf.bench.tables import write_csv
-from sima_hf.ops.triton import launch
+from sima_hf.ops.triton import blocks_for, launch
 from sima_hf.version import __version__
 
 
@@ -49,24 +50,26 @@ class Traffic:
 
 def traffic(mode: str, batch: int, tokens: int, dtype: torch.dtype = torch.bfloat16, save: bool = False) -> Traffic:
     """Count one call, "forward" or "backward"; `save` for a forward that keeps what backward needs."""
-    pieces, spread, block = launch(batch * HEADS, tokens, CHANNELS, CHANNELS, MULTIPROCESSORS)
+    block = blocks_for(CHANNELS, CHANNELS, dtype).tokens
+    pieces, spread = launch(batch * HEADS, tokens, block, MULTIPROCESSORS)
     heads, blocks = batch * HEADS, math.ceil(tokens / block)
     writing = math.ceil(blocks / math.ceil(blocks / spread))  # pieces that have tokens; each reads the matrices once
     one = heads * tokens * CHANNELS * dtype.itemsize  # a tensor
     sums = 4 * heads * pieces * (2 * CHANNELS + CHANNELS**2 + 1)
-    matrices = 4 * heads * CHANNELS**2
+    matrices, vectors, numbers = 4 * heads * CHANNELS**2, 4 * heads * CHANNELS, 4 * heads
     if mode == "forward":
         launches, programs = (1, heads * pieces) if pieces == 1 else (2, heads * (pieces + spread))
         stored_sums = sums if save or pieces > 1 else 0
-        small = stored_sums + (writing * matrices if pieces > 1 else 0)
-        loaded = 4 * one + (writing * matrices if pieces > 1 else 0)  # k and v once, q twice
+        applied = writing * (matrices + 2 * vectors + numbers) if pieces > 1 else 0
+        small = stored_sums + applied
+        loaded = 4 * one + applied  # k and v once, q twice
         stored, floor, products = one + stored_sums, 4 * one, 2
     else:
         launches, programs = 2, heads * (pieces + spread)
-        vectors = 4 * heads * CHANNELS
         partial = matrices * pieces
-        small = partial + writing * (2 * matrices + 2 * vectors)
-        loaded = 6 * one + writing * (2 * matrices + 2 * vectors)
+        read = spread * (3 * vectors + numbers) + writing * (3 * matrices + 2 * vectors)
+        small = partial + read
+        loaded = 7 * one + read  # v once, q, k and the gradient twice
         stored, floor, products = 3 * one + partial, 7 * one, 4
     return Traffic(
         mode=mode,

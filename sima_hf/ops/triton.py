@@ -1,14 +1,16 @@
 """The fused kernels for CUDA, in Triton: which blocks to launch, on how many pieces of the tokens.
 
 Forward reads q, k and v once (q again from cache) and writes the output once, where one program holds a head; where heads are few
-and tokens many, the tokens are split over programs and three launches do it. Without a GPU the kernels run in Triton's
+and tokens many, the tokens are split over programs, and torch adds up what they found between two launches. Without a GPU the kernels run in Triton's
 interpreter (`TRITON_INTERPRET=1`), for tests.
 """
 
 import contextlib
+import functools
 import importlib.util
 import math
 import os
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +23,10 @@ PIECE, FILL, FILL_TOKENS = 256, 2, 8
 
 
 NO_CUDA = "it needs a CUDA device"
+OLDEST = (
+    8,
+    0,
+)  # what Triton supports; such GPUs have 99 KiB of shared memory for a program, and the kernels take less
 
 
 def why_not(query: torch.Tensor) -> str | None:
@@ -29,6 +35,12 @@ def why_not(query: torch.Tensor) -> str | None:
         return "triton is not installed: pip install triton"
     if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{NO_CUDA}, and the tensors are on {query.device.type}"
+    if query.device.type == "cuda":
+        if torch.version.hip:
+            return "it needs a GPU of NVIDIA"
+        capability = torch.cuda.get_device_capability(query.device)
+        if capability < OLDEST:
+            return f"it needs compute capability 8.0 or more, got {'.'.join(map(str, capability))}"
     if query.dtype == torch.float64:
         return "it computes in float32, got float64"
     if query.shape[-1] > WIDEST:
@@ -36,25 +48,59 @@ def why_not(query: torch.Tensor) -> str | None:
     return None
 
 
-def launch(heads: int, tokens: int, width: int, value_width: int, multiprocessors: int) -> tuple[int, int, int]:
-    """Into how many pieces the tokens are split, so that all multiprocessors have work: for sums, for writing; tokens of a block.
+class Blocks(NamedTuple):
+    """Tokens and columns that a program holds at a time, and its warps."""
 
-    Wide heads take shorter blocks, to stay in registers.
-    """
-    widest = max(width, value_width)
-    block = 64 if widest <= 64 else 32 if widest <= 128 else 16
+    tokens: int
+    tile: int
+    warps: int
+
+
+# By the wider of D and Dv, rounded up. Found by compiling: no register is spilled, and shared memory is 64 KiB at most.
+# tests/ops/test_compiled_kernels.py holds both.
+HALF = {
+    16: Blocks(64, 16, 4),
+    32: Blocks(64, 32, 4),
+    64: Blocks(64, 64, 4),
+    128: Blocks(32, 64, 4),
+    256: Blocks(32, 32, 4),
+}
+SINGLE = {
+    16: Blocks(64, 16, 4),
+    32: Blocks(32, 32, 4),
+    64: Blocks(16, 64, 4),
+    128: Blocks(16, 32, 4),
+    256: Blocks(16, 16, 4),
+}
+
+
+def blocks_for(width: int, value_width: int, dtype: torch.dtype) -> Blocks:
+    """The blocks for heads of these widths."""
+    return (SINGLE if dtype == torch.float32 else HALF)[max(_rounded(width), _rounded(value_width))]
+
+
+def launch(heads: int, tokens: int, block: int, multiprocessors: int) -> tuple[int, int]:
+    """Into how many pieces the tokens are split, so that all multiprocessors have work: for sums, for writing."""
     pieces, spread = (math.ceil(fill * multiprocessors / heads) for fill in (FILL, FILL_TOKENS))
-    return max(1, min(pieces, math.ceil(tokens / PIECE))), max(1, min(spread, math.ceil(tokens / block))), block
+    return max(1, min(pieces, math.ceil(tokens / PIECE))), max(1, min(spread, math.ceil(tokens / block)))
 
 
-def _launch(query: torch.Tensor, value: torch.Tensor, tokens: int) -> tuple[int, int, dict[str, int]]:
-    """Pieces for sums and for writing, and the block sizes as the kernels take them."""
-    device = query.device
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def _rounded(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _compiled_for(query: torch.Tensor, value: torch.Tensor, strides: list[int]) -> dict[str, int]:
+    """Widths, blocks, and what divides all strides but those of the channels."""
     width, value_width = query.shape[-1], value.shape[-1]
-    pieces, spread, block = launch(query.shape[0] * query.shape[1], tokens, width, value_width, processors)
-    powers = [max(16, 1 << (x - 1).bit_length()) for x in (width, value_width)]
-    return pieces, spread, {"BLOCK_N": block, "BLOCK_D": powers[0], "BLOCK_DV": powers[1]}
+    tokens, tile, warps = blocks_for(width, value_width, query.dtype)
+    align = math.gcd(16, *(stride for place, stride in enumerate(strides) if place % 4 < 3))
+    blocks = {"BLOCK_N": tokens, "BLOCK_D": _rounded(width), "TILE": tile, "num_warps": warps}
+    return {"D": width, "DV": value_width, "ALIGN": align, **blocks}
 
 
 def _strides(*tensors: torch.Tensor) -> list[int]:
@@ -63,14 +109,16 @@ def _strides(*tensors: torch.Tensor) -> list[int]:
 
 def _mask(keep: torch.Tensor | None, like: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
     """A byte mask and its strides; without one, anything that can be pointed at."""
-    if keep is None:
-        return like, (0, 0)
-    mask = keep.to(torch.uint8)  # which lays out anew what was cut from something larger
-    return mask, mask.stride()
+    return (like, (0, 0)) if keep is None else (keep.view(torch.uint8), keep.stride())
 
 
 def _on(device: torch.device):
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _over_pieces(x: torch.Tensor) -> torch.Tensor:
+    """The sum over axis 1, which costs nothing where there is one piece."""
+    return x.squeeze(1) if x.shape[1] == 1 else x.sum(1)
 
 
 def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
@@ -78,37 +126,32 @@ def _forward(query, key, value, keep, mask_queries, tokens_gain, save):
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
-    pieces, spread, blocks = _launch(query, value, max(queries, keys))
     out = empty_bnhd(query, value_width)
-    sums = save or pieces > 1  # what the first launch leaves in memory
+    strides, out_strides = _strides(query, key, value), out.stride()
+    constants = _compiled_for(query, value, [*strides, *out_strides])
+    block, tiles = constants["BLOCK_N"], math.ceil(value_width / constants["TILE"])
+    pieces, spread = launch(batch * heads, max(queries, keys), block, _multiprocessors(query.device))
+    sums = save or pieces > 1  # what the first launch leaves in memory; without, anything that can be pointed at
+    shapes = (width,), (width,), (width, value_width), ()
     small = {"dtype": torch.float32, "device": query.device}
-    a, b = torch.empty(2, batch * heads, pieces, width if sums else 0, **small)
-    context = torch.empty(batch * heads, pieces, width if sums else 0, value_width, **small)
-    seen = torch.empty(batch * heads, pieces, **small)
+    found = [torch.empty(batch * heads, pieces, *shape, **small) if sums else out for shape in shapes]
     mask, mask_strides = _mask(keep, query)
-    flags = {"HAS_KEEP": keep is not None, "KEEP_QUERIES": mask_queries}
     with _on(query.device):
-        forward_kernel[(batch * heads, pieces)](
-            query, key, value, mask, out, a, b, context, seen, heads, queries, keys, width, value_width,
-            _multiple(queries, pieces, blocks["BLOCK_N"]), _multiple(keys, pieces, blocks["BLOCK_N"]),
-            *_strides(query, key, value), *mask_strides, *out.stride(),
-            GAIN=tokens_gain, WHOLE=pieces == 1, SUMS=sums, **flags, **blocks,
+        forward_kernel[(batch * heads, pieces, tiles)](
+            query, key, value, mask, out, *found, heads, queries, keys, _multiple(max(queries, keys), pieces, block),
+            *strides, *mask_strides, *out_strides,
+            GAIN=tokens_gain, HAS_KEEP=keep is not None, KEEP_QUERIES=mask_queries, WHOLE=pieces == 1, SUMS=sums, **constants,
         )  # fmt: skip
-        if not sums:
-            return out, *empty_saved(query, value, save)
-        a, b, context, seen = a.sum(1), b.sum(1), context.sum(1), seen.sum(1)
-        gain = seen if tokens_gain else torch.ones_like(seen)
+        if sums:
+            found = [_over_pieces(x) for x in found]
         if pieces > 1:
-            matrix = (context * _scale_of(a, b, gain).unsqueeze(-1)).contiguous()
-            apply_kernel[(batch * heads, spread)](
-                query, mask, matrix, out, heads, queries, width, value_width, _multiple(queries, spread, blocks["BLOCK_N"]),
-                *query.stride(), *mask_strides, *out.stride(), KEEP_QUERIES=mask_queries, **blocks,
+            apply_kernel[(batch * heads, spread, tiles)](
+                query, mask, out, *found, heads, queries, _multiple(queries, spread, block),
+                *query.stride(), *mask_strides, *out_strides, KEEP_QUERIES=mask_queries, **constants,
             )  # fmt: skip
     if not save:
         return out, *empty_saved(query, value, save)
-    shape = (batch, heads)
-    shaped = a.view(*shape, width), b.view(*shape, width), context.view(*shape, width, value_width), gain.view(shape)
-    return out, *shaped
+    return out, *(x.view(batch, heads, *shape) for x, shape in zip(found, shapes, strict=True))
 
 
 def _multiple(tokens: int, pieces: int, block: int) -> int:
@@ -116,40 +159,30 @@ def _multiple(tokens: int, pieces: int, block: int) -> int:
     return math.ceil(math.ceil(tokens / pieces) / block) * block
 
 
-def _scale_of(a: torch.Tensor, b: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """`gain / (a b)` one after the other as the kernel divides, from a, b `(...,D)` and gain `(...)`."""
-    scale = gain.unsqueeze(-1) / a.clamp_min(1e-12) / b.clamp_min(1e-12)
-    return scale.masked_fill((a == 0) | (b == 0), 0)
-
-
 def _backward(grad, query, key, value, keep, mask_queries, a, b, context, gain):
     from .triton_kernels import backward_kernel, gather_kernel
 
     batch, heads, queries, width = query.shape
     keys, value_width = key.shape[2], value.shape[3]
-    pieces, spread, blocks = _launch(query, value, max(queries, keys))
+    dquery, dkey, dvalue = empty_bnhd(query, width), empty_bnhd(key, width), empty_bnhd(value, value_width)
+    strides, written = _strides(query, key, value, grad), _strides(dquery, dkey, dvalue)
+    constants = _compiled_for(query, value, strides + written)
+    block, tile = constants["BLOCK_N"], constants["TILE"]
+    pieces, spread = launch(batch * heads, max(queries, keys), block, _multiprocessors(query.device))
+    a, b, context, gain = (x.contiguous() for x in (a, b, context, gain))
     mask, mask_strides = _mask(keep, query)
     partial = torch.empty(batch * heads, pieces, width, value_width, dtype=torch.float32, device=query.device)
-    dquery, dkey, dvalue = empty_bnhd(query, width), empty_bnhd(key, width), empty_bnhd(value, value_width)
     with _on(query.device):
-        gather_kernel[(batch * heads, pieces)](
-            query, grad, mask, partial, heads, queries, width, value_width,
-            _multiple(queries, pieces, blocks["BLOCK_N"]), *_strides(query, grad), *mask_strides,
-            KEEP_QUERIES=mask_queries, **blocks,
+        gather_kernel[(batch * heads, pieces, math.ceil(value_width / tile))](
+            query, grad, mask, partial, heads, queries, _multiple(queries, pieces, block),
+            *_strides(query, grad), *mask_strides, KEEP_QUERIES=mask_queries, **constants,
         )  # fmt: skip
-        scale = _scale_of(a, b, gain)
-        dmatrix = partial.sum(1).view_as(context)
-        dscale = (dmatrix * context).sum(-1) * scale
-        # Where the floor is active the norm is a constant, and has no gradient.
-        correction_q = (dscale / a.clamp_min(1e-12)).masked_fill(a <= 1e-12, 0).contiguous()
-        correction_k = (dscale / b.clamp_min(1e-12)).masked_fill(b <= 1e-12, 0).contiguous()
-        matrix = (context * scale.unsqueeze(-1)).contiguous()
-        dcontext = (dmatrix * scale.unsqueeze(-1)).contiguous()
-        backward_kernel[(batch * heads, spread)](
-            query, key, value, grad, mask, matrix, dcontext, correction_q, correction_k, dquery, dkey, dvalue,
-            heads, queries, keys, width, value_width, _multiple(max(queries, keys), spread, blocks["BLOCK_N"]),
-            *_strides(query, key, value, grad), *mask_strides,
-            *_strides(dquery, dkey, dvalue), HAS_KEEP=keep is not None, KEEP_QUERIES=mask_queries, **blocks,
+        dmatrix = _over_pieces(partial)
+        dgain = (dmatrix * context.view_as(dmatrix)).sum(-1)
+        backward_kernel[(batch * heads, spread, math.ceil(max(width, value_width) / tile))](
+            query, key, value, grad, mask, a, b, gain, dgain, context, dmatrix, dquery, dkey, dvalue,
+            heads, queries, keys, _multiple(max(queries, keys), spread, block), *strides, *mask_strides, *written,
+            HAS_KEEP=keep is not None, KEEP_QUERIES=mask_queries, BLOCK_DV=_rounded(value_width), **constants,
         )  # fmt: skip
     return dquery, dkey, dvalue
 

@@ -1,248 +1,218 @@
 """The fused kernels, in Triton: norms, products and scaling in one pass over the tokens, forward and backward.
 
 The formulas are in fused.py. Tokens are read through strides, in their own dtype; everything of size D or D x D is float32.
-Products with a D x D matrix in half precision divide that matrix by its largest entry first, so that float16 neither overflows
-nor vanishes at any number of tokens.
+Programs are numbered by head, piece of the tokens, and tile of the columns that they write: a D x D matrix wider than TILE is
+never held whole.
+
+In float16 no channel's share is lost beside a larger one's: the tokens are multiplied by powers of two that make their channels
+alike in size (about 1/a on q, 1/b on k), the matrix by the inverses; and each of its columns is divided by its largest entry.
 Only imported where triton is.
 """
-
-import os
 
 import triton
 import triton.language as tl
 
-
-EPS = tl.constexpr(1e-12)
-
-# Triton's interpreter multiplies bfloat16 blocks wrongly (3.9: their bits as integers), so there they become float32 when read.
-WIDEN = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-
-
-@triton.jit
-def _load(base, rows, columns, count, width, row_stride, column_stride, keep, keep_stride, HAS_KEEP: tl.constexpr):
-    """A block of tokens, zero outside of the tensor and where `keep` is False. Row offsets need 64 bits at a million tokens."""
-    inside = (rows < count)[:, None] & (columns < width)[None, :]
-    if HAS_KEEP:
-        kept = tl.load(keep + rows * keep_stride, mask=rows < count, other=0)
-        inside = inside & (kept != 0)[:, None]
-    offsets = rows.to(tl.int64)[:, None] * row_stride + columns[None, :] * column_stride
-    block = tl.load(base + offsets, mask=inside, other=0.0)
-    if WIDEN and base.dtype.element_ty == tl.bfloat16:
-        return block.to(tl.float32)
-    return block
-
-
-@triton.jit
-def _store(base, block, rows, columns, count, width, row_stride, column_stride):
-    inside = (rows < count)[:, None] & (columns < width)[None, :]
-    offsets = rows.to(tl.int64)[:, None] * row_stride + columns[None, :] * column_stride
-    tl.store(base + offsets, block.to(base.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _times(block, matrix):
-    """`block @ matrix` in float32, for a block of tokens in any dtype and a small float32 matrix."""
-    if block.dtype == tl.float32:
-        return tl.dot(block, matrix, input_precision="ieee")
-    largest = tl.max(tl.max(tl.abs(matrix), 1), 0)
-    scale = tl.where(largest > 0, largest, 1.0)
-    return tl.dot(block, (matrix / scale).to(block.dtype)) * scale
-
-
-@triton.jit
-def _gathered(left, right):
-    """`left^T @ right` in float32, for two blocks of tokens."""
-    if left.dtype == tl.float32:
-        return tl.dot(tl.trans(left), right, input_precision="ieee")
-    return tl.dot(tl.trans(left), right)
-
-
-@triton.jit
-def _scale(a, b, gain):
-    """`gain / (a b)`, zero for a channel that is zero at every token. Divided one after the other: `a b` may overflow."""
-    alive = (a > 0) & (b > 0)
-    return tl.where(alive, gain / tl.maximum(a, EPS) / tl.maximum(b, EPS), 0.0)
-
-
-@triton.jit
-def _tokens_of(
-    key,
-    value,
-    keep,
-    start,
-    end,
-    kn,
-    kd,
-    vn,
-    vd,
-    mn,
-    D,
-    DV,
-    HAS_KEEP: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-):
-    """Sum of |k|, `k^T v` and the number of keys over the tokens from `start` to `end`."""
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    b = tl.zeros([BLOCK_D], tl.float32)
-    context = tl.zeros([BLOCK_D, BLOCK_DV], tl.float32)
-    seen = 0.0
-    for first in range(start, end, BLOCK_N):
-        rows = first + tl.arange(0, BLOCK_N)
-        k = _load(key, rows, channels, end, D, kn, kd, keep, mn, HAS_KEEP)
-        v = _load(value, rows, values, end, DV, vn, vd, keep, mn, HAS_KEEP)
-        b += tl.sum(tl.abs(k.to(tl.float32)), 0)
-        context += _gathered(k, v)
-        if HAS_KEEP:
-            kept = tl.load(keep + rows * mn, mask=rows < end, other=0)
-            seen += tl.sum(tl.where(kept != 0, 1.0, 0.0), 0)
-    if not HAS_KEEP:
-        seen += tl.maximum(end - start, 0).to(tl.float32)  # a last piece may be empty
-    return b, context, seen
-
-
-@triton.jit
-def _queries_of(
-    query, keep, start, end, qn, qd, mn, D, HAS_KEEP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """Sum of |q| over the tokens from `start` to `end`."""
-    channels = tl.arange(0, BLOCK_D)
-    a = tl.zeros([BLOCK_D], tl.float32)
-    for first in range(start, end, BLOCK_N):
-        q = _load(query, first + tl.arange(0, BLOCK_N), channels, end, D, qn, qd, keep, mn, HAS_KEEP)
-        a += tl.sum(tl.abs(q.to(tl.float32)), 0)
-    return a
+from .triton_blocks import (
+    as_operand,
+    by_powers,
+    correction_of,
+    head_of,
+    largest_of,
+    load,
+    matrix_at,
+    powers_of,
+    scale_of,
+    seen_rows,
+    sign,
+    store,
+    times,
+    vector_at,
+)
 
 
 @triton.jit
 def forward_kernel(
-    query, key, value, keep, out, a_out, b_out, context_out, seen_out,
-    H, NQ, NK, D, DV, chunk_q, chunk_k,
+    query, key, value, keep, out, a_out, b_out, context_out, gain_out,
+    H, NQ, NK, chunk,
     qb, qh, qn, qd, kb, kh, kn, kd, vb, vh, vn, vd, mb, mn, ob, oh, on, od,
     GAIN: tl.constexpr, HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr, WHOLE: tl.constexpr, SUMS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    D: tl.constexpr, DV: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the tokens, one program for each head and piece of the tokens; with WHOLE, the output as well.
+    """Sums over the tokens of a piece; with WHOLE, where that is all of them, the output as well.
 
-    With SUMS, piece p of head h writes a, b `(D)`, the context `(D, DV)` and the number of keys at `[h, p]`.
+    With SUMS, piece p of head h writes a, b `(D)`, the context `(D, DV)` and its share of the gain at `[h, p]`.
     """
     head, piece, pieces = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     image, h = head // H, head % H
-    query += image * qb + h * qh
-    key += image * kb + h * kh
-    value += image * vb + h * vh
+    query = head_of(query, image, h, qb, qh, ALIGN)
+    key = head_of(key, image, h, kb, kh, ALIGN)
+    value = head_of(value, image, h, vb, vh, ALIGN)
     keep += image * mb
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    start_k, start_q = piece * chunk_k, piece * chunk_q
-    end_k, end_q = tl.minimum(start_k + chunk_k, NK), tl.minimum(start_q + chunk_q, NQ)
-    b, context, seen = _tokens_of(
-        key, value, keep, start_k, end_k, kn, kd, vn, vd, mn, D, DV, HAS_KEEP, BLOCK_N, BLOCK_D, BLOCK_DV
-    )
-    a = _queries_of(query, keep, start_q, end_q, qn, qd, mn, D, KEEP_QUERIES, BLOCK_N, BLOCK_D)
+    channels, values = tl.arange(0, BLOCK_D), tl.program_id(2) * TILE + tl.arange(0, TILE)
+    a, b = tl.zeros([BLOCK_D], tl.float32), tl.zeros([BLOCK_D], tl.float32)
+    context = tl.zeros([BLOCK_D, TILE], tl.float32)
+    start = piece * chunk
+    end = tl.minimum(start + chunk, tl.maximum(NQ, NK))
+    seen = 0.0
+    # One stage: on Hopper a pipelined k, used by the product and by the sum, would be overwritten while the tensor cores still
+    # read it (triton-lang/triton#6691). Three blocks at a time are in flight instead.
+    for first in tl.range(start, end, BLOCK_N, num_stages=1):
+        rows = first + tl.arange(0, BLOCK_N)
+        is_key = seen_rows(keep, rows, NK, mn, HAS_KEEP)
+        is_query = seen_rows(keep, rows, NQ, mn, KEEP_QUERIES)
+        q = load(query, rows, channels, is_query, qn, qd, D, ALIGN)
+        k = load(key, rows, channels, is_key, kn, kd, D, ALIGN)
+        v = load(value, rows, values, is_key, vn, vd, DV, ALIGN)
+        a += tl.sum(tl.abs(q.to(tl.float32)), 0)
+        b += tl.sum(tl.abs(k.to(tl.float32)), 0)
+        context += tl.dot(tl.trans(k), v, input_precision="ieee")
+        if GAIN and HAS_KEEP:
+            seen += tl.sum(is_key.to(tl.float32), 0)
+    if not GAIN:
+        gain = tl.where(piece == 0, 1.0, 0.0)  # one of all pieces together
+    elif HAS_KEEP:
+        gain = seen
+    else:
+        gain = tl.maximum(tl.minimum(start + chunk, NK) - start, 0).to(tl.float32)  # a last piece may be empty
     if SUMS:
         place = head * pieces + piece
-        tl.store(a_out + place * D + channels, a, mask=channels < D)
-        tl.store(b_out + place * D + channels, b, mask=channels < D)
-        tl.store(seen_out + place, seen)
+        if tl.program_id(2) == 0:
+            tl.store(a_out + place * D + channels, a, mask=channels < D)
+            tl.store(b_out + place * D + channels, b, mask=channels < D)
+            tl.store(gain_out + place, gain)
         small = (channels < D)[:, None] & (values < DV)[None, :]
         tl.store(context_out + place * D * DV + channels[:, None] * DV + values[None, :], context, mask=small)
     if WHOLE:
-        gain = seen if GAIN else 1.0
-        matrix = context * _scale(a, b, gain)[:, None]
-        out += image * ob + h * oh
+        powers = powers_of(a)
+        matrix = context * scale_of(a, b, gain)[:, None]
+        if query.dtype.element_ty == tl.float16:
+            matrix = matrix / powers[:, None]
+        largest = largest_of(matrix, query)
+        operand = as_operand(matrix, largest, query)
+        out = head_of(out, image, h, ob, oh, ALIGN)
         for first in range(0, NQ, BLOCK_N):
             rows = first + tl.arange(0, BLOCK_N)
-            q = _load(query, rows, channels, NQ, D, qn, qd, keep, mn, KEEP_QUERIES)
-            _store(out, _times(q, matrix), rows, values, NQ, DV, on, od)
-
-
-@triton.jit
-def _matrix_at(base, place, D, DV, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr):
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    small = (channels < D)[:, None] & (values < DV)[None, :]
-    return tl.load(base + place * D * DV + channels[:, None] * DV + values[None, :], mask=small, other=0.0)
+            is_query = seen_rows(keep, rows, NQ, mn, KEEP_QUERIES)
+            q = by_powers(load(query, rows, channels, is_query, qn, qd, D, ALIGN), powers)
+            store(out, times(q, operand, largest), rows, values, NQ, on, od, DV, ALIGN)
 
 
 @triton.jit
 def apply_kernel(
-    query, keep, matrix, out, H, NQ, D, DV, chunk_q,
+    query, keep, out, a_in, b_in, context_in, gain_in, H, NQ, chunk,
     qb, qh, qn, qd, mb, mn, ob, oh, on, od,
-    KEEP_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    KEEP_QUERIES: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """`out = q M`, one program for each head and piece of the tokens; M is `(D, DV)` at `[h]`."""
-    head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk_q
+    """`out = q M` for a piece of the tokens, from the sums of all of them."""
+    head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk
     image, h = head // H, head % H
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    channels, values = tl.arange(0, BLOCK_D), tl.program_id(2) * TILE + tl.arange(0, TILE)
+    query = head_of(query, image, h, qb, qh, ALIGN)
+    out = head_of(out, image, h, ob, oh, ALIGN)
+    keep += image * mb
     if start < NQ:
-        m = _matrix_at(matrix, head, D, DV, BLOCK_D, BLOCK_DV)
-        for first in range(start, tl.minimum(start + chunk_q, NQ), BLOCK_N):
+        a, b = vector_at(a_in, head, channels, D), vector_at(b_in, head, channels, D)
+        scale, powers = scale_of(a, b, tl.load(gain_in + head)), powers_of(a)
+        matrix = matrix_at(context_in, head, channels, values, D, DV) * scale[:, None]
+        if query.dtype.element_ty == tl.float16:
+            matrix = matrix / powers[:, None]
+        largest = largest_of(matrix, query)
+        operand = as_operand(matrix, largest, query)
+        for first in range(start, tl.minimum(start + chunk, NQ), BLOCK_N):
             rows = first + tl.arange(0, BLOCK_N)
-            q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep + image * mb, mn, KEEP_QUERIES)
-            _store(out + image * ob + h * oh, _times(q, m), rows, values, NQ, DV, on, od)
+            is_query = seen_rows(keep, rows, NQ, mn, KEEP_QUERIES)
+            q = by_powers(load(query, rows, channels, is_query, qn, qd, D, ALIGN), powers)
+            store(out, times(q, operand, largest), rows, values, NQ, on, od, DV, ALIGN)
 
 
 @triton.jit
 def gather_kernel(
-    query, dout, keep, partial, H, NQ, D, DV, chunk_q,
+    query, dout, keep, partial, H, NQ, chunk,
     qb, qh, qn, qd, gb, gh, gn, gd, mb, mn,
-    KEEP_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    KEEP_QUERIES: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """`dM = q^T dout`, one program for each head and piece of the tokens."""
+    """`dM = q^T dout` of a piece of the tokens."""
     head, piece, pieces = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     image, h = head // H, head % H
-    query += image * qb + h * qh
-    dout += image * gb + h * gh
+    channels, values = tl.arange(0, BLOCK_D), tl.program_id(2) * TILE + tl.arange(0, TILE)
+    query = head_of(query, image, h, qb, qh, ALIGN)
+    dout = head_of(dout, image, h, gb, gh, ALIGN)
     keep += image * mb
-    channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    start = piece * chunk_q
-    end = tl.minimum(start + chunk_q, NQ)
-    total = tl.zeros([BLOCK_D, BLOCK_DV], tl.float32)
-    for first in range(start, end, BLOCK_N):
+    start = piece * chunk
+    total = tl.zeros([BLOCK_D, TILE], tl.float32)
+    for first in range(start, tl.minimum(start + chunk, NQ), BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        q = _load(query, rows, channels, end, D, qn, qd, keep, mn, KEEP_QUERIES)
-        total += _gathered(q, _load(dout, rows, values, end, DV, gn, gd, keep, mn, KEEP_QUERIES))
+        is_query = seen_rows(keep, rows, NQ, mn, KEEP_QUERIES)
+        q = load(query, rows, channels, is_query, qn, qd, D, ALIGN)
+        g = load(dout, rows, values, is_query, gn, gd, DV, ALIGN)
+        total += tl.dot(tl.trans(q), g, input_precision="ieee")
     small = (channels < D)[:, None] & (values < DV)[None, :]
     place = (head * pieces + piece) * D * DV
     tl.store(partial + place + channels[:, None] * DV + values[None, :], total, mask=small)
 
 
 @triton.jit
-def _sign(x):
-    x = x.to(tl.float32)
-    return tl.where(x > 0, 1.0, 0.0) - tl.where(x < 0, 1.0, 0.0)
-
-
-@triton.jit
 def backward_kernel(
-    query, key, value, dout, keep, matrix, dcontext, correction_q, correction_k, dquery, dkey, dvalue,
-    H, NQ, NK, D, DV, chunk,
+    query, key, value, dout, keep, a_in, b_in, gain_in, dgain_in, context_in, dmatrix_in, dquery, dkey, dvalue,
+    H, NQ, NK, chunk,
     qb, qh, qn, qd, kb, kh, kn, kd, vb, vh, vn, vd, gb, gh, gn, gd, mb, mn,
     dqb, dqh, dqn, dqd, dkb, dkh, dkn, dkd, dvb, dvh, dvn, dvd,
-    HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    HAS_KEEP: tl.constexpr, KEEP_QUERIES: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """`dq`, `dk` and `dv` of a piece of the tokens, from M, dC `(D, DV)` and the two corrections `(D)` of the head."""
+    """A tile of `dq`, `dk` and `dv` for a piece of the tokens, from the sums of all of them and `ds / s` `(D)`."""
     head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk
     image, h = head // H, head % H
     channels, values = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    tile = tl.program_id(2) * TILE + tl.arange(0, TILE)
+    query = head_of(query, image, h, qb, qh, ALIGN)
+    key = head_of(key, image, h, kb, kh, ALIGN)
+    value = head_of(value, image, h, vb, vh, ALIGN)
+    dout = head_of(dout, image, h, gb, gh, ALIGN)
+    dquery = head_of(dquery, image, h, dqb, dqh, ALIGN)
+    dkey = head_of(dkey, image, h, dkb, dkh, ALIGN)
+    dvalue = head_of(dvalue, image, h, dvb, dvh, ALIGN)
     keep += image * mb
+    gain = tl.load(gain_in + head)
+    a, b, dgain = vector_at(a_in, head, tile, D), vector_at(b_in, head, tile, D), vector_at(dgain_in, head, tile, D)
+    scale = scale_of(a, b, gain)
     if start < NQ:
-        m = _matrix_at(matrix, head, D, DV, BLOCK_D, BLOCK_DV)
-        correct = tl.load(correction_q + head * D + channels, mask=channels < D, other=0.0)
+        correct = correction_of(a, dgain, scale)
+        matrix = tl.trans(matrix_at(context_in, head, tile, values, D, DV) * scale[:, None])
+        largest = largest_of(matrix, query)
+        operand = as_operand(matrix, largest, query)
         for first in range(start, tl.minimum(start + chunk, NQ), BLOCK_N):
             rows = first + tl.arange(0, BLOCK_N)
-            q = _load(query + image * qb + h * qh, rows, channels, NQ, D, qn, qd, keep, mn, KEEP_QUERIES)
-            g = _load(dout + image * gb + h * gh, rows, values, NQ, DV, gn, gd, keep, mn, KEEP_QUERIES)
-            dq = _times(g, tl.trans(m)) - _sign(q) * correct[None, :]
-            _store(dquery + image * dqb + h * dqh, dq, rows, channels, NQ, D, dqn, dqd)
+            is_query = seen_rows(keep, rows, NQ, mn, KEEP_QUERIES)
+            q = load(query, rows, tile, is_query, qn, qd, D, ALIGN)
+            g = load(dout, rows, values, is_query, gn, gd, DV, ALIGN)
+            dq = times(g, operand, largest) - sign(q) * correct[None, :]
+            store(dquery, dq, rows, tile, NQ, dqn, dqd, D, ALIGN)
     if start < NK:
-        dk_matrix = _matrix_at(dcontext, head, D, DV, BLOCK_D, BLOCK_DV)
-        correct = tl.load(correction_k + head * D + channels, mask=channels < D, other=0.0)
+        correct_k = correction_of(b, dgain, scale)
+        matrix_k = tl.trans(matrix_at(dmatrix_in, head, tile, values, D, DV) * scale[:, None])
+        largest_k = largest_of(matrix_k, key)
+        operand_k = as_operand(matrix_k, largest_k, key)
         for first in range(start, tl.minimum(start + chunk, NK), BLOCK_N):
-            rows = first + tl.arange(0, BLOCK_N)
-            k = _load(key + image * kb + h * kh, rows, channels, NK, D, kn, kd, keep, mn, HAS_KEEP)
-            v = _load(value + image * vb + h * vh, rows, values, NK, DV, vn, vd, keep, mn, HAS_KEEP)
-            dk = _times(v, tl.trans(dk_matrix)) - _sign(k) * correct[None, :]
-            _store(dkey + image * dkb + h * dkh, dk, rows, channels, NK, D, dkn, dkd)
-            _store(dvalue + image * dvb + h * dvh, _times(k, dk_matrix), rows, values, NK, DV, dvn, dvd)
+            rows_k = first + tl.arange(0, BLOCK_N)
+            is_key = seen_rows(keep, rows_k, NK, mn, HAS_KEEP)
+            k = load(key, rows_k, tile, is_key, kn, kd, D, ALIGN)
+            v = load(value, rows_k, values, is_key, vn, vd, DV, ALIGN)
+            dk = times(v, operand_k, largest_k) - sign(k) * correct_k[None, :]
+            store(dkey, dk, rows_k, tile, NK, dkn, dkd, D, ALIGN)
+        # k once more, all of its channels, from cache: with both products in one loop the registers would not do.
+        a_all, b_all = vector_at(a_in, head, channels, D), vector_at(b_in, head, channels, D)
+        powers = powers_of(b_all)
+        matrix_v = matrix_at(dmatrix_in, head, channels, tile, D, DV) * scale_of(a_all, b_all, gain)[:, None]
+        if key.dtype.element_ty == tl.float16:
+            matrix_v = matrix_v / powers[:, None]
+        largest_v = largest_of(matrix_v, key)
+        operand_v = as_operand(matrix_v, largest_v, key)
+        for first in range(start, tl.minimum(start + chunk, NK), BLOCK_N):
+            rows_v = first + tl.arange(0, BLOCK_N)
+            is_value = seen_rows(keep, rows_v, NK, mn, HAS_KEEP)
+            k_all = by_powers(load(key, rows_v, channels, is_value, kn, kd, D, ALIGN), powers)
+            store(dvalue, times(k_all, operand_v, largest_v), rows_v, tile, NK, dvn, dvd, DV, ALIGN)

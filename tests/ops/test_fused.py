@@ -61,6 +61,12 @@ def expected(tensors, keep, gain):
     return definition(*tensors, keep, None, gain)
 
 
+def in_pieces(monkeypatch):
+    """Few tokens and columns a program, and several programs a head."""
+    monkeypatch.setattr(triton, "launch", lambda *sizes: (3, 2))
+    monkeypatch.setattr(triton, "blocks_for", lambda *sizes: triton.Blocks(16, 16, 4))
+
+
 def check(backend, sizes, dtype, masked, gain, device="cpu"):
     """Output and gradients; where a single token makes a gradient vanish, it has to be small beside the others."""
     query, key, value = leaves(sizes, dtype, device)
@@ -95,7 +101,7 @@ def test_every_shape(backend, dtype, masked, gain):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))
 def test_tokens_split_over_programs(dtype, masked, gain, monkeypatch):
-    monkeypatch.setattr(triton, "launch", lambda *sizes: (3, 2, 16))
+    in_pieces(monkeypatch)
     for sizes in (SIZES[2], SIZES[4], SIZES[5]):
         check("triton", sizes, dtype, masked, gain)
 
@@ -158,7 +164,7 @@ def test_dead_channels_and_grouped_heads(backend):
 def test_norms_whose_product_is_no_float32(backend, split, monkeypatch):
     """Each is one, so they are divided by one after the other."""
     if split:
-        monkeypatch.setattr(triton, "launch", lambda *sizes: (3, 2, 16))
+        in_pieces(monkeypatch)
     query, key, value = leaves((1, 2, 33, 33, 16, 16), torch.float32)
     tensors = [(scale * x.detach()).requires_grad_() for x, scale in ((query, 1e18), (key, 1e18), (value, 1e-3))]
     doubles = [x.detach().double().requires_grad_() for x in tensors]
@@ -169,6 +175,27 @@ def test_norms_whose_product_is_no_float32(backend, split, monkeypatch):
     wanted = torch.autograd.grad((right * weights).sum(), doubles)
     for one, two in zip(torch.autograd.grad((found * weights).sum(), tensors), wanted, strict=True):
         assert relative_error(one * 1e18, two * 1e18) < 1e-5
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+@both
+def test_small_channels_count_as_much_as_large_ones_in_float16(backend, split, monkeypatch):
+    """Output and gradients, channel by channel: one of q and one of k is a millionth of the others, one of v a thousandth."""
+    if split:
+        in_pieces(monkeypatch)
+    query, key, value = (x.detach() for x in leaves((1, 2, 33, 33, 16, 16), torch.float32))
+    for x, channel in ((query, 3), (key, 5)):
+        x *= 1e3  # so that float16 holds their millionth, and the gradients by it
+        x[..., channel] *= 1e-6
+    value[..., 7] *= 1e-3
+    tensors = [x.half().requires_grad_() for x in (query, key, value)]
+    doubles = [x.detach().double().requires_grad_() for x in tensors]
+    found, right = sima_attention(*tensors, gain="tokens", backend=backend), formula(*doubles, "tokens")
+    weights = torch.randn(1, 2, 33, 16).half()
+    gradients = torch.autograd.grad(found, tensors, weights), torch.autograd.grad(right, doubles, weights.double())
+    for one, two in ((found, right), *zip(*gradients, strict=True)):
+        for channel in range(16):
+            assert relative_error(one[..., channel], two[..., channel]) < 1e-2, channel
 
 
 @pytest.mark.parametrize("view", ["every second token", "one for all images", "part of a longer one", "transposed"])
@@ -375,6 +402,10 @@ def test_reasons_of_triton(monkeypatch):
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         assert backends.backend_report()["triton"].startswith("fused kernels for CUDA")
         assert "got float64" in triton.why_not(query.double())
+        for capability, words in (((7, 5), "compute capability 8.0 or more, got 7.5"), ((8, 0), None)):
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+            on_gpu = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, 1, 4, 16))
+            assert words is triton.why_not(on_gpu) or words in triton.why_not(on_gpu)
         assert "at most 256" in triton.why_not(torch.randn(1, 1, 4, 257))
     monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
     assert triton.why_not(query) == "triton is not installed: pip install triton"
