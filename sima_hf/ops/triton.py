@@ -1,8 +1,8 @@
 """The fused kernels for CUDA, in Triton: which blocks to launch, on how many pieces of the tokens.
 
 Forward reads q, k and v once (q again from cache) and writes the output once, where one program holds a head; where heads are few
-and tokens many, the tokens are split over programs, and torch adds up what they found between two launches. Without a GPU the kernels run in Triton's
-interpreter (`TRITON_INTERPRET=1`), for tests.
+and tokens many, the tokens are split over programs, and torch adds up what they found between two launches. Without a GPU the
+kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), for tests.
 """
 
 import contextlib
@@ -23,10 +23,8 @@ PIECE, FILL, FILL_TOKENS = 256, 2, 8
 
 
 NO_CUDA = "it needs a CUDA device"
-OLDEST = (
-    8,
-    0,
-)  # what Triton supports; such GPUs have 99 KiB of shared memory for a program, and the kernels take less
+# Compute capability from which on Triton supports a GPU. All such have 99 KiB of shared memory for a program; the kernels take less.
+OLDEST = (8, 0)
 
 
 def why_not(query: torch.Tensor) -> str | None:
@@ -56,8 +54,8 @@ class Blocks(NamedTuple):
     warps: int
 
 
-# By the wider of D and Dv, rounded up. Found by compiling: no register is spilled, and shared memory is 64 KiB at most.
-# tests/ops/test_compiled_kernels.py holds both.
+# By the wider of D and Dv, rounded up. Found by compiling: shared memory is 64 KiB at most, and no register is spilled where channels
+# lie side by side. tests/ops/test_compiled_kernels.py holds both.
 HALF = {
     16: Blocks(64, 16, 4),
     32: Blocks(64, 32, 4),
