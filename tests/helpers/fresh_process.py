@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 from tests.helpers.hub.client import Client
 
 
+ROOT = Path(__file__).resolve().parents[2]
 # Without names of their own: the code has to import what it uses.
 IMPORTED = """
 __import__("torch").set_num_threads(1)
@@ -43,7 +44,8 @@ _status
 @functools.cache
 def _origin() -> Client:
     home = tempfile.mkdtemp(prefix="fresh-process-")
-    return Client({**os.environ, "HF_HOME": home}, Path(home) / "log", IMPORTED)
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return Client({**os.environ, "HF_HOME": home, "PYTHONPATH": paths}, Path(home) / "log", IMPORTED)
 
 
 def fresh(code: str, *arguments: object, **environment: str) -> CompletedProcess:
