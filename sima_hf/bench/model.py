@@ -26,6 +26,7 @@ from ..models.sima.configuration_sima import SIMA_VARIANTS, SimAConfig
 from ..models.sima.modeling_sima import SimAForImageClassification
 from ..patching import certify, patch_model
 from .attention import conditions, literal_formula, paired_ratio, spread, take_turns
+from .runtimes import peak_kib
 
 
 # Names that need no download: sizes of published models, with random weights.
@@ -267,9 +268,7 @@ def _print_peak(name: str, contestant: str, pixels: str, against: str) -> None:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(" ".join(str(error).split()) or type(error).__name__)
         sys.exit(_REFUSED)
-    # Not getrusage: its maximum begins with what the parent process held.
-    with open("/proc/self/status", encoding="utf-8") as status:
-        print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+    print(peak_kib())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from .output import AsJSON, check_results_folder, emit, stdout_kept_clean
 EXAMPLES = """Examples:
 sima-hf bench attention --tokens 196 --tokens 1024
 sima-hf bench model deit-small --pixels 224 --pixels 512
-sima-hf bench memory deit-small --pixels 2048"""
+sima-hf bench memory deit-small --pixels 2048
+sima-hf bench export deit-small --threads 1 --pixels 224"""
 
 app = typer.Typer(
     cls=Group,
@@ -156,6 +157,69 @@ def bench_memory(
         for row in rows
     ]
     emit(_facts(rows, files), "\n".join([*lines, *map(str, files)]), as_json)
+
+
+@app.command(
+    "export",
+    cls=Command,
+    short_help="Exported files on their runtimes, over image sizes.",
+    epilog="Example:\nsima-hf bench export deit-small --format openvino --threads 1 --pixels 224 --pixels 512",
+)
+def bench_export(
+    model: Annotated[
+        str, typer.Argument(help="As for bench model; not a native variant.", autocompletion=softmax_models)
+    ] = "deit-small",
+    pixels: Annotated[list[int] | None, typer.Option(help="Side of the image; may be given several times.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(help="Threads of the runtime, likewise; 1 and 2.")] = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(help="onnx or openvino, likewise; those installed.", autocompletion=one_of("onnx", "openvino")),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="float32 or int8, likewise; both.", autocompletion=one_of("float32", "int8")),
+    ] = None,
+    calibration_images: Annotated[Path | None, typer.Option(help="Folder of images, for int8.")] = None,
+    seconds: Seconds = 10.0,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for CSVs and PNGs.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page whose table to update, with --output-dir.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="README whose line to update, likewise.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """A model exported with softmax against the same one with SimA, on ONNX Runtime and OpenVINO: time, memory, size of the file."""
+    with stdout_kept_clean():
+        from ..bench.exported import DTYPES, PIXELS, THREADS, measure_exported
+        from ..bench.exported_report import draw, markdown_table, short_line, table
+        from ..bench.tables import replace_between
+        from ..errors import ExportError
+        from ..machine.plotting import pyplot
+
+        if output_dir is None and (page or readme):
+            raise ValueError("--page and --readme are made from the CSVs, so give --output-dir as well.")
+        if output_dir is not None:
+            pyplot()  # fail before measuring, not after it
+            check_results_folder(output_dir)
+        rows, csvs, files = [], [], []
+        for one in dtype or DTYPES:
+            try:
+                own = measure_exported(
+                    model, pixels or PIXELS, threads or THREADS, format or (), one, seconds, calibration_images
+                )
+            except ExportError as error:
+                if dtype or one == DTYPES[0]:
+                    raise
+                typer.echo(f"{one} is left out: {error}", err=True)
+                continue
+            rows += own
+            if output_dir is not None:
+                csvs.append(_write(own, output_dir, "export", Path(model).name, "cpu", one))
+                files += [csvs[-1], csvs[-1].with_suffix(".png")]
+                draw(own, files[-1])
+        if page is not None:
+            replace_between(page, "export-speed", markdown_table(csvs))
+        if readme is not None:
+            replace_between(readme, "readme-export", short_line(csvs[0]))
+    emit(_facts(rows, files), "\n".join([table(rows), *map(str, files)]), as_json)
 
 
 def _write(rows: list, folder: Path, *parts: str) -> Path:
