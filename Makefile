@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest gpu-check check-results bench evidence calibration conversion levers comparison deit-digits training-speed export-coverage quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed export-coverage quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -48,6 +48,10 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 	$(BIN)/sima-hf bench memory deit-small --output-dir $(RESULTS)
 	$(BIN)/python benchmarks/count_cuda_traffic.py --output_dir $(RESULTS)
 	$(BIN)/python benchmarks/model_tables.py --results $(RESULTS) --page docs/benchmarks.md --readme README.md
+
+bench-export: $(VENV)/.installed  ## exported files on ONNX Runtime and OpenVINO, softmax against SimA, here: half an hour
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino
+	HF_HUB_OFFLINE=1 $(BIN)/sima-hf bench export deit-small --output-dir $(RESULTS) --page docs/export.md --readme README.md $(ARGS)
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quickstart_seeds.py --output_dir $(RESULTS)

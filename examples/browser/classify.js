@@ -8,6 +8,8 @@ const SHOWN = 5;
 const at = (id) => document.getElementById(id);
 class Refused extends Error {} // with a sentence for the visitor
 
+const ONE = 2 ** 22; // Pillow's fixed point
+
 // Reach and weights of Pillow's filters, by their numbers in `resample`.
 const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
 const FILTERS = {
@@ -29,13 +31,14 @@ function resizeAxis(bytes, outer, from, inner, to, resample) {
     const center = (place + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - reach * wide + 0.5));
     const last = Math.min(from, Math.trunc(center + reach * wide + 0.5));
-    const weights = Array.from({ length: last - first }, (_, i) => weigh((first + i - center + 0.5) / wide));
-    const total = weights.reduce((a, b) => a + b, 0);
+    const exact = Array.from({ length: last - first }, (_, i) => weigh((first + i - center + 0.5) / wide));
+    const total = exact.reduce((a, b) => a + b, 0);
+    const weights = exact.map((x) => Math.sign(x) * Math.floor(Math.abs(x / total) * ONE + 0.5)); // whole numbers, as Pillow's
     for (let row = 0; row < outer; row++)
       for (let i = 0; i < inner; i++) {
         let sum = 0;
         for (let k = 0; k < weights.length; k++) sum += weights[k] * bytes[(row * from + first + k) * inner + i];
-        out[(row * to + place) * inner + i] = Math.floor(sum / total + 0.5);
+        out[(row * to + place) * inner + i] = Math.floor(sum / ONE + 0.5);
       }
   }
   return out;
@@ -90,7 +93,8 @@ async function load() {
   if (record.format !== "onnx") throw new Refused(`${MODEL} is for ${record.format}; this page runs onnx.`);
   if (!record.labels) throw new Refused(`${record.model} does not classify.`);
   if (!record.image_processor) throw new Refused(`${MODEL}/sima_export.json names no image processor.`);
-  if (record.inputs[0].shape[1] !== 3) throw new Refused(`${record.model} does not take color images.`);
+  const { dtype, shape } = record.inputs[0];
+  if (dtype !== "float32" || shape[1] !== 3) throw new Refused(`${record.model} does not take color images in float32, but ${shape} in ${dtype}.`);
   const bytes = async (name) => new Uint8Array(await (await fetched(name)).arrayBuffer());
   const weights = record.files.filter((name) => name === `${record.file}.data`);
   const session = await ort.InferenceSession.create(await bytes(record.file), {
