@@ -230,6 +230,8 @@ def peak_memory(file: Path, runtime: str, pixels: int, threads: int, options: di
     values = (runtimes.__file__, runtime, file, pixels, threads, json.dumps(options))
     done = subprocess.run([sys.executable, "-c", code, *map(str, values)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ExportError(f"{file.name} did not run on {runtime} at {pixels} pixels: {done.stderr.strip()[-300:]}")
+        raise ExportError(
+            f"{file.name} did not run on {runtime} at {pixels} pixels: {' '.join(done.stderr.split())[-300:]}"
+        )
     peak = done.stdout.split()[-1]
     return None if peak == "None" else int(peak) * 1024

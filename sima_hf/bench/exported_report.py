@@ -51,7 +51,7 @@ def markdown_table(csvs: Iterable[Path]) -> str:
         sizes = [_pair(here, "file_bytes", 1e6), _pair(here, "peak_resident_bytes", 2**20)]
         cells.append([NAMES[runtime], dtype, threads, f"{int(pixels):,}", *times, *sizes, _faster(here)])
     one = rows[0]
-    versions = {NAMES[row["runtime"]]: row["runtime_version"] for row in rows}
+    versions = dict(sorted((NAMES[row["runtime"]], row["runtime_version"]) for row in rows))
     return markdown(header, cells, left=2) + (
         f"\n\nMedians for one image on {one['device']}; {one['model']}, {', '.join(f'{name} {of}' for name, of in versions.items())}, "
         f"torch {one['torch']}, transformers {one['transformers']}. Files and memory: softmax / SimA; the memory is that of a process "

@@ -73,16 +73,16 @@ def some_rows():
 @pytest.fixture(scope="module")
 def rows():
     model_benchmark.MODELS["tiny"] = TINY
-    found = exported.measure_exported("tiny", (48, 32), (1, 2), seconds=0.0)
+    found = exported.measure_exported("tiny", (40,), (1, 2), seconds=0.0)
     del model_benchmark.MODELS["tiny"]
     return found
 
 
 @pytest.mark.slow
-def test_every_file_at_every_size_and_number_of_threads(rows):
+def test_every_file_on_every_number_of_threads(rows):
     found = {(row.runtime, row.contestant, row.pixels, row.threads) for row in rows}
     installed = {row.runtime for row in rows}
-    assert found == {(r, c, p, t) for r in installed for c in ("softmax", "sima") for p in (48, 32) for t in (1, 2)}
+    assert found == {(r, c, p, t) for r in installed for c in ("softmax", "sima") for p in (40,) for t in (1, 2)}
     assert len(rows) == len(found)
     for row in rows:
         assert 0 < row.lower_quartile_ms <= row.median_ms <= row.upper_quartile_ms
@@ -136,7 +136,9 @@ def test_memory_is_of_a_process_that_has_the_runtime_alone(twins):
     file = twins[0]["onnxruntime", "sima"]
     small = exported.peak_memory(file.path, "onnxruntime", 40, 1, {})
     assert 10 * 2**20 < small < 200 * 2**20  # torch alone takes more
-    with pytest.raises(ExportError, match="model.onnx did not run on onnxruntime at 48 pixels: .*48"):
+    with pytest.raises(
+        ExportError, match=r"model\.onnx did not run on onnxruntime at 48 pixels: .*Got: 48 Expected: 40"
+    ):
         exported.peak_memory(file.path, "onnxruntime", 48, 1, {})
 
 

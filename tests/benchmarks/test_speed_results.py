@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import count_cuda_traffic, model_tables
-from sima_hf.bench import tables
+from sima_hf.bench import exported_report, tables
 from sima_hf.bench.attention_report import markdown_table
 
 
@@ -86,3 +86,29 @@ def test_memory_reaches_the_goal():
     peaks = {row["contestant"]: row for row in tables.read_csv(RESULTS / model_tables.MEMORY)}
     assert int(peaks["sima"]["pixels"]) == 2048
     assert int(peaks["sima"]["peak_resident_bytes"]) <= 4 * 2**30
+
+
+EXPORTED = [RESULTS / f"export_deit-small_cpu_{dtype}.csv" for dtype in ("float32", "int8")]
+EXPORTED = [path for path in EXPORTED if path.is_file()]
+# pixels -> times faster than the softmax twin on the same runtime, with any number of threads
+EXPORT_GOALS = {224: 1.1, 512: 1.5, 1024: 2.5}
+
+
+@pytest.mark.skipif(not EXPORTED, reason="there are no results of `make bench-export` yet")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("pixels", EXPORT_GOALS)
+def test_exported_files_reach_the_goals(pixels, runtime):
+    rows = [row for row in tables.read_csv(EXPORTED[0]) if row["contestant"] == "sima"]
+    ratios = [
+        1 / float(row["ratio_to_softmax"]) for row in rows if (int(row["pixels"]), row["runtime"]) == (pixels, runtime)
+    ]
+    assert min(ratios) >= EXPORT_GOALS[pixels]
+
+
+@pytest.mark.skipif(not EXPORTED, reason="there are no results of `make bench-export` yet")
+def test_the_pages_hold_the_results_of_exported_files(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    csvs = [path.relative_to(ROOT) for path in EXPORTED]
+    page = Path("docs/export.md")
+    assert tables.links_from(page, exported_report.markdown_table(csvs)) in page.read_text(encoding="utf-8")
+    assert exported_report.short_line(csvs[0]) in Path("README.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """`sima-hf bench`: files and tables of what was measured; sizes and devices that cannot be."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from sima_hf import cli
+from sima_hf.bench import exported
 from sima_hf.bench import model as model_benchmark
+from sima_hf.errors import ExportError
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -54,6 +57,9 @@ def test_results_and_files(tmp_path, monkeypatch):
         (["attention", "--batch", "8"], "--batch must be 1 or more and come with --tokens"),
         (["model", "deit-tiny", "--batch", "0", "--pixels", "32"], "--batch must be 1 or more and come with --pixels"),
         (["memory", "sima_small_12_p16"], "has no softmax to compare with"),
+        (["export", "sima_small_12_p16"], "has no softmax to compare with"),
+        (["export", "deit-tiny", "--threads", "0"], "`threads` must be 1 or more, got [0]"),
+        (["export", "deit-tiny", "--page", "docs/export.md"], "so give --output-dir as well"),
     ],
     ids=str,
 )
@@ -88,10 +94,55 @@ def test_bench_asks_for_what_draws_before_it_measures(tmp_path, run, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("sima_hf.bench.attention.measure", lambda *_: pytest.fail("it measured"))
     monkeypatch.setattr(model_benchmark, "measure_model", lambda *_: pytest.fail("it measured"))
-    for kind in ("attention", "model"):
+    monkeypatch.setattr(exported, "measure_exported", lambda *_: pytest.fail("it measured"))
+    for kind in ("attention", "model", "export"):
         found = run("bench", kind, "--output-dir", tmp_path)
         assert (found.code, found.out) == (1, "")
         assert found.err.endswith("pip install 'sima-hf[plot]'\n")
+
+
+def measured(model, pixels, threads, formats, dtype, seconds, calibration_images):
+    """What `measure_exported` returns, without exporting; int8 is refused."""
+    if dtype == "int8":
+        raise ExportError("There is no int8.")
+    values = dict.fromkeys((field.name for field in dataclasses.fields(exported.ExportRow)), "some")
+    values |= {"model": model, "dtype": dtype, "runtime": "onnxruntime", "fused_softmax": False}
+    values |= {"median_ms": 12.0, "file_bytes": 2_000_000, "peak_resident_bytes": 2**20}
+    ratios = {"softmax": 1.0, "sima": 0.5}
+    return [
+        exported.ExportRow(
+            **{**values, "pixels": side, "threads": count, "contestant": contestant, "ratio_to_softmax": ratio}
+        )
+        for side in pixels
+        for count in threads
+        for contestant, ratio in ratios.items()
+    ]
+
+
+def test_bench_export_writes_files_and_pages(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(exported, "measure_exported", measured)
+    page, readme = tmp_path / "export.md", tmp_path / "README.md"
+    page.write_text("<!-- export-speed:start -->\n<!-- export-speed:end -->\n")
+    readme.write_text("<!-- readme-export:start -->\n<!-- readme-export:end -->\n")
+    folder = tmp_path / "made"
+    found = run("bench", "export", "--output-dir", folder, "--page", page, "--readme", readme, "--json")
+    assert found.code == 0, found.err
+    facts = json.loads(found.out)
+    assert facts["files"] == [str(folder / f"export_deit-small_cpu_float32.{kind}") for kind in ("csv", "png")]
+    assert {Path(file) for file in facts["files"]} == set(folder.iterdir())
+    assert {(row["pixels"], row["threads"]) for row in facts["rows"]} == {
+        (side, count) for side in (224, 384, 512, 1024) for count in (1, 2)
+    }
+    assert "int8 is left out: There is no int8." in found.err
+    assert "| ONNX Runtime | float32 | 2 | 1,024 | 12.0 ms | 12.0 ms | 2 / 2 | 1 / 1 | 2.00 |" in page.read_text()
+    assert "ONNX Runtime 2.00 at 224, 2.00 at 384" in readme.read_text()
+
+
+def test_bench_export_of_int8_alone_says_why_not(run, monkeypatch):
+    monkeypatch.setattr(exported, "measure_exported", measured)
+    found = run("bench", "export", "--dtype", "int8")
+    assert (found.code, found.out) == (1, "")
+    assert found.err.endswith("There is no int8.\n")
 
 
 @pytest.mark.slow
