@@ -127,7 +127,7 @@ def measure_exported(
     for one in formats:
         find_format(one)
     rows, about = [], {"transformers": transformers.__version__, **conditions("cpu")}
-    models = _twins(name)
+    models = _twins(name, min(pixels))
     for side in tqdm(pixels, desc=f"{name}, exported, {dtype}", unit="size"):
         inputs = _taken(models["softmax"], _images(1, side, torch.float32, "cpu"))
         with torch.no_grad():
@@ -160,12 +160,12 @@ def _check(name: str, pixels: Sequence[int], threads: Sequence[int], formats: Se
         raise ValueError(f"`dtype` must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}.")
 
 
-def _twins(name: str) -> dict[str, torch.nn.Module]:
+def _twins(name: str, side: int) -> dict[str, torch.nn.Module]:
     """The model with softmax and with SimA, with the same weights; the latter computes what the reference does."""
     model = load(name).float()
     swapped = patch_model(copy.deepcopy(model))
     model.load_state_dict(swapped.state_dict())  # of fresh weights, the swap draws what is zero
-    images = _taken(model, _images(1, 64, torch.float32, "cpu"))
+    images = _taken(model, _images(1, side, torch.float32, "cpu"))
     check_model(patch_model(copy.deepcopy(swapped), backend="reference"), swapped, images)
     return {"softmax": model, "sima": swapped}
 

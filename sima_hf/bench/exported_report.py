@@ -1,6 +1,6 @@
 """What the benchmark of exported files leaves: a table for the terminal, one for a page, a line for the README, and a picture."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from .exported import ExportRow
@@ -31,8 +31,8 @@ def table(rows: list[ExportRow]) -> str:
     return "\n".join(lines)
 
 
-def markdown_table(csvs: Iterable[Path]) -> str:
-    """The table of a page, from the CSVs of `sima-hf bench export`, one for each dtype."""
+def markdown_table(csvs: Sequence[Path]) -> str:
+    """The table of a page and the picture beside it, from the CSVs of `sima-hf bench export`, one for each dtype."""
     rows = [row for csv in csvs for row in read_csv(csv)]
     header = [
         "runtime",
@@ -52,8 +52,10 @@ def markdown_table(csvs: Iterable[Path]) -> str:
         cells.append([NAMES[runtime], dtype, threads, f"{int(pixels):,}", *times, *sizes, _faster(here)])
     one = rows[0]
     versions = dict(sorted((NAMES[row["runtime"]], row["runtime_version"]) for row in rows))
-    return markdown(header, cells, left=2) + (
-        f"\n\nMedians for one image on {one['device']}; {one['model']}, {', '.join(f'{name} {of}' for name, of in versions.items())}, "
+    picture = csvs[0].with_suffix(".png")
+    return f"![Time of exported files against the size of the image]({picture.as_posix()})\n\n" + (
+        markdown(header, cells, left=2) + "\n\n"
+        f"Medians for one image on {one['device']}; {one['model']}, {', '.join(f'{name} {of}' for name, of in versions.items())}, "
         f"torch {one['torch']}, transformers {one['transformers']}. Files and memory: softmax / SimA; the memory is that of a process "
         "that has the runtime alone. Fused: the runtime computes softmax within larger pieces of its own. "
         f"{', '.join(f'[{csv.name}]({csv.as_posix()})' for csv in csvs)}"

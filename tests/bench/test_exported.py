@@ -98,7 +98,7 @@ def test_every_file_on_every_number_of_threads(rows):
 def twins(tmp_path_factory):
     """Files of both contestants for ONNX Runtime, 40 pixels, and images with the logits in float64."""
     model_benchmark.MODELS["tiny"] = TINY
-    models = exported._twins("tiny")
+    models = exported._twins("tiny", 40)
     del model_benchmark.MODELS["tiny"]
     folder = tmp_path_factory.mktemp("files")
     inputs = {"pixel_values": torch.randn(1, 3, 40, 40), "interpolate_pos_encoding": True}
@@ -166,6 +166,8 @@ def test_int8_goes_through_the_public_function(monkeypatch, tmp_path):
 def test_table_for_a_page(tmp_path):
     tables.write_csv(some_rows(), tmp_path / "export_tiny_cpu_float32.csv")
     lines = exported_report.markdown_table([tmp_path / "export_tiny_cpu_float32.csv"]).splitlines()
+    assert lines[0].endswith("export_tiny_cpu_float32.png)")
+    lines = lines[2:]
     assert (
         lines[2]
         == "| ONNX Runtime | float32 | 1 | 224 | 30.0 ms | 37.5 ms | 88 / 88 | 200 / 200 | 0.80 (softmax wins) |"
@@ -210,6 +212,6 @@ def test_wrong_arguments(arguments, words):
 
 def test_without_a_runtime(monkeypatch):
     monkeypatch.setattr(exported, "find_spec", lambda name: None)
-    monkeypatch.setattr(exported, "_twins", lambda name: pytest.fail("it began"))
+    monkeypatch.setattr(exported, "_twins", lambda *_: pytest.fail("it began"))
     with pytest.raises(MissingDependencyError, match=r"pip install 'sima-hf\[onnx\]'"):
         exported.measure_exported("tiny")
