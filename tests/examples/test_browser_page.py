@@ -3,8 +3,10 @@
 Needs Selenium, Debian's packages chromium and chromium-driver, and onnxruntime-web of npm; skipped without, with what to install.
 """
 
+import contextlib
 import functools
 import json
+import re
 import shutil
 import threading
 import time
@@ -88,16 +90,29 @@ def site(tmp_path_factory):
         torch.manual_seed(0)
         pairs[name] = make()
         export(pairs[name][0], root / name, processor=pairs[name][1])
-    handler = functools.partial(Quiet, directory=str(root))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", root, pairs
-        server.shutdown()
+    with served(root, Quiet) as address:
+        yield address, root, pairs
 
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+class Isolating(Quiet):
+    def end_headers(self):
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+
+@contextlib.contextmanager
+def served(folder, handler):
+    """Address of a folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +187,15 @@ def test_says_what_it_runs(site, browser):
     assert said.endswith("1 thread")
 
 
+def test_has_more_threads_where_the_server_isolates_it(site, browser, tmp_path):
+    with served(site[1], Isolating) as address:
+        opened(browser, address)
+        count = browser.execute_script("return navigator.hardwareConcurrency")
+        assert text(browser, "#model").endswith(f"{count} thread{'' if count == 1 else 's'}")
+        give(browser, photo(tmp_path / "photo.png", (40, 40)))
+        assert len(json.loads(wait(browser, lambda: logits(browser), "classes"))) == 3
+
+
 def test_after_a_bad_file_a_good_one_works(site, browser, tmp_path):
     opened(browser, site[0])
     (tmp_path / "letter.png").write_text("Dear model")
@@ -202,10 +226,13 @@ def test_nothing_is_asked_of_another_host(site, browser, tmp_path):
     opened(browser, site[0])
     give(browser, photo(tmp_path / "photo.png", (40, 40)))
     wait(browser, lambda: logits(browser), "classes")
-    hosts = set()
+    hosts, asked = set(), set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             url = urlsplit(message["params"]["request"]["url"])
             hosts |= {url.hostname} if url.scheme in ("http", "https") else set()
+            asked |= {Path(url.path).name} if "onnxruntime-web" in url.path else set()
     assert hosts == {"127.0.0.1"}
+    readme = (PAGE / "README.md").read_text(encoding="utf-8")
+    assert asked == set(re.findall(r"`(ort[\w.-]+\.\w+)`", readme))
