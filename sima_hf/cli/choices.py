@@ -41,6 +41,12 @@ class Dynamic(str, Enum):
     resolution = "resolution"
 
 
+class Quantize(str, Enum):
+    """How an exported file is quantized."""
+
+    int8 = "int8"
+
+
 class Backend(str, Enum):
     """Who computes SimA attention."""
 

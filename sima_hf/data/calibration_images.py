@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -21,13 +22,13 @@ logger = logging.get_logger(__name__)
 
 
 class CalibrationImages:
-    """Unlabeled images, drawn at random from a folder, decoded once and kept as bytes; iterable as often as wanted.
+    """Unlabeled images, drawn at random from a folder or a split, decoded once and kept as bytes; iterable as often as wanted.
 
     Where the image processor does more than to rescale and normalize bytes, what it makes is kept as float32, four times the
     memory.
 
     Args:
-        folder: image files, in it or in folders below; what these are called does not matter.
+        folder: image files, in it or in folders below; what these are called does not matter. Or a split of `datasets`.
         processor: the model's image processor.
         count: images to draw; fewer where there are not so many.
         batch_size: images in a batch.
@@ -45,7 +46,7 @@ class CalibrationImages:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: Any,
         processor,
         count: int = 2048,
         batch_size: int = 32,
@@ -55,8 +56,10 @@ class CalibrationImages:
     ):
         if count < 1 or batch_size < 1:
             raise DataError(f"`count` and `batch_size` must be positive, got {count} and {batch_size}.")
-        self.folder, self.batch_size, self.unreadable = Path(folder), batch_size, []
-        files = image_files(folder)
+        stored = isinstance(folder, (str, Path))
+        self.folder, self.batch_size, self.unreadable = Path(folder) if stored else folder, batch_size, []
+        files = image_files(folder) if stored else list(range(len(folder)))
+        column = None if stored else image_column(folder)
         random.Random(seed).shuffle(files)
         try:
             self._mean_and_std = normalization(processor)
@@ -73,7 +76,7 @@ class CalibrationImages:
                 if len(self._pixels) == count:
                     break
                 try:
-                    image, _ = decode_labeled(file, 0)
+                    image, _ = decode_labeled(file if column is None else column[file]["image"], 0)
                 except UnreadableImage as error:
                     self._skip(str(error), max_unreadable)
                     continue
@@ -112,6 +115,23 @@ class CalibrationImages:
         for start in range(0, len(self._pixels), self.batch_size):
             pixels = torch.stack(self._pixels[start : start + self.batch_size])
             yield {"pixel_values": normalize(pixels, *self._mean_and_std) if self._mean_and_std else pixels}
+
+
+def image_column(images: Any) -> Any:
+    """A split of `datasets` with its one column of images alone, not decoded and called `image`.
+
+    Raises:
+        DataError: it has none, or several.
+    """
+    from datasets import Image
+
+    columns = [name for name, kind in images.features.items() if isinstance(kind, Image)]
+    if len(columns) != 1:
+        raise DataError(
+            f"`images` must have one column of images, got {len(columns)}: {', '.join(columns) or 'none'}."
+        )
+    images = images.with_format(None).select_columns(columns).cast_column(columns[0], Image(decode=False))
+    return images if columns == ["image"] else images.rename_column(columns[0], "image")
 
 
 def image_files(folder: str | Path) -> list[Path]:

@@ -55,7 +55,7 @@ def compare(
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
         shapes = {name: list(value.shape) for name, value in tensors.items()}
         try:
-            found, expected = _leaves(run(**tensors)), _leaves(reference(**given))
+            found, expected = leaves(run(**tensors)), leaves(reference(**given))
         except Exception as error:  # of the runtime, whose types are not public, or of a model that takes no such size
             raise ExportError(f"It does not run on inputs of {shapes}: {first_line(error)}") from error
         errors = [difference(one, two) for one, two in zip(found, expected, strict=True)]
@@ -84,5 +84,6 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return worst / largest if largest else worst
 
 
-def _leaves(output: Any) -> list[torch.Tensor]:
+def leaves(output: Any) -> list[torch.Tensor]:
+    """The tensors of an output, in their order."""
     return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]

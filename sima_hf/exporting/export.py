@@ -21,12 +21,15 @@ from ..models.sima.image_processing_sima import SimAImageProcessor
 from ..patching import certify, describe
 from ..patching.certificate import Certificate, is_under
 from .agreement import TOLERANCES, Agreement, compare
+from .calibration_pixels import check_calibration_images, read_calibration_images
 from .formats import DYNAMIC, DYNAMO, Format, exporter_of, find_format, load_exported
 from .graph_certificate import GraphCertificate, certify_graph
 from .graphs import is_graph, read_graph
 from .inputs import ExportInputs
 from .library_noise import first_line, quiet
-from .record import write_record
+from .quantize import SCHEMES, Quantization, QuantizationError, measured
+from .quantize import quantize as quantize_program
+from .record import is_classifier, write_record
 from .tidy import tidy
 
 
@@ -43,7 +46,8 @@ class Exported:
         dynamic: what may differ between two runs: "none", "batch" or "resolution".
         fixed_because: why that is less than was asked for; None where it is not.
         certificate: of the file; for ExecuTorch, whose file hides its nodes, of the graph that it was made from.
-        agreement: of the file with the model.
+        agreement: of the file with the model; where it is quantized, of what was quantized.
+        quantization: which nodes take int8, and what the file agrees on with the model; None for a file in floating point.
     """
 
     folder: Path
@@ -54,6 +58,7 @@ class Exported:
     fixed_because: str | None
     certificate: GraphCertificate | Certificate
     agreement: Agreement
+    quantization: Quantization | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -66,6 +71,7 @@ class Exported:
             "fixed_because": self.fixed_because,
             "certificate": self.certificate.to_dict(),
             "agreement": self.agreement.to_dict(),
+            "quantization": self.quantization and self.quantization.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -76,6 +82,9 @@ class Exported:
             f"  run {len(self.agreement.runs)} times: differs from the model by {self.agreement.error:.1g} of the largest output "
             f"at most, where {self.agreement.tolerance:g} is allowed"
         )
+        if self.quantization:
+            lines[-1] += ", before it was quantized"
+            lines.append(f"  {self.quantization}")
         return "\n".join([*lines, str(self.certificate)])
 
 
@@ -94,7 +103,7 @@ def export(
     dynamic: str = "batch",
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
-    calibration_images: str | Path | None = None,
+    calibration_images: Any = None,
     inputs: Mapping[str, Any] | None = None,
     processor: Any = None,
     overwrite: bool = False,
@@ -111,7 +120,10 @@ def export(
         dynamic: what may differ between two runs: "none", "batch", or "resolution" (number and size of the images). Where a
             model cannot do that the most that it can is exported, and the record says why.
         dtype: of the weights and of the inputs, "float32", "float16" or "bfloat16"; the model's by default.
-        quantize, calibration_images: not there yet.
+        quantize: "int8", with ONNX alone and of a model in float32: matrix products and convolutions in 8 bits, but for those
+            with a factor over SimA's norms (see `sima_hf.exporting.quantize`).
+        calibration_images: unlabeled images to quantize with, 32 or more, of which 512 at most are drawn: a folder, a split of
+            `datasets`, or processed pixels `(C, H, W)` each. On a quarter of them the file is measured.
         inputs: example inputs by the names of the forward's arguments, where they cannot be made up from the config.
         processor: image processor to save beside a `model` that is no folder or Hub name.
         overwrite: `output_dir` may hold a model already, which is replaced.
@@ -121,14 +133,21 @@ def export(
 
     Raises:
         ExportError: the model cannot be exported, the file differs from it by more than `sima_hf.exporting.agreement.TOLERANCES`,
-            or softmax is left in a part that is SimA. Nothing is left behind.
+            softmax is left in a part that is SimA, or a file in int8 agrees on less than `sima_hf.exporting.quantize.FLOORS`.
+            Nothing is left behind.
+        DataError: `calibration_images` are too few, or not what the model takes.
         MissingDependencyError: a package is missing; before any work.
         SimAError, OSError, ValueError: the model cannot be loaded, or the folder cannot be written.
     """
     with quiet():
         found = find_format(format)
-    _check_options(dynamic, quantize, calibration_images)
+    _check_options(found, dynamic, quantize, calibration_images)
     wanted = _dtype(dtype) if dtype is not None else None
+    if quantize is not None:
+        named = isinstance(model, (str, Path))
+        check_calibration_images(
+            calibration_images, processor, named or isinstance(getattr(model, "config", None), SimAConfig)
+        )
     check_free(output_dir, overwrite)
     if isinstance(model, (str, Path)):
         _check_apart(model, output_dir)
@@ -142,18 +161,33 @@ def export(
         processor = SimAImageProcessor.for_image_size(model.config.image_size)
     if (wanted or model.dtype) not in TOLERANCES:
         raise ExportError(f"`dtype` must be float32, float16 or bfloat16, and the model is {model.dtype}; give one.")
+    if quantize is not None and (wanted or model.dtype) != torch.float32:
+        raise ExportError(
+            f"`dtype` must be float32 with `quantize`, got {str(wanted or model.dtype).removeprefix('torch.')}."
+        )
     with _ready(model, wanted) as (ready, reference):
         given = ExportInputs(ready, inputs)
-        return _most_dynamic(ready, reference, given, found, dynamic, processor, output_dir, overwrite)
+        if quantize is not None and given.size is None:
+            raise ExportError("`quantize` is for models that take images of one size alone; leave it out.")
+        shape = tuple(given.tensors["pixel_values"].shape[1:]) if quantize is not None else ()
+        pixels = read_calibration_images(calibration_images, processor, shape) if quantize is not None else None
+        return _most_dynamic(ready, reference, given, found, dynamic, processor, pixels, output_dir, overwrite)
 
 
-def _check_options(dynamic: str, quantize: str | None, calibration_images: Any) -> None:
+def _check_options(found: Format, dynamic: str, quantize: str | None, calibration_images: Any) -> None:
     if dynamic not in DYNAMIC:
         raise ExportError(f"`dynamic` must be one of {', '.join(map(repr, DYNAMIC))}, got {dynamic!r}.")
-    if quantize is not None:
-        raise ExportError(f"`quantize` must be None, got {quantize!r}: exported weights are not quantized yet.")
-    if calibration_images is not None:
-        raise ExportError("`calibration_images` serve `quantize`, which is None; leave them out.")
+    if quantize is not None and quantize not in SCHEMES:
+        raise ExportError(f"`quantize` must be None or {', '.join(map(repr, SCHEMES))}, got {quantize!r}.")
+    if quantize is not None and found.name != "onnx":
+        raise ExportError(f"`quantize` must be None with {found.name}, got {quantize!r}: only ONNX has it.")
+    if quantize is not None and calibration_images is None:
+        raise ExportError(
+            f"`calibration_images` must be given with quantize={quantize!r}: a folder of images (--calibration-images), a split "
+            "or processed pixels. No labels are needed."
+        )
+    if quantize is None and calibration_images is not None:
+        raise ExportError("`calibration_images` serve `quantize`, which is None; leave them out, or ask for 'int8'.")
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -198,7 +232,9 @@ def _ready(model: PreTrainedModel, dtype: torch.dtype | None) -> Iterator[tuple[
             module.training = training
 
 
-def _most_dynamic(model, reference, given: ExportInputs, found: Format, asked, processor, output_dir, overwrite):
+def _most_dynamic(
+    model, reference, given: ExportInputs, found: Format, asked, processor, pixels, output_dir, overwrite
+):
     """Export with as much dynamic as was asked for, or else with the most that works."""
     level, why = asked, None
     for most, reason in ((found.dynamic, f"{found.name} is planned for one shape"), (given.most(), given.reason())):
@@ -207,23 +243,31 @@ def _most_dynamic(model, reference, given: ExportInputs, found: Format, asked, p
     while True:
         try:
             with whole_folder(output_dir, overwrite) as folder:
-                agreement, certificate = _write(model, reference, given, found, level, folder)
+                agreement, certificate, quantization = _write(model, reference, given, found, level, pixels, folder)
                 if processor is not None:
                     processor.save_pretrained(folder)
                 made = Exported(
-                    Path(output_dir), found.file, found.name, type(model).__name__, level, why, certificate, agreement
+                    Path(output_dir),
+                    found.file,
+                    found.name,
+                    type(model).__name__,
+                    level,
+                    why,
+                    certificate,
+                    agreement,
+                    quantization,
                 )
                 write_record(folder, made, found, model, asked, processor)
                 return made
         except ExportError as error:
-            if level == "none":
+            if level == "none" or isinstance(error, QuantizationError):
                 raise
             level, why = DYNAMIC[DYNAMIC.index(level) - 1], str(error)
             logger.warning("Exporting %s with less that is dynamic: %s", type(model).__name__, why)
 
 
-def _write(model, reference, given: ExportInputs, found: Format, level: str, folder: Path):
-    """The graph in a folder, once it is what the model is: `Agreement` and certificate."""
+def _write(model, reference, given: ExportInputs, found: Format, level: str, pixels, folder: Path):
+    """The graph in a folder, once it is what the model is: `Agreement`, certificate and, with pixels, `Quantization`."""
     name = type(model).__name__
     with quiet():
         exporter, config = exporter_of(found, dynamic_shapes=given.axes(level))
@@ -238,12 +282,7 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, fol
                 f"{name} cannot be exported to {found.name} with dynamic={level!r}: {first_line(error)}"
             ) from error
     _check_axes(folder / found.file, given, level)
-    certificate, left = _certified(found, model, given, folder)
-    if left:
-        places = first_few(
-            dict.fromkeys(f"{one.operation} in {one.path or 'the model'} [{one.module}]" for one in left), 3
-        )
-        raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept: {places}.")
+    certificate = _certified(found, model, given, folder)
 
     def expected(**inputs):
         wide = {
@@ -252,7 +291,21 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, fol
         return reference(**{**inputs, **wide, **given.flags(level)})
 
     with torch.no_grad():
-        return compare(run, expected, given.compared(level), TOLERANCES[model.dtype]), certificate
+        agreement = compare(run, expected, given.compared(level), TOLERANCES[model.dtype])
+    if pixels is None:
+        return agreement, certificate, None
+    batch = given.batch if level == "none" else None
+    with quiet():
+        try:
+            component = next(iter(exported.components.values()))
+            component.program, groups = quantize_program(component.program, _parts(model), pixels.seen, batch)
+            exported.save_pretrained(folder)
+            run = load_exported(found, folder)
+        except Exception as error:  # of onnx and of the runtime
+            raise QuantizationError(f"{name} cannot be quantized: {first_line(error)}") from error
+    with torch.no_grad():
+        quantization = measured(run, expected, pixels, batch, is_classifier(model), groups)
+    return agreement, _certified(found, model, given, folder), quantization
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -285,11 +338,26 @@ def _check_axes(file: Path, given: ExportInputs, level: str) -> None:
             raise ExportError(f"The model's code fixes the size of {one['name']}: {', '.join(fixed)}.")
 
 
-def _certified(found: Format, model, given: ExportInputs, folder: Path):
-    """The certificate of a file, and the operations of softmax and exp in it that are where SimA should be."""
+def _parts(model: PreTrainedModel) -> list[tuple[str, str]]:
+    """Paths of what is SimA in a model, each with the name of the module in which alone it is, or ""."""
     native = [("", "")] if model.config.model_type == SimAConfig.model_type else []
-    parts = native or [(part.path, part.within) for part in describe(model).swapped]
-    certificate = None
+    return native or [(part.path, part.within) for part in describe(model).swapped]
+
+
+def _certified(found: Format, model, given: ExportInputs, folder: Path) -> GraphCertificate | Certificate:
+    """The certificate of a file, once no softmax or exp is in it where SimA should be."""
+    certificate, left = _counted(found, model, given, folder)
+    if left:
+        places = first_few(
+            dict.fromkeys(f"{one.operation} in {one.path or 'the model'} [{one.module}]" for one in left), 3
+        )
+        raise ExportError(f"Softmax is left in the file where SimA should be, so it is not kept: {places}.")
+    return certificate
+
+
+def _counted(found: Format, model, given: ExportInputs, folder: Path):
+    """The certificate of a file, and the operations of softmax and exp in it that are where SimA should be."""
+    parts, certificate = _parts(model), None
     if is_graph(folder / found.file):
         certificate = certify_graph(folder / found.file, parts)
         unplaced = any(one.attention is None for one in certificate.softmax)

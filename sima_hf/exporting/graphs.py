@@ -1,7 +1,7 @@
 """Graphs of exported files as plain data: every node with the modules that it comes from, inputs, outputs."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,11 +88,15 @@ def _onnx_nodes(nodes) -> Iterator[Any]:
 
 def _onnx_node(node) -> Node:
     domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}::"
-    facts = {one.key: one.value for one in node.metadata_props}
-    # As torch's exporter writes them: the list of modules, then the operation itself.
+    return Node(f"{domain}{node.op_type}", *place_of({one.key: one.value for one in node.metadata_props}))
+
+
+def place_of(facts: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """`path` and `classes` of a `Node`, of what torch's exporter notes of it."""
+    # The list of modules, then the operation itself.
     scopes = _list(facts.get("pkg.torch.onnx.name_scopes"))[:-1]
     classes = _list(facts.get("pkg.torch.onnx.class_hierarchy"))[:-1]
-    return Node(f"{domain}{node.op_type}", scopes[-1] if scopes else "", tuple(classes))
+    return scopes[-1] if scopes else "", tuple(classes)
 
 
 def _list(text: str | None) -> list[str]:

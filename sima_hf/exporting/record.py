@@ -43,6 +43,7 @@ def write_record(folder: Path, made: Any, found: Format, model: PreTrainedModel,
         "labels": labels_of(model, graph.outputs if graph else []),
         "certificate": made.certificate.to_dict(),
         "agreement": made.agreement.to_dict(),
+        "quantization": made.quantization and made.quantization.to_dict(),
         "versions": {"sima_hf": __version__, **versions_of(found)},
         "weights": weights_mark(model),
     }
@@ -53,12 +54,15 @@ def write_record(folder: Path, made: Any, found: Format, model: PreTrainedModel,
 
 def labels_of(model: PreTrainedModel, outputs: list[dict[str, Any]]) -> list[str] | None:
     """The names of the classes in the order of the logits; None for a model that does not classify."""
-    if not type(model).__name__.endswith("ForImageClassification") and "logits" not in {
-        one["name"] for one in outputs
-    }:
+    if not is_classifier(model) and "logits" not in {one["name"] for one in outputs}:
         return None
     names = getattr(model.config, "id2label", None) or {}
     return [names[index] for index in sorted(names)]
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether the first output of a model is logits of images, by its class."""
+    return type(model).__name__.endswith("ForImageClassification")
 
 
 def _plain(value: Any) -> Any:

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from ..calibrate import Overwrite
-from ..choices import DType, Dynamic, Format
+from ..choices import DType, Dynamic, Format, Quantize
 from ..output import AsJSON, emit, stdout_kept_clean
 
 
 EXAMPLES = """Examples:
 sima-hf export sima-deit sima-deit-onnx
 sima-hf export sima-deit sima-deit-onnx --dynamic resolution
+sima-hf export sima-deit sima-deit-int8 --quantize int8 --calibration-images photos
 sima-hf export sima-deit sima-deit-openvino --format openvino --json"""
 
 
@@ -25,6 +26,15 @@ def export(
         typer.Option(help="What may differ between two runs: the number of images, their size as well, or nothing."),
     ] = Dynamic.batch,
     dtype: Annotated[DType | None, typer.Option(help="Of weights and inputs; the model's by default.")] = None,
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            help="Products in 8 bits, but for SimA's own that need more; ONNX alone, with calibration images."
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        Path | None, typer.Option(help="With --quantize: folder of 32 or more images, no labels needed.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -41,6 +51,8 @@ def export(
             format.value,
             dynamic=dynamic.value,
             dtype=None if dtype is None else dtype.value,
+            quantize=None if quantize is None else quantize.value,
+            calibration_images=calibration_images,
             overwrite=overwrite,
         )
     emit(made.to_dict(), made, as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...data.calibration_images import image_files
+from ...data.calibration_images import image_column, image_files
 from ...data.images import EvalImages, TrainImages
 from ...data.processors import view_size
 from ...data.sampling import Draw
@@ -62,14 +62,7 @@ def _rows(images: Any, processor: Any) -> Any:
         return Pixels(images)
     if processor is None:
         raise DataError("`processor` must be the model's image processor where images come as files, got None.")
-    columns = [name for name, kind in images.features.items() if isinstance(kind, Image)]
-    if len(columns) != 1:
-        raise DataError(
-            f"`images` must have one column of images, got {len(columns)}: {', '.join(columns) or 'none'}."
-        )
-    images = images.with_format(None).select_columns(columns).cast_column(columns[0], Image(decode=False))
-    if columns != ["image"]:
-        images = images.rename_column(columns[0], "image")
+    images = image_column(images)
     return images.add_column("label", [0] * len(images))
 
 
