@@ -201,7 +201,7 @@ def test_what_cannot_be_dynamic_is_fixed_and_said(tmp_path, monkeypatch):
         ({"format": "tflite"}, ExportError, r"`format` must be one of 'onnx', 'openvino', 'executorch', got 'tflite'"),
         ({"dynamic": "size"}, ExportError, r"`dynamic` must be one of 'none', 'batch', 'resolution', got 'size'"),
         ({"dtype": "int8"}, ExportError, r"`dtype` must be one of .*, got 'int8'"),
-        ({"quantize": "int8"}, ExportError, r"`quantize` must be None, got 'int8'"),
+        ({"quantize": "int4"}, ExportError, r"`quantize` must be None or 'int8', got 'int4'"),
         ({"calibration_images": "photos"}, ExportError, r"`calibration_images` serve `quantize`"),
         ({"model": torch.nn.Linear(2, 2)}, ExportError, r"`model` must be a Transformers model, .* got Linear"),
         ({"model": "./nowhere"}, CheckpointError, "There is no folder ./nowhere"),
