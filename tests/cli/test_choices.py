@@ -79,6 +79,7 @@ def test_the_words_are_those_of_the_package():
     from sima_hf.evaluation.classifiers import WEIGHTS
     from sima_hf.evaluation.run import DTYPES
     from sima_hf.exporting.formats import DYNAMIC, FORMATS
+    from sima_hf.exporting.quantize import SCHEMES
     from sima_hf.ops import backend_names
     from sima_hf.ops.order import GAINS
 
@@ -89,4 +90,5 @@ def test_the_words_are_those_of_the_package():
     assert {one.value for one in choices.Weights} == set(WEIGHTS)
     assert [one.value for one in choices.Format] == list(FORMATS)
     assert [one.value for one in choices.Dynamic] == list(DYNAMIC)
+    assert [one.value for one in choices.Quantize] == list(SCHEMES)
     assert [one.value for one in choices.DType] == list(DTYPES)
