@@ -117,3 +117,19 @@ def test_a_row_and_both_tables(tmp_path, monkeypatch):
     text = page.read_text()
     assert f"| digits | ViT with SimA | {100 * row['float']:.1f} | {100 * row['int8']:.1f} |" in text
     assert "\n| 16 |" in text
+
+
+@pytest.mark.results
+def test_committed_results_lose_less_than_half_a_point_and_stand_in_the_page():
+    import int8_accuracy
+
+    results = json.loads((ROOT / "benchmarks" / "results" / "int8_accuracy.json").read_text())
+    assert {(row["task"], row["model"]) for row in results["rows"]} == {
+        (task, kind) for task in int8_accuracy.TITLES for kind in int8_accuracy.KINDS
+    }
+    for row in results["rows"]:
+        assert row["float"] - row["int8"] <= 0.005, row["model"]
+        assert row["softmax_in_attention"] == (4 if row["model"] == "softmax ViT" else 0)
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    assert int8_accuracy.accuracy_table(results) in page
+    assert int8_accuracy.integer_table(results) in page
