@@ -194,7 +194,7 @@ def accuracy_table(results: dict) -> str:
         + f"\n\nPercent of test images ({tested}), one seed, on ONNX Runtime. Ranges from {results['calibration_images']} training "
         f"images. Small models, trained for minutes (Fashion-MNIST: {results['fashion_trained']:,} images, "
         f"{results['recipes']['fashion']['epochs']} epochs). {_conditions(results)}; "
-        "[int8_accuracy.json](../benchmarks/results/int8_accuracy.json), made by `make int8`."
+        "[int8_accuracy.json](benchmarks/results/int8_accuracy.json), made by `make int8`."
     )
 
 
@@ -227,7 +227,7 @@ def integer_table(results: dict) -> str:
 
 def _conditions(results: dict) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    return f"{results['device']}, 1 thread, {versions}"
+    return f"{results['device']}, {versions}"
 
 
 def update_page(page: Path, results: dict) -> None:

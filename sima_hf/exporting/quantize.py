@@ -22,8 +22,8 @@ PRODUCTS = ("MatMul", "Gemm", "Conv")
 # What the file and the model have to agree on, of the images that gave no range.
 FLOORS = {"top-1": 0.9, "cosine": 0.95}
 OVER_A_NORM = (
-    "one of its factors is over the norms of q or k: a norm grows with the number of tokens and differs between images and "
-    "channels, and the quotient shrinks with it, so that one scale of 8 bits for the whole tensor holds little of it"
+    "one of its factors is over the norms of q or k: a norm grows with the number of tokens and the quotient shrinks with it, so "
+    "that a scale of 8 bits read off at one number of tokens does not fit another"
 )
 NORM = "part of a norm: a sum of |q| or |k| over all tokens, which grows with their number, or its reciprocal, which shrinks"
 NO_PRODUCT = "no product: computed in float between those that are"
