@@ -48,7 +48,7 @@ def table(paths: list[Path]) -> str:
     for name in LEVERS:
         found = [next(row for row in one["rows"] if row["how"] == name) for one in results]
         rows.append([name, *(f"{percent(row['kept'])} ({row['cosine']:.3f})" for row in found)])
-    places = ", ".join(f"[{path.name}](../benchmarks/results/{path.name})" for path in paths)
+    places = ", ".join(f"[{path.name}](benchmarks/results/{path.name})" for path in paths)
     return f"{markdown(header, rows)}\n\nPercent of the original's accuracy kept, and cosine of the features, on test images, one seed. {conditions(results[0])}; {places}."
 
 

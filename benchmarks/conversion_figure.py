@@ -124,7 +124,7 @@ def update_pages(paths: list[Path], page: Path | None, readme: Path | None) -> N
             "\n\nPercent of the original's accuracy on test images, one seed; images in brackets; agreement with the original, "
             "and cosine of the features, of the distilled model where there is one. No test image chose anything. "
             f"{machine}; everything measured, with seconds, settings and reports, in "
-            "[conversion.csv](../benchmarks/results/conversion.csv) and the JSON files beside it."
+            "[conversion.csv](benchmarks/results/conversion.csv) and the JSON files beside it."
         )
         replace_between(page, "conversion", _table(paths) + sentence)
     if readme is not None:

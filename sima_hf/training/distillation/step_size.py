@@ -11,6 +11,8 @@ from torch import nn
 TRIED_RATES = tuple(10 ** (-exponent / 2) for exponent in range(6, 15))
 # Steps of each trial, and by how much the loss of one may rise until it is given up.
 TRIED_STEPS, LOST = 12, 2.0
+# The way from the start to the mean of a trial's weights at which it is measured.
+HALF = 0.5
 # A parameter's share of the rate is this at least.
 SMALLEST_SHARE = 2.0**-10
 
@@ -39,9 +41,10 @@ def bearable_rate(
     measure: Callable[[], float],
     shares: dict[str, float],
 ) -> float:
-    """The highest of `TRIED_RATES` after a few steps of which the averaged weights are no worse on other images than the start.
+    """The highest of `TRIED_RATES` that leads to averaged weights which are no worse on other images than the start.
 
-    Each rate is tried by a short run of Adam under a linear warm-up. Single steps raise the loss of a calibrated model at rates
+    Each rate is tried by a short run of Adam under a linear warm-up, and measured half way from the start to the mean of its
+    weights, as the slow average of a whole run would be by then. Single steps raise the loss of a calibrated model at rates
     that serve it well: what they lose is noise, which an average of the weights does not have.
 
     Args:
@@ -60,7 +63,7 @@ def bearable_rate(
         for rate in TRIED_RATES:
             averages = _average_of_run(parameters, losses, {name: rate * shares.get(name, 1.0) for name in parameters})
             if averages is not None:
-                _load(parameters, averages)
+                _load(parameters, {name: torch.lerp(before[name][0], one, HALF) for name, one in averages.items()})
                 if measure() <= start:
                     return rate
             _load(parameters, {name: value for name, (value, _) in before.items()})
