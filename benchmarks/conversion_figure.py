@@ -128,7 +128,7 @@ def update_pages(paths: list[Path], page: Path | None, readme: Path | None) -> N
         )
         replace_between(page, "conversion", _table(paths) + sentence)
     if readme is not None:
-        sentence = f"\n\nPercent of the original's accuracy kept on test images, one seed. {machine}. [All of it](docs/calibration.md)"
+        sentence = f"\n\nThe original's accuracy, and the percent of it that is kept, on test images, one seed. {machine}. [All of it](docs/calibration.md)"
         replace_between(readme, "readme-conversion", _short_table(paths) + sentence)
 
 
@@ -141,4 +141,4 @@ def _short_table(paths: list[Path]) -> str:
             images = f" ({last[0]['images']:,} images)" if last and last[0]["images"] else ""
             cells.append(f"{percent(last[0]['kept'])}{images}" if last else "")
         rows.append(cells)
-    return markdown(["", "original", "swapped", "calibrated", "then distilled"], rows)
+    return markdown(["", "original", "kept: swapped", "calibrated", "then distilled"], rows)
