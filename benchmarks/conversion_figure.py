@@ -59,14 +59,18 @@ def draw_figure(paths: list[Path], output: Path) -> None:
                 axis.plot(*zip(*points, strict=True), style, marker="o", color=color, label=label)
                 ticks |= {images for images, _ in points}
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted(ticks), [f"{images:,}" for images in sorted(ticks)], rotation=45)
+        ticks = [
+            one for one in sorted(ticks) if not any(one < other < 1.1 * one for other in ticks)
+        ]  # or they overlap
+        axis.set_xticks(ticks, [f"{images:,}" for images in ticks])
         axis.minorticks_off()
         axis.set_ylim(0, 104)
         axis.grid(alpha=0.3)
         axis.set_title(TITLES[results["teacher"]], fontsize=10)
         axis.set_xlabel("images without labels")
     axes[0, 0].set_ylabel("accuracy kept, % of the original's")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
+    fullest = max(axes[0], key=lambda axis: len(axis.lines))
+    fullest.legend(fontsize=8, loc="center left", bbox_to_anchor=(0, 0.35))
     figure.suptitle(
         f"Softmax ViTs swapped to SimA: what is kept on test images, one seed; {conditions(results)}", fontsize=10
     )
