@@ -36,7 +36,7 @@ def start(*arguments, **kwargs):
     [
         ("sima-hf ", set(NAMES)),
         ("sima-hf ca", {"calibrate"}),
-        ("sima-hf bench ", {"attention", "model", "memory"}),
+        ("sima-hf bench ", {"attention", "export", "model", "memory"}),
         ("sima-hf patch a b --cal", {"--calibrate-with"}),
         ("sima-hf patch a b --gain ", {"tokens", "none"}),
         ("sima-hf convert a b --variant sima_small_12", {"sima_small_12_p16", "sima_small_12_p8"}),

@@ -125,8 +125,10 @@ def forget_all_but_the_first(folder):
 
 def kill_after_the_first_checkpoint(started, folder):
     started[0].wait_for(lambda: checkpoints(folder))
+    for kind in (signal.SIGSTOP, signal.SIGKILL):  # stopped, none sees that another is gone
+        for one in started:
+            one.send(kind)
     for one in started:
-        one.send(signal.SIGKILL)
         assert one.wait() in (0, -signal.SIGKILL), one.text[-3000:]
     forget_all_but_the_first(folder)
 
