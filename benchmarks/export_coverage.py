@@ -160,9 +160,12 @@ def markdown(rows: dict, conditions: dict) -> str:
             left = sum(row["softmax_free"] == "no" for row in of_hosts)
             free = sum(row["softmax_free"] == "yes" for row in of_hosts)
             native = [row["agrees"] for row in tried if row["model_type"] not in hosts]
+            of_native = (
+                f"; {native.count('yes')} of {len(native)} native variants" if native else "; no native variant tried"
+            )
             lines.append(
                 f"- {form}: {agree} of {len(of_hosts)} model types export and agree, {left or 'none'} with softmax or exp in what was "
-                f"swapped, {free} with none at all in attention; {native.count('yes')} of {len(native)} native variants."
+                f"swapped, {free} with none at all in attention{of_native}."
             )
     device, versions = conditions["device"], ", ".join(f"{name} {one}" for name, one in conditions["versions"].items())
     lines += ["", f"Run on {device}, with {versions}; {conditions['models']}.", ""]

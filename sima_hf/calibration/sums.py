@@ -8,7 +8,7 @@ import torch
 from ..errors import CalibrationError
 
 
-# A symmetric product in this many strips takes 9/16 of the time of a whole one; strips narrower than this gain nothing.
+# A symmetric product in this many strips takes 9/16 of the operations of a whole one; strips narrower than this gain nothing.
 STRIPS, MIN_STRIP = 8, 128
 
 

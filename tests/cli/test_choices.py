@@ -8,23 +8,10 @@ from pathlib import Path
 import pytest
 
 from sima_hf.cli import choices
+from sima_hf.cli.commands import ORDER
 
 
 COMMAND = str(Path(sys.executable).with_name("sima-hf"))
-NAMES = [
-    "env",
-    "models",
-    "convert",
-    "patch",
-    "calibrate",
-    "certify",
-    "train",
-    "distill",
-    "evaluate",
-    "bench",
-    "export",
-    "push",
-]
 
 
 def start(*arguments, **kwargs):
@@ -34,7 +21,7 @@ def start(*arguments, **kwargs):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("sima-hf ", set(NAMES)),
+        ("sima-hf ", set(ORDER)),
         ("sima-hf ca", {"calibrate"}),
         ("sima-hf bench ", {"attention", "export", "model", "memory"}),
         ("sima-hf patch a b --cal", {"--calibrate-with"}),
