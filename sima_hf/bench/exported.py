@@ -22,6 +22,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
+from ..data.processors import processor_for
 from ..errors import ExportError, MissingDependencyError
 from ..exporting.agreement import difference
 from ..exporting.export import Exported, export
@@ -171,7 +172,10 @@ def _twins(name: str, side: int) -> dict[str, torch.nn.Module]:
 
 
 def _export(model, folder: Path, form: str, inputs: dict, dtype: str, calibration_images) -> _File:
-    options = {} if dtype == "float32" else {"quantize": dtype, "calibration_images": calibration_images}
+    options = {}
+    if dtype != "float32":
+        processor = processor_for(None, inputs["pixel_values"].shape[-1])
+        options = {"quantize": dtype, "calibration_images": calibration_images, "processor": processor}
     made = export(model, folder, form, dynamic="none", inputs=inputs, **options)
     record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
     return _File(made, RUNTIME_OF[form], record["run_with"])
