@@ -17,4 +17,4 @@ class ConvProjectionAttention:
             tokens = getattr(self, f"convolution_projection_{name}")(image)
             tokens = getattr(self, f"projection_{name}")(torch.cat((class_token, tokens), dim=1))
             projected.append(split_heads(tokens, self.embed_dim // self.num_heads))
-        return attend(self, *projected)[0]
+        return attend(self, *projected, scale=self.scale)[0]
