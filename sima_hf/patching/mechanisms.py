@@ -52,6 +52,11 @@ def declared(name: str) -> tuple[str, ...]:
     return () if name == SIMA else find_peer(name).remaining
 
 
+def linear_in_value(name: str) -> bool:
+    """Whether the output of an attention is a linear function of the values, as SimA's is."""
+    return name == SIMA or find_peer(name).linear_in_value
+
+
 def title_of(name: str) -> str:
     """What an attention is called in sentences: "SimA", "InLine core", ..."""
     return "SimA" if name == SIMA else find_peer(name).title
