@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from transformers.configuration_utils import PreTrainedConfig
 
 from .hosts import HOME, HOSTS, PREFIX, Host, host_config_class, host_of_config
-from .mechanisms import DEFAULT_GAIN, SIMA, check_attention, function_names, title_of
+from .mechanisms import DEFAULT_ATTENTION, DEFAULT_GAIN, SIMA, check_attention, function_names, title_of
 from .remote_code.model_files import auto_map, write_remote_code
 
 
@@ -77,7 +77,7 @@ class SimAHostConfig(SimAConfigMixin):
     """What a swapped model's config adds to the host's: which attention it computes, never softmax, and SimA's gain."""
 
     attention_gain: str = DEFAULT_GAIN
-    attention_mechanism: str = SIMA
+    attention_mechanism: str = DEFAULT_ATTENTION
 
     def __post_init__(self, **kwargs):
         check_attention(self.attention_mechanism, self.attention_gain)
@@ -201,7 +201,7 @@ def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfi
     }
     if issubclass(mixin, SimAHostConfig):
         body |= {"__annotations__": {"attention_gain": str, "attention_mechanism": str}}
-        body |= {"attention_gain": DEFAULT_GAIN, "attention_mechanism": SIMA}
+        body |= {"attention_gain": DEFAULT_GAIN, "attention_mechanism": DEFAULT_ATTENTION}
         body["__doc__"] += (
             " `attention_gain` is 'none' or 'tokens'; `attention_mechanism` is 'sima', or the name of a peer in its place."
         )

@@ -10,6 +10,7 @@ from .host_table import Host
 
 
 SIMA = "sima"
+DEFAULT_ATTENTION = SIMA  # what a config computes that does not say
 DEFAULT_GAIN = "tokens"  # of swapped models
 
 
