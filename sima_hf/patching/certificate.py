@@ -99,9 +99,7 @@ class Certificate:
 
     def __str__(self) -> str:
         verdict = (
-            "no softmax ran"
-            if not self.count
-            else f"{self.count} operations of softmax, exp or fused attention ran"
+            "no softmax ran" if not self.count else f"{self.count} operations of softmax, exp or fused attention ran"
         )
         if self.remaining:
             verdict += f"; {' and '.join(self.remaining)} by design of the attention that was swapped in"

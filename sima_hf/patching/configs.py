@@ -96,9 +96,7 @@ class SimAHostConfig(SimAConfigMixin):
     @property
     def _attn_implementation(self) -> str:
         # Checked at every call as well: Transformers sometimes writes past the setter.
-        return sima_implementation(
-            self._attn_implementation_internal, type(self).__name__, self.attention_mechanism
-        )
+        return sima_implementation(self._attn_implementation_internal, type(self).__name__, self.attention_mechanism)
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict | None):

@@ -28,7 +28,11 @@ class SwappedPart:
     def __str__(self) -> str:
         part = f"{self.path or 'the model'}{f' ({self.within} alone)' if self.within else ''}"
         bias = {"none": "no position bias", "add": "position bias added to the product of query and key"}
-        how = f"backend {self.backend}, gain {self.gain!r}" if self.mechanism == SIMA else f"mechanism {self.mechanism!r}"
+        how = (
+            f"backend {self.backend}, gain {self.gain!r}"
+            if self.mechanism == SIMA
+            else f"mechanism {self.mechanism!r}"
+        )
         return f"{part}: {self.host}, {self.attentions} attentions, {how}, {bias[self.position_bias]}"
 
 
@@ -83,7 +87,14 @@ def _swapped_part(path: str, attentions: list[Attention]) -> SwappedPart:
     if mechanism == SIMA:
         backend = config._attn_implementation.removeprefix("sima").removeprefix("_") or "auto"
     return SwappedPart(
-        path, host.model_type, len(attentions), backend, config.attention_gain, host.position_bias, host.within, mechanism
+        path,
+        host.model_type,
+        len(attentions),
+        backend,
+        config.attention_gain,
+        host.position_bias,
+        host.within,
+        mechanism,
     )
 
 

@@ -96,7 +96,9 @@ def check_offered(name: str, owner: str, hosts: Iterable[Host]) -> None:
     for host in hosts:
         reason = why_not_offered(name, host)
         if reason is not None:
-            others = [peer.name for peer in PEERS.values() if peer.drop_in and why_not_offered(peer.name, host) is None]
+            others = [
+                peer.name for peer in PEERS.values() if peer.drop_in and why_not_offered(peer.name, host) is None
+            ]
             raise UnsupportedModelError(
                 f"attention={name!r} ({title_of(name)}) is not offered for the {host.model_type!r} attention in this {owner}: {reason}. "
                 f"Offered there: {', '.join(map(repr, (SIMA, *others)))}."

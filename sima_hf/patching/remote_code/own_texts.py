@@ -19,7 +19,9 @@ def own_texts(mechanism: str) -> dict[tuple[str, str], str]:
     return {
         ("patching.attentions", "swapped_class"): _CLASS,
         ("attention", "attention_function_names"): _NAMES,
-        ("attention", "register_attention_functions"): _FUNCTION if mechanism == SIMA else _fill(_PEER_FUNCTION, facts),
+        ("attention", "register_attention_functions"): _FUNCTION
+        if mechanism == SIMA
+        else _fill(_PEER_FUNCTION, facts),
         ("patching.mechanisms", "function_names"): _FUNCTION_NAMES,
         ("patching.mechanisms", "check_attention"): _CHECK if mechanism == SIMA else _fill(_PEER_CHECK, facts),
         ("patching.mechanisms", "DEFAULT_ATTENTION"): f'DEFAULT_ATTENTION = "{mechanism}"',
