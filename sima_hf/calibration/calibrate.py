@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ..errors import CalibrationError
 from ..patching import sima_attentions
-from ..patching.mechanisms import linear_in_value, title_of
+from ..patching.attentions.mechanisms import linear_in_value, title_of
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
 from .ends import compare_ends

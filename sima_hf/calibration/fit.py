@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
 from ..patching import sima_attentions
-from ..patching.mechanisms import SIMA
+from ..patching.attentions.mechanisms import SIMA
 from .block_forward import (
     BlockCall,
     BlockRunner,

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from .attention_modules import sima_attentions
 from .attentions.code_paths import WORDS
+from .attentions.mechanisms import declared, title_of
 from .description import describe
 from .hosts import HOSTS, PREFIX
-from .mechanisms import declared, title_of
 
 
 # An operation counts if its name has one of WORDS or is one of these, and is none of ours.

@@ -13,9 +13,9 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..attention import register_attention_functions
 from . import models
+from .attentions.mechanisms import function_names
 from .configs import config_class, part_class
 from .hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config, modeling_module
-from .mechanisms import function_names
 from .models import SimAHostModel, build_placeholder, model_class
 
 

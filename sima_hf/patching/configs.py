@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .attentions.mechanisms import DEFAULT_ATTENTION, DEFAULT_GAIN, SIMA, check_attention, function_names, title_of
 from .hosts import HOME, HOSTS, PREFIX, Host, host_config_class, host_of_config
-from .mechanisms import DEFAULT_ATTENTION, DEFAULT_GAIN, SIMA, check_attention, function_names, title_of
 from .remote_code.model_files import auto_map, write_remote_code
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .attention_modules import Attention, sima_attentions
-from .mechanisms import SIMA, title_of
+from .attentions.mechanisms import SIMA, title_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from transformers.utils import logging
 from ..errors import UnsupportedModelError
 from ..ops import backend_names
 from .attention_modules import host_of, sima_attentions
+from .attentions.mechanisms import DEFAULT_GAIN, SIMA, check_attention, check_offered
 from .classes import register_host
 from .configs import SimAHostConfig, config_class, nested
 from .description import describe
 from .eligibility import check_not_remote_code, plan
 from .hosts import Host
-from .mechanisms import DEFAULT_GAIN, SIMA, check_attention, check_offered
 from .models import SimAHostModel, configs_of, convert, sima_configs
 from .saving import knows_its_parts
 from .undo import RECORD, WHOLE, all_or_nothing, rebind_forwards, record_swap, states_before, undo_swap

@@ -8,8 +8,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .attention_modules import sima_attentions
+from .attentions.mechanisms import DEFAULT_GAIN, SIMA
 from .configs import SimAHostConfig
-from .mechanisms import DEFAULT_GAIN, SIMA
 
 
 def check_saved_whole(model: PreTrainedModel) -> None:

@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 from .attentions import class_over, is_made_by_torch
 from .attentions.code_paths import is_own_forward
+from .attentions.mechanisms import function_names
 from .configs import is_sima, nested
-from .mechanisms import function_names
 from .models import configs_of, set_model_class
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ...attention import one_dtype
 from ...ops.autocast import without_autocast
-from ..mechanisms import SIMA
 from .common import attend, project_heads, split_heads
+from .mechanisms import SIMA
 
 
 def pool(

@@ -17,8 +17,8 @@ from ...models.sima import configuration_sima
 from ...models.sima.configuration_sima import SimAConfig
 from ...peers.mechanisms import find_peer
 from ...version import __version__
+from ..attentions.mechanisms import SIMA, title_of
 from ..hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config
-from ..mechanisms import SIMA, title_of
 from .own_texts import CLASSES_OF_PARTS, own_texts
 from .source_bundle import Cut, bundle
 
@@ -32,7 +32,7 @@ NATIVE_CLASSES = {
 }
 
 # Modules of patching/ that go into the file of that name: they need neither a host's forwards nor model classes.
-_IN_BASE = ("hosts", "host_table", "mechanisms", "configs", "zero_tokens", "attentions.code_paths")
+_IN_BASE = ("hosts", "host_table", "attentions.mechanisms", "configs", "zero_tokens", "attentions.code_paths")
 # What is computed without the package: plain torch, on any device.
 BACKEND = "eager"
 ATTENTION, BASE = "sima_attention", "sima_base"

@@ -4,7 +4,7 @@ Several such models may be in one process, and each runs its own: the name of it
 it, is made of the file's content.
 """
 
-from ..mechanisms import DEFAULT_GAIN, SIMA, title_of
+from ..attentions.mechanisms import DEFAULT_GAIN, SIMA, title_of
 
 
 def own_texts(mechanism: str) -> dict[tuple[str, str], str]:
@@ -18,13 +18,15 @@ def own_texts(mechanism: str) -> dict[tuple[str, str], str]:
     }
     return {
         ("patching.attentions", "swapped_class"): _CLASS,
-        ("attention", "attention_function_names"): _NAMES,
+        ("attention", "attention_function_names"): _OWN_NAMES,
         ("attention", "register_attention_functions"): _FUNCTION
         if mechanism == SIMA
         else _fill(_PEER_FUNCTION, facts),
-        ("patching.mechanisms", "function_names"): _FUNCTION_NAMES,
-        ("patching.mechanisms", "check_attention"): _CHECK if mechanism == SIMA else _fill(_PEER_CHECK, facts),
-        ("patching.mechanisms", "DEFAULT_ATTENTION"): f'DEFAULT_ATTENTION = "{mechanism}"',
+        ("patching.attentions.mechanisms", "function_names"): _FUNCTION_NAMES,
+        ("patching.attentions.mechanisms", "check_attention"): _CHECK
+        if mechanism == SIMA
+        else _fill(_PEER_CHECK, facts),
+        ("patching.attentions.mechanisms", "DEFAULT_ATTENTION"): f'DEFAULT_ATTENTION = "{mechanism}"',
         ("patching.configs", "sima_implementation"): _fill(_IMPLEMENTATION, facts),
         ("patching.saving", "check_saved_whole"): _SAVED_WHOLE,
     }
@@ -36,7 +38,7 @@ def _fill(text: str, facts: dict[str, str]) -> str:
     return text
 
 
-_NAMES = '''@functools.cache
+_OWN_NAMES = '''@functools.cache
 def attention_function_names() -> tuple[str, ...]:
     """The name of the attention function of this very file."""
     import hashlib
@@ -88,7 +90,7 @@ _IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str, mecha
     Raises:
         ValueError: it is one that sima_hf has, or one that would bring softmax back.
     """
-    own = attention_function_names()[0]
+    own = function_names()[0]
     if name in (None, IN_FILES, <names>, own):
         return own
     if name.startswith("sima"):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from ..attention import attention_function_names
-from ..errors import UnsupportedModelError
-from ..ops import check_gain
-from ..peers.mechanisms import PEERS, Mechanism, find_peer
-from .host_table import Host
+from ...attention import attention_function_names
+from ...errors import UnsupportedModelError
+from ...ops import check_gain
+from ...peers.mechanisms import PEERS, Mechanism, find_peer
+from ..host_table import Host
 
 
 SIMA = "sima"
