@@ -7,6 +7,7 @@ Linear Attention", NeurIPS 2024, arXiv 2412.06590; the block published with it a
 
 import torch
 
+from ..ops.eager import apply_context
 from .inputs import Inputs, attend
 
 
@@ -43,11 +44,11 @@ def _inline(given: Inputs) -> torch.Tensor:
     if given.order == "quadratic":
         logits = given.hide(given.logits())
         centered = 1 + logits - logits.sum(dim=-1, keepdim=True) / given.count
-        return given.hide(centered / given.count) @ given.value
+        return given.sum_up(centered / given.count)
     mean_key = given.key.sum(dim=-2, keepdim=True) / given.count  # (B,H,1,D)
     mean_value = given.value.sum(dim=-2, keepdim=True) / given.count
-    context = given.key.transpose(-2, -1) @ given.value / given.count - mean_key.transpose(-2, -1) * mean_value
-    return given.query @ (context * given.scale) + mean_value
+    context = given.context(given.key) / given.count - mean_key.transpose(-2, -1) * mean_value
+    return apply_context(given.query, context * given.scale) + mean_value
 
 
 def inline_reference(query, key, value, visible=None, scale=None) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from ..ops.autocast import without_autocast
 from ..ops.checks import check_bias, check_mask, check_tensors, one_of
+from ..ops.eager import matmul
 from ..ops.order import ORDERS, cheaper_order
 
 
@@ -40,12 +41,20 @@ class Inputs:
 
     def logits(self) -> torch.Tensor:
         """`(B,H,Nq,Nk)`: scaled products of queries and keys, with the position bias; hidden ones included."""
-        logits = (self.query * self.scale) @ self.key.transpose(-2, -1)
+        logits = matmul(self.query * self.scale, self.key.transpose(-2, -1))
         return logits if self.bias is None else logits + self.bias
 
     def hide(self, weights: torch.Tensor) -> torch.Tensor:
         """`(B,H,Nq,Nk)` with zeros where a key is hidden."""
         return weights if self.visible is None else weights.masked_fill(~self.visible, 0)
+
+    def sum_up(self, weights: torch.Tensor) -> torch.Tensor:
+        """`(B,H,Nq,Dv)`: the values, weighted by `(B,H,Nq,Nk)`, without what is hidden."""
+        return matmul(self.hide(weights), self.value)
+
+    def context(self, key: torch.Tensor) -> torch.Tensor:
+        """`(B,H,D,Dv)`: keys `(B,H,Nk,D)`, or what was made of them, times values."""
+        return matmul(key.transpose(-2, -1), self.value)
 
 
 def attend(
@@ -59,7 +68,7 @@ def attend(
     bias: torch.Tensor | None,
     scale: float | None,
     order: str,
-    orders: tuple[str, ...] = ORDERS,
+    orders: tuple[str, ...] = ORDERS[1:],
     has_logits: bool = False,
     full_mask: bool = True,
 ) -> torch.Tensor:
@@ -79,12 +88,14 @@ def attend(
     """
     check_tensors(query, key, value, name)
     one_of("order", order, ORDERS)
-    if order not in orders:
-        raise ValueError(f"`order` must be 'auto' or 'quadratic' for {name}, which has N x N weights, got {order!r}.")
+    if order not in ("auto", *orders):
+        raise ValueError(
+            f"`order` must be 'auto' or {orders[-1]!r} for {name}, which has that one alone, got {order!r}."
+        )
     keep, allow = check_mask(mask, query, key, same_tokens=False)
     if allow is not None and not full_mask:
         raise ValueError(
-            f"{name} takes no full mask, because it normalizes the keys over the tokens once for all queries; give key "
+            f"{name} takes no full mask, because it goes over the keys once for all queries; give key "
             f"padding of shape (batch, keys) = ({key.shape[0]}, {key.shape[2]}), or another mechanism."
         )
     check_bias(bias, query, key)
@@ -93,12 +104,14 @@ def attend(
             f"{name} takes no position bias, because it has no logits to add it to; leave `bias` away, or take a mechanism "
             "with logits: relu_over_tokens, power_softmax, sigmoid or rela."
         )
-    if order == "auto" and "linear" in orders:
+    if order == "auto" and len(orders) == 1:
+        order = orders[0]
+    elif order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     if allow is not None and order == "linear":
         raise ValueError(f"`order` must be 'auto' or 'quadratic' with a full mask, got 'linear' for {name}.")
     with without_autocast(query.device.type):
-        inputs = _inputs(query, key, value, keep, allow, bias, scale, "quadratic" if order == "auto" else order)
+        inputs = _inputs(query, key, value, keep, allow, bias, scale, order)
         return compute(inputs).to(query.dtype)
 
 
