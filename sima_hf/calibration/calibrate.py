@@ -129,13 +129,8 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
         raise CalibrationError(
             f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
         )
-    mechanisms = dict.fromkeys(one.sima_config.attention_mechanism for one in sima_attentions(model))
-    bent = [name for name in mechanisms if not linear_in_value(name)]
-    if settings["value"] and bent:
-        raise CalibrationError(
-            f"`value` must be False for {title_of(bent[0])} attention, whose output is not linear in the values, so that value and output "
-            "layer cannot be fitted together; calibrate(model, teacher, batches, value=False) refits output and MLP layers alone."
-        )
+    if settings["value"]:
+        check_linear(one.sima_config.attention_mechanism for one in sima_attentions(model))
     if sima_attentions(teacher):
         raise CalibrationError(
             "The teacher is a SimA model itself, so it cannot say what softmax would do: make it with copy.deepcopy(model) "
@@ -172,6 +167,24 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
     check_plain(model, "model")
     check_plain(teacher, "teacher")
     check_apart(model, find_blocks(model), _heads(model) if settings["classifier"] else [])
+
+
+def check_linear(mechanisms: Iterable[str]) -> None:
+    """Refuse to fit the value layer of an attention that is not linear in the values.
+
+    Args:
+        mechanisms: names as in `patch_model(attention=...)`.
+
+    Raises:
+        CalibrationError: one is not.
+    """
+    for name in mechanisms:
+        if not linear_in_value(name):
+            raise CalibrationError(
+                f"`value` must be False for {title_of(name)} attention, whose output is not linear in the values, so that value and output "
+                "layer cannot be fitted together. In Python, calibrate(model, teacher, batches, value=False) refits output and MLP layers "
+                "alone; or distill it."
+            )
 
 
 def _heads(model: PreTrainedModel) -> list[str]:
