@@ -2,20 +2,18 @@
 
 import dataclasses
 import functools
-import json
 
 import pytest
 import torch
-from transformers import AttentionInterface, AutoConfig
+from transformers import AttentionInterface
 
 import sima_hf
 from sima_hf.attention import peer_attention_forward
 from sima_hf.errors import UnsupportedModelError
 from sima_hf.patching import describe
-from sima_hf.patching.attentions.mechanisms import why_not_offered
 from sima_hf.patching.hosts import HOSTS
 from sima_hf.peers import PEERS
-from tests.helpers.hosts.at_hand import CONFIGS, MODELS, given, make, tensors, type_of
+from tests.helpers.hosts.at_hand import CONFIGS, given, make, tensors, type_of
 from tests.helpers.peer_formulas import formula_of
 from tests.helpers.tensors import relative_error
 
