@@ -104,7 +104,7 @@ def test_what_a_config_says_is_what_runs():
         with pytest.raises(ValueError, match=f"computes InLine core attention; .*{words}"):
             model.set_attn_implementation(name)
     for place in (model.set_attn_implementation, lambda name: setattr(model.config, "_attn_implementation", name)):
-        with pytest.raises(ValueError, match="turn it back to softmax. Leave it out"):
+        with pytest.raises(ValueError, match=r"turn it back to softmax\. Leave it out"):
             place("sdpa")
     model.set_attn_implementation("inline")
     sima = sima_hf.patch_model(vit())
