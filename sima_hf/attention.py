@@ -1,4 +1,4 @@
-"""The adapter between Transformers' AttentionInterface and `sima_attention`: layout, options, maps."""
+"""The adapters between Transformers' AttentionInterface and attention on tensors, SimA and its peers: layout, options, maps."""
 
 import functools
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .ops import backend_names, sima_attention
 from .ops.autocast import autocast_dtype, without_autocast
+from .peers import PEERS, Mechanism
 
 
 @dataclass
@@ -108,33 +109,96 @@ def sima_attention_forward(
     Raises:
         ValueError: `is_causal` without a mask that says so, and whatever `sima_attention` refuses.
     """
+    _check_causal("SimA", is_causal, attention_mask)
+    if gain is None:
+        gain = getattr(getattr(module, "config", None), "attention_gain", "none")
+    query, key, value = one_dtype(query, key, value)
+    attention_mask, bias = _mask_and_bias(attention_mask, query.shape[0])
+    attend = functools.partial(
+        sima_attention, mask=attention_mask, gain=gain, backend=backend, bias=bias, mask_queries=mask_queries
+    )
+    return _attend_with_maps(attend, query, key, value, _maps_wanted(module, output_attentions))
+
+
+def peer_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | PositionBias | None = None,
+    *,
+    mechanism: Mechanism,
+    scaling: float | None = None,
+    output_attentions: bool | None = None,
+    is_causal: bool | None = None,
+    mechanism_options: dict | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One of SimA's peers as an attention function of Transformers.
+
+    Args:
+        module, query, key, value, attention_mask, output_attentions, is_causal: as for `sima_attention_forward`.
+        mechanism: a row of `sima_hf.peers.PEERS` that is a drop-in.
+        scaling: of the logits, where the mechanism has some; `D^-1/2` by default.
+        mechanism_options: further options of its function.
+        kwargs: what else Transformers passes, without meaning here.
+
+    Returns:
+        The output, contiguous `(B,N,H,Dv)`, and the map `(B,H,N,Nk)`, float32 or wider, or None.
+
+    Raises:
+        ValueError: `is_causal` without a mask that says so, maps of a mechanism that has none, and what its function refuses.
+    """
+    _check_causal(mechanism.title, is_causal, attention_mask)
+    wanted = _maps_wanted(module, output_attentions)
+    if wanted and not (mechanism.linear_in_value and mechanism.has_map):
+        reason = "its weights are no matrix" if mechanism.linear_in_value else "it is not linear in the values"
+        raise ValueError(
+            f"`output_attentions` must be False with {mechanism.title} attention, which has no maps: {reason}."
+        )
+    query, key, value = one_dtype(query, key, value)
+    attention_mask, bias = _mask_and_bias(attention_mask, query.shape[0])
+    attend = functools.partial(
+        mechanism.function, attn_mask=attention_mask, bias=bias, scale=scaling, **(mechanism_options or {})
+    )
+    return _attend_with_maps(attend, query, key, value, wanted)
+
+
+def _check_causal(title: str, is_causal: bool | None, attention_mask: torch.Tensor | PositionBias | None) -> None:
     if is_causal and attention_mask is None:
         raise ValueError(
-            "SimA attention is not causal by itself: give the causal mask as a boolean `attention_mask` of shape "
+            f"{title} attention is not causal by itself: give the causal mask as a boolean `attention_mask` of shape "
             "(1, 1, tokens, tokens), or leave this module's softmax attention in place."
         )
-    config = getattr(module, "config", None)
-    if gain is None:
-        gain = getattr(config, "attention_gain", "none")
+
+
+def _maps_wanted(module: torch.nn.Module, output_attentions: bool | None) -> bool:
     if output_attentions is None:
-        output_attentions = bool(getattr(config, "output_attentions", False))
-    query, key, value = one_dtype(query, key, value)
+        output_attentions = bool(getattr(getattr(module, "config", None), "output_attentions", False))
+    return output_attentions or maps_recorded()
+
+
+def _mask_and_bias(attention_mask, batch: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Mask and position bias of what Transformers hands on, padding as `(B,Nk)`."""
     bias = None
     # By its attributes: code that is published beside a model has a PositionBias of its own.
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
         bias, attention_mask = attention_mask.bias, attention_mask.mask
     if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[1:3] == (1, 1):
-        attention_mask = attention_mask[:, 0, 0].expand(query.shape[0], -1)  # the same keys for every query: padding
-    options = {"gain": gain, "backend": backend, "bias": bias, "mask_queries": mask_queries}
+        attention_mask = attention_mask[:, 0, 0].expand(batch, -1)  # the same keys for every query: padding
+    return attention_mask, bias
+
+
+def _attend_with_maps(attend, query, key, value, maps: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     attentions = None
-    if output_attentions or maps_recorded():
+    if maps:
         # Attending to the identity gives the map, from the same code. Its entries shrink as N^-2, too small for float16.
         wide = torch.promote_types(query.dtype, torch.float32)
         identity = torch.eye(key.shape[-2], dtype=wide, device=key.device).expand(*key.shape[:2], -1, -1)
-        attentions = sima_attention(query.to(wide), key.to(wide), identity, attention_mask, **options)
+        attentions = attend(query.to(wide), key.to(wide), identity)
         if torch.is_grad_enabled():
             return apply_maps(attentions, value), attentions
-    output = sima_attention(query, key, value, attention_mask, **options)
+    output = attend(query, key, value)
     return output.transpose(1, 2).contiguous(), attentions
 
 
@@ -144,13 +208,17 @@ def attention_function_names() -> list[str]:
 
 
 def register_attention_functions() -> None:
-    """Register them with Transformers, masks included: an unregistered name would have its 2-D masks dropped."""
+    """Register them and those of the peers with Transformers, masks included: an unregistered name would have its 2-D masks dropped."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     for name in attention_function_names():
         backend = name.removeprefix("sima").removeprefix("_") or "auto"
         AttentionInterface.register(name, functools.partial(sima_attention_forward, backend=backend))
         AttentionMaskInterface.register(name, sima_mask)
+    for name, mechanism in PEERS.items():
+        if mechanism.drop_in:
+            AttentionInterface.register(name, functools.partial(peer_attention_forward, mechanism=mechanism))
+            AttentionMaskInterface.register(name, sima_mask)
 
 
 def sima_mask(

@@ -15,8 +15,13 @@ def one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.")
 
 
-def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-    """Raise TypeError or ValueError unless query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)` fit together."""
+def check_tensors(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, function: str = "sima_attention"
+) -> None:
+    """Raise TypeError or ValueError unless query `(B,H,Nq,D)`, key `(B,Hk,Nk,D)`, value `(B,Hk,Nk,Dv)` fit together.
+
+    `function` is the name of the one that asks.
+    """
     tensors = {"query": query, "key": key, "value": value}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
@@ -44,16 +49,20 @@ def check_tensors(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
         return
     got = got or {name: _shape(tensor) for name, tensor in tensors.items()}
     listed = ", ".join(f"{name} {what}" for name, what in got.items())
-    raise ValueError(f"sima_attention needs {needed}, got {listed}.")
+    raise ValueError(f"{function} needs {needed}, got {listed}.")
 
 
 def check_mask(
-    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, same_tokens: bool = True
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Sort a mask into `(keep, allow)`, at most one of them not None.
 
+    Args:
+        mask, query, key: as `sima_attention` gets them.
+        same_tokens: whether a full mask needs as many queries as keys.
+
     Returns:
-        `keep`, boolean `(B, Nk)`, for key padding; `allow`, boolean `(B or 1, H or 1, N, N)`, for a full mask.
+        `keep`, boolean `(B, Nk)`, for key padding; `allow`, boolean `(B or 1, H or 1, Nq, Nk)`, for a full mask.
 
     Raises:
         TypeError: not a tensor, or neither boolean nor floating point.
@@ -80,7 +89,7 @@ def check_mask(
             f"`mask` must be key padding of shape (batch, keys) = ({batch}, {keys}) or a full mask of shape "
             f"({batch} or 1, {heads} or 1, {queries}, {keys}), got shape {_shape(mask)}."
         )
-    if queries != keys:
+    if same_tokens and queries != keys:
         raise ValueError(
             f"A full mask needs as many queries as keys, because both norms of a row run over the tokens that the row "
             f"may see; got {queries} queries and {keys} keys. Give key padding of shape ({batch}, {keys}) instead."

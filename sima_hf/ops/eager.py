@@ -16,7 +16,7 @@ EPS = 1e-12
 # faults cost more than the sum: at 16,384 tokens of 6 x 64 channels the whole operation took 1.7 times as long with them.
 SCRATCH = 2**19
 
-# Tokens from which `_apply` convolves.
+# Tokens from which `apply_context` convolves.
 LONG = 512
 
 
@@ -57,11 +57,11 @@ def eager_attention(
     # Divided one after the other: a product of the norms may overflow, and where one is infinite its gradient would be NaN.
     scale = (tokens if gain == "tokens" else 1.0) / query_norm / _repeat_heads(key_norm, groups)  # (B,H,D)
     if order == "quadratic":
-        weights = _matmul(query * scale.unsqueeze(-2), _repeat_heads(key, groups).transpose(-2, -1))
-        output = _matmul(weights, _repeat_heads(value, groups))
+        weights = matmul(query * scale.unsqueeze(-2), _repeat_heads(key, groups).transpose(-2, -1))
+        output = matmul(weights, _repeat_heads(value, groups))
     else:
-        context = _repeat_heads(_matmul(key.transpose(-2, -1), value), groups)
-        output = _apply(query, context * scale.unsqueeze(-1))
+        context = _repeat_heads(matmul(key.transpose(-2, -1), value), groups)
+        output = apply_context(query, context * scale.unsqueeze(-1))
     if bias is not None:
         output = add_bias(
             output, bias, _repeat_heads(value, groups), gain, tokens if keep is None else tokens.unsqueeze(-1)
@@ -136,7 +136,7 @@ def _repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
 
-def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """`x @ y` for `(B,H,.,.)` operands, without the copy that matmul makes of operands it cannot fold into 3-D.
 
     Heads and batch of Transformers' layout, `(B,N,H,D)` seen as `(B,H,N,D)`, cannot be merged into one dimension unless
@@ -150,7 +150,7 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.stack(products, dim=0) if dim == 0 else torch.stack(products, dim=2).transpose(1, 2)
 
 
-def _apply(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+def apply_context(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
     """`q M`, `(B,H,N,Dv)`.
 
     A linear map per head is a 1x1 convolution in groups over the tokens. On CPU torch's convolutions run through oneDNN,
@@ -169,7 +169,7 @@ def _apply(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         and torch.backends.mkldnn.is_available()
     )
     if not convolve:
-        return _matmul(query, context)
+        return matmul(query, context)
     images = rows.view(batch, 1, tokens, heads * channels).permute(0, 3, 1, 2)
     kernels = context.transpose(-2, -1).reshape(batch, -1, channels, 1, 1)
     outputs = [F.conv2d(image, kernel, groups=heads) for image, kernel in zip(images.split(1), kernels, strict=True)]

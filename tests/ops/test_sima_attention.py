@@ -360,7 +360,7 @@ def test_convolved_and_multiplied_agree(monkeypatch):
     context = torch.randn(3, 4, 16, 10)
     expected = query.double() @ context.double()
     monkeypatch.setattr(eager, "LONG", 1)
-    convolved = eager._apply(query, context)
+    convolved = eager.apply_context(query, context)
     assert convolved.transpose(1, 2).is_contiguous()
     assert relative_error(convolved, expected) < 1e-6
-    assert relative_error(eager._apply(query.requires_grad_(), context), expected) < 1e-6
+    assert relative_error(eager.apply_context(query.requires_grad_(), context), expected) < 1e-6
