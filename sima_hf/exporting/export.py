@@ -169,7 +169,7 @@ def export(
         )
     with _ready(model, wanted) as (ready, reference):
         given = ExportInputs(ready, inputs)
-        if quantize is not None and given.size is None:
+        if quantize is not None and not given.takes_images:
             raise ExportError("`quantize` is for models that take images of one size alone; leave it out.")
         shape = tuple(given.tensors["pixel_values"].shape[1:]) if quantize is not None else ()
         pixels = read_calibration_images(calibration_images, processor, shape) if quantize is not None else None
@@ -299,13 +299,13 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, pix
         wide = {
             name: x.to(reference.dtype) if torch.is_floating_point(x) else x for name, x in _tensors(inputs).items()
         }
-        return reference(**{**inputs, **wide, **given.flags(level)})
+        return reference(**{**given.plain, **inputs, **wide, **given.flags(level)})
 
     with torch.no_grad():
         agreement = compare(run, expected, given.compared(level), TOLERANCES[model.dtype])
     if pixels is None:
         return agreement, certificate, None
-    batch = given.batch if level == "none" else None
+    batch = len(given.tensors["pixel_values"]) if level == "none" else None
     with quiet():
         try:
             component = next(iter(exported.components.values()))
