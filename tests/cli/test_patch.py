@@ -247,3 +247,48 @@ def test_a_folder_with_an_adapter_alone(command, saved, photos, tmp_path, run):
     assert found.code == 1
     assert "adapter holds a PEFT adapter (adapter_config.json) and no model of its own. Merge them: " in found.err
     assert not (tmp_path / "out").exists()
+
+
+def test_another_attention(saved, photos, tmp_path, run):
+    found = run(
+        "patch",
+        saved / "softmax",
+        tmp_path / "inline",
+        "--attention",
+        "inline",
+        "--calibrate-with",
+        photos,
+        "--certify",
+    )
+    assert found.code == 0, found.err
+    assert "InLine core in the model: deit, 2 attentions, mechanism 'inline'" in found.out
+    assert "0 blocks with another basis" in found.out
+    assert json.loads((tmp_path / "inline" / "config.json").read_text())["attention_mechanism"] == "inline"
+    known = read_provenance(tmp_path / "inline")
+    assert (known["attention"], known.get("gain")) == ("inline", None)
+    assert distance(tmp_path / "inline", saved / "softmax") < 0.5 * distance(saved / "sima", saved / "softmax")
+    again = run(
+        "calibrate",
+        tmp_path / "inline",
+        "--with",
+        photos,
+        "--output",
+        tmp_path / "twice",
+        "--teacher",
+        saved / "softmax",
+    )
+    assert again.code == 0, again.err
+    assert read_provenance(tmp_path / "twice")["attention"] == "inline"
+
+
+def test_what_another_attention_does_not_have_is_said_before_any_work(saved, photos, tmp_path, run):
+    for arguments, words in (
+        (("--attention", "inline", "--gain", "none"), "`gain` is an option of SimA alone"),
+        (("--attention", "rela", "--calibrate-with", photos), "`value` must be False for ReLA"),
+    ):
+        found = run("patch", saved / "softmax", tmp_path / "out", *arguments)
+        assert found.code == 1
+        assert words in found.err
+        assert not (tmp_path / "out").exists()
+    found = run("patch", saved / "softmax", tmp_path / "out", "--attention", "soft")
+    assert found.code == 2

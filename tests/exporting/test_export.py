@@ -245,3 +245,15 @@ def test_older_transformers_are_told_the_version(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "find_spec", lambda package: None)
     with pytest.raises(MissingDependencyError, match=r"needs transformers>=5.23, .* is installed: pip install"):
         export("./nowhere", tmp_path / "out")
+
+
+def test_another_attention(tmp_path):
+    """The file is run and compared within the export; one with a softmax by design is refused before any work."""
+    model = patch_model(deit(), attention="inline")
+    exported = export(model, tmp_path / "inline", dynamic="resolution")
+    assert exported.dynamic == "resolution"
+    assert exported.certificate.softmax_free
+    assert exported.agreement.error < 1e-5
+    with pytest.raises(ExportError, match="got efficient attention, which has one by design"):
+        export(patch_model(deit(), attention="efficient"), tmp_path / "efficient")
+    assert not (tmp_path / "efficient").exists()

@@ -7,13 +7,15 @@ from sima_hf.peers import PEERS
 
 
 def formula_of(name, query, key, value, mask=None, bias=None, scale=None):
-    """The literal formula in float64, `(B,H,Nq,Dv)`; the mask boolean, `(B,Nk)` or `(B or 1,H or 1,Nq,Nk)`."""
+    """The literal formula in float64, `(B,H,Nq,Dv)`; the mask boolean or 0 and below -100, `(B,Nk)` or `(B or 1,H or 1,Nq,Nk)`."""
     formula = getattr(importlib.import_module(f"sima_hf.peers.{name}"), f"{name}_reference")
     query, key, value = query.double(), key.double(), value.double()
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     options = {"bias": 0.0 if bias is None else bias.double(), "scale": scale}
     options = {word: given for word, given in options.items() if word in inspect.signature(formula).parameters}
+    if mask is not None and mask.is_floating_point():
+        mask = mask > -100
     if not PEERS[name].takes_full_mask:
         return formula(query, key, value, keep=mask, **options)
     if mask is not None:

@@ -253,3 +253,44 @@ def test_a_model_that_was_loaded_before_sima_hf(tmp_path):
 def test_softmax_has_no_code_to_publish():
     with pytest.raises(PublishError, match="is the config of a model without SimA attention"):
         remote_code(vit().config)
+
+
+def test_another_attention_is_published_as_what_it_is(tmp_path):
+    model = sima_hf.patch_model(vit(), attention="inline")
+    model.save_pretrained(tmp_path / "model")
+    prepare_for_hub(tmp_path / "model", repo_id="org/inline-vit")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "whose attention is InLine core (Han et al. 2024, arXiv 2412.06590) in place of softmax" in card
+    assert "| InLine core in | attentions |" in card
+    for words in ("2206.08898", "SimA: Simple", "L1-normalized", "kernels", "- sima\n"):
+        assert words not in card
+    assert "\n- inline\n- softmax-free\n" in card
+    assert "def inline_attention" in (tmp_path / "model" / "sima_attention.py").read_text()
+    assert prepare_for_hub(model).config.auto_map == auto_map(model.config)
+
+
+def test_a_softmax_by_design_is_not_published(tmp_path):
+    model = sima_hf.patch_model(vit(), attention="efficient")
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for one in (tmp_path, model):
+        with pytest.raises(
+            PublishError, match=r"computes efficient attention in the whole model, which has a softmax by design"
+        ):
+            prepare_for_hub(one)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert not getattr(model.config, "auto_map", None)
+
+
+def test_exp_by_design_is_on_the_card(tmp_path):
+    sima_hf.patch_model(vit(), attention="sigmoid").save_pretrained(tmp_path / "model")
+    prepare_for_hub(tmp_path / "model")
+    assert "By design sigmoid computes with exp." in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_two_attentions_in_one_model_have_no_code_in_common():
+    clip = sima_hf.patch_model(make("clip", "CLIPModel"))
+    config = sima_hf.patch_model(make("vit", "ViTModel"), attention="elu").config
+    clip.config.another = config
+    with pytest.raises(PublishError, match=r"compute different attention \(elu, sima\)"):
+        remote_code(clip.config)

@@ -40,7 +40,7 @@ EVERY_DAY = [("inline", *pair) for pair in FEW] + [(name, *FEW[0]) for name in D
 EVERY_DAY += [("relu_over_tokens", *pair) for pair in FEW[-2:]]
 ALL = dict.fromkeys(EVERY_DAY) | dict.fromkeys((name, *pair) for name in DROP_INS for pair in FEW)
 # On all hosts: a mechanism without logits, and one that takes a bias.
-ALL_HOSTS = [(name, *pair) for name in ("inline", "power_softmax") for pair in CONFIGS]
+ALL_HOSTS = [(name, *pair) for name in ("inline", "relu_over_tokens") for pair in CONFIGS]
 
 
 def parameters(rows, quick=()):
@@ -144,10 +144,10 @@ def learning(model, host, head):
 
 
 def check_gradients(attention, host, head):
-    """Every parameter that learns under softmax learns, but for what the formula cancels: InLine centers the keys."""
+    """Every parameter that learns under softmax learns, but for what the formula cancels, a shift of all keys."""
     before = learning(make(host, head).double(), host, head)
     after = learning(swapped(attention, make(host, head).double()), host, head)
-    noise, canceled = 1e-12 * max(before.values()), ("k_proj.bias",) if attention == "inline" else ()
+    noise, canceled = 1e-12 * max(before.values()), ("k_proj.bias",) if attention in ("inline", "efficient") else ()
     lost = {key for key, norm in before.items() if norm > noise and not after.get(key, 0.0) >= 1e-6 * norm}
     assert {key for key in lost if not key.endswith(canceled)} == set()
 

@@ -79,7 +79,7 @@ def why_not_offered(name: str, host: Host) -> str | None:
         return "its position bias is added to logits, of which this mechanism has none"
     if host.full_mask and not peer.takes_full_mask:
         return "it hides tokens from each other by a mask of queries and keys, which this mechanism does not take"
-    return None
+    return host.not_offered.get(name)
 
 
 def check_offered(name: str, owner: str, hosts: Iterable[Host]) -> None:

@@ -30,6 +30,7 @@ class Host:
         allowed: name of a class in which an operation stays -> (word in the operation's name, why).
         full_mask: whether it hides tokens from each other by a mask of queries and keys, not by padding alone.
         sima_alone: why none of `sima_hf.peers` is offered for it, as a clause; "" where they may be.
+        not_offered: name of a peer that has not passed the host's tests -> why, as a clause.
     """
 
     model_type: str
@@ -45,3 +46,4 @@ class Host:
     allowed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     full_mask: bool = False
     sima_alone: str = ""
+    not_offered: Mapping[str, str] = field(default_factory=dict)

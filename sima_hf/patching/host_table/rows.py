@@ -7,6 +7,10 @@ _SWIN = {"SwinAttention": "swin.SwinWindowAttention"}
 _BEIT = {"BeitRelativePositionBias": "beit.SeparateBias"}
 _HEAD = {"MultiheadAttention": "multihead.MultiHeadForward"}
 _SCALE = ("exp", "the scale of each head is the exp of a parameter, not of the tokens")
+_COSINE = "it has its own scale of each head, made for a cosine and not for logits"
+_DEAD = {
+    "relu_over_tokens": "in its tests all products of queries and keys were negative, and values behind the ReLU learned nothing"
+}
 _PLAIN = "plain ViT"
 _POOLED = "in the pooling head, where one query asks, keys alone are normalized"
 _PACKED = "rotary positions, applied before the attention; images packed, each attended by itself"
@@ -60,6 +64,7 @@ ROWS = (
         position_bias="add",
         forwards={"Swinv2SelfAttention": "swin.CosineWindowAttention"},
         allowed={"Swinv2SelfAttention": _SCALE},
+        sima_alone=_COSINE,
     ),
     Host(
         "donut-swin",
@@ -77,6 +82,7 @@ ROWS = (
         "convolutional projections; fewer keys than queries",
         reached="own code",
         forwards={"CvtSelfAttention": "separate_qkv.ConvProjectionAttention"},
+        not_offered=_DEAD,
     ),
     Host(
         "pvt",
@@ -142,6 +148,7 @@ ROWS = (
         TOWER,
         f"plain ViT; {_POOLED}",
         forwards={"Aimv2AttentionPoolingHead": "pooling.Aimv2Pooling"},
+        not_offered=_DEAD,
     ),
     Host("vit_mae", "ViTMAEConfig", TOWER, "plain ViT; encoder, and decoder of the pre-training model"),
     Host("dinov3_vit", "DINOv3ViTConfig", TOWER, "rotary positions, applied before the attention; register tokens"),
@@ -153,6 +160,7 @@ ROWS = (
         "PixtralVisionConfig",
         TOWER,
         "rotary positions; images packed in one sequence, kept apart by a mask",
+        full_mask=True,
     ),
     Host("vitpose_backbone", "VitPoseBackboneConfig", TOWER, _PLAIN),
     Host("lw_detr_vit", "LwDetrViTConfig", TOWER, "windows folded into the batch, and global blocks"),
@@ -263,7 +271,7 @@ ROWS = (
         allowed={"Ovis2VisionModel": ("softmax", "it chooses among visual words, which is no attention")},
     ),
     Host("llama4_vision_model", "Llama4VisionConfig", TOWER, "rotary positions, applied before the attention"),
-    Host("mllama_vision_model", "MllamaVisionConfig", TOWER, "tiles; padding masked"),
+    Host("mllama_vision_model", "MllamaVisionConfig", TOWER, "tiles; padding masked", full_mask=True),
     Host("kosmos_2_vision_model", "Kosmos2VisionConfig", TOWER, _PLAIN),
     Host("qwen2_vl_vision", "Qwen2VLVisionConfig", TOWER, _PACKED),
     Host("qwen2_5_vl_vision", "Qwen2_5_VLVisionConfig", TOWER, f"{_PACKED}; windows"),
@@ -337,6 +345,7 @@ ROWS = (
         position_bias="add",
         forwards={"Swin2SRSelfAttention": "swin.CosineWindowAttention"},
         allowed={"Swin2SRSelfAttention": _SCALE},
+        sima_alone=_COSINE,
     ),
     Host(
         "eomt",
@@ -344,6 +353,7 @@ ROWS = (
         DENSE,
         "DINOv2 with query tokens; masks that the model predicts are honored",
         forwards={"EomtAttention": "eomt.BooleanMask"},
+        full_mask=True,
     ),
     Host(
         "eomt_dinov3",
@@ -351,6 +361,7 @@ ROWS = (
         DENSE,
         "DINOv3 with query tokens; masks that the model predicts are honored",
         forwards={"EomtDinov3Attention": "eomt.BooleanMask"},
+        full_mask=True,
     ),
     Host("detr", "DetrConfig", DENSE, "self-attention of the encoder alone; padding masked", within="encoder"),
     Host("rt_detr", "RTDetrConfig", DENSE, "self-attention of the encoder alone", within="encoder"),
@@ -371,6 +382,7 @@ ROWS = (
         VIDEO,
         f"rotary positions, applied before the attention; {_POOLED}",
         forwards={"VJEPA2PoolerCrossAttention": "pooling.VJepa2Pooling"},
+        not_offered=_DEAD,
     ),
     Host(
         "videoprism_vision_model",
