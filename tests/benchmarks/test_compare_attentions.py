@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sima_hf.bench.tables import links_from
 from sima_hf.peers import PEERS
 
 
@@ -105,3 +106,22 @@ def test_operations_are_counted(script):
     )
     assert inline == pytest.approx(4, rel=0.02)
     assert relu == pytest.approx(16, rel=0.02)
+
+
+@pytest.mark.results
+def test_the_page_holds_the_committed_results(script, monkeypatch):
+    import peers_figure
+
+    monkeypatch.chdir(ROOT)
+    results = peers_figure.read(Path("benchmarks/results"))
+    page = Path("docs/peers.md")
+    text = page.read_text(encoding="utf-8")
+    assert links_from(page, peers_figure.markdown_table(results)) in text
+    assert links_from(page, peers_figure.conditions(results)) in text
+    for data in peers_figure.DATA:
+        runs = [cell for cell in results[data]["cells"] if cell["step"] == "run"]
+        seeds = {name: {cell["seed"] for cell in runs if cell["attention"] == name} for name in script.CONTESTANTS}
+        assert all(len(found) >= 2 for found in seeds.values())
+        for run in runs:
+            choices = peers_figure.cells(results, data, "choice", run["attention"])
+            assert run["rate"] == max(choices, key=lambda cell: cell["accuracy"])["rate"]
