@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .calibration.calibrate import CalibrationReport, calibrate
+from .calibration.calibrate import CalibrationReport, calibrate, check_linear
 from .data.calibration_images import CalibrationImages, image_files
 from .errors import CalibrationError, MissingDependencyError, TrainingError, UnsupportedModelError
 from .folders.atomic_folder import check_free, files_of_model, whole_folder
@@ -23,6 +23,7 @@ from .folders.provenance import calibration_facts, distillation_facts, write_pro
 from .loading.by_name import certify_made_up, find_processor, is_sima, load_model, save_processors
 from .machine.devices import best_device
 from .patching import describe, patch_model, sima_attentions
+from .patching.attentions.mechanisms import DEFAULT_GAIN, SIMA, check_attention
 from .patching.certificate import Certificate
 from .patching.description import Description
 from .patching.example_inputs import example_inputs
@@ -123,7 +124,11 @@ class MadeFolder:
     def __str__(self) -> str:
         parts = (self.description, self.calibration, self.distillation, self.certificate)
         if self.calibration is None and self.distillation is None:
-            load = "Not calibrated: these weights answer at random until they are trained, or calibrated with --calibrate-with."
+            found = {part.mechanism for part in self.description.swapped} - {SIMA}
+            answers = "do not answer as the softmax model does" if found else "answer at random"
+            load = (
+                f"Not calibrated: these weights {answers} until they are trained, or calibrated with --calibrate-with."
+            )
             parts = (*parts, load)
         if self.removed:
             parts = (*parts, f"Removed with the model that was there: {', '.join(self.removed)}.")
@@ -155,7 +160,8 @@ def make_sima(
     name: str,
     output_dir: str | Path,
     *,
-    gain: str = "tokens",
+    gain: str = DEFAULT_GAIN,
+    attention: str = SIMA,
     calibration: CalibrationOptions | None = None,
     distillation: DistillationOptions | None = None,
     certified: bool = False,
@@ -168,7 +174,7 @@ def make_sima(
     Args:
         name: folder or Hub name of a softmax model; it is loaded as the class that its config names.
         output_dir: folder to make.
-        gain: as for `patch_model`.
+        gain, attention: as for `patch_model`.
         calibration: calibrate, from these images; None: the weights stay as they are.
         distillation: then distill, from these images.
         certified: count what one forward runs; nothing is saved if that is softmax where SimA should be. Softmax in parts
@@ -179,6 +185,9 @@ def make_sima(
         SimAError: the model cannot be swapped, calibrated or distilled, the images cannot be used, or softmax is left.
         ValueError, OSError: it cannot be loaded, or the folder cannot be written.
     """
+    check_attention(attention, gain)
+    if calibration is not None:
+        check_linear([attention])
     _check_place(output_dir, overwrite, original=name)
     _check_images(calibration, distillation)
     model = load_model(name)
@@ -190,7 +199,7 @@ def make_sima(
     fitted = calibration is not None or distillation is not None
     processor = find_processor(name, fitted)
     original = copy.deepcopy(model) if fitted else None
-    patch_model(model, gain=gain)
+    patch_model(model, gain=gain, attention=attention)
     swap = _Swap(model, original, processor, base=name, made_by="sima-hf patch")
     return _finish(swap, calibration, distillation, certified, output_dir, overwrite)
 
@@ -325,18 +334,19 @@ def _finish(
         save_processors(swap.processor, model, swap.base, folder)
         if swap.before is not None and Path(swap.before).is_dir():
             write_provenance(folder, base_model=swap.before)
-        gain = describe(model).swapped[0].gain
+        swapped = describe(model).swapped[0]
+        setting = {"gain": swapped.gain} if swapped.mechanism == SIMA else {"attention": swapped.mechanism}
         facts = None if report is None else calibration_facts(report, data=shown_place(calibration.folder, here=True))
         taught = None if learned is None else distillation_facts(learned, shown_place(distillation.folder, here=True))
         write_provenance(
-            folder, base_model=swap.base, calibration=facts, distillation=taught, gain=gain, made_by=swap.made_by
+            folder, base_model=swap.base, calibration=facts, distillation=taught, made_by=swap.made_by, **setting
         )
         removed = tuple(one for one in files_of_model(place) if not (folder / one).exists())
     unreadable = () if images is None else tuple(images.unreadable)
     return MadeFolder(
         Path(output_dir),
         type(model).__name__,
-        gain,
+        swapped.gain,
         describe(model),
         report,
         unreadable,

@@ -58,8 +58,22 @@ def markdown_table(csvs: Sequence[Path]) -> str:
         f"Medians for one image on {one['device']}; {one['model']}, {', '.join(f'{name} {of}' for name, of in versions.items())}, "
         f"torch {one['torch']}, transformers {one['transformers']}. Files and memory: softmax / SimA; the memory is that of a process "
         "that has the runtime alone. Fused: the runtime computes softmax within larger pieces of its own. "
+        f"{_int8_line(rows)}"
         f"{', '.join(f'[{csv.name}]({csv.as_posix()})' for csv in csvs)}"
     )
+
+
+def _int8_line(rows: list[dict]) -> str:
+    """How much faster SimA is in int8 than in float32, where both were measured; of medians of two runs."""
+    own: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        if row["contestant"] == "sima":
+            key = row["runtime"], row["threads"], row["pixels"]
+            own.setdefault(key, {})[row["dtype"]] = float(row["median_ms"])
+    ratios = [times["float32"] / times["int8"] for times in own.values() if len(times) == 2]
+    if not ratios:
+        return ""
+    return f"SimA in int8 takes less time than in float32 by a factor of {min(ratios):.2f} to {max(ratios):.2f} (two runs). "
 
 
 def short_line(csv: Path) -> str:

@@ -185,8 +185,8 @@ def _until_output(block: Block, call: BlockCall) -> torch.Tensor:
 def value_features(block: Block, call: BlockCall) -> torch.Tensor:
     """What each head makes of the value layer's inputs and, if it has a bias, of a constant, `(R, heads, inputs (+ 1))`.
 
-    As SimA is linear in the values, its own code says so when the value layer gives these inputs instead, a head's width of
-    channels at a time. The inputs of the output layer are these features times the value layer's weights.
+    As the attention is linear in the values, its own code says so when the value layer gives these inputs instead, a head's
+    width of channels at a time. The inputs of the output layer are these features times the value layer's weights.
     """
     projections = [layer for layer in (block.query, block.key) if layer is not None]
     _, seen = attention_inputs(block, call, *projections, block.value)

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..errors import CalibrationError
 from ..patching import sima_attentions
+from ..patching.attentions.mechanisms import linear_in_value, title_of
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
 from .ends import compare_ends
@@ -49,7 +50,8 @@ def calibrate(
     that holds better, so that the residual stream after the attention is the teacher's, then the MLP's last layer so that the
     stream after the MLP is. No label, no gradient, no new parameter, no cost at inference. What is outside the blocks stays as
     the swap left it, such as the attention that pools in SigLIP. Position biases that are tables of a block are brought to the
-    scale of SimA's product.
+    scale of SimA's product. Where a peer was swapped in, the basis and the position biases stay as they are: it reads the logits that
+    softmax read.
 
     Training on from here begins well with a small learning rate; a large one first loses what calibration won.
 
@@ -66,8 +68,9 @@ def calibrate(
         mlp: refit the MLPs too, not the attention alone.
         classifier: in the end, also fit the last linear layer to the teacher's logits.
         basis: choose the basis of queries and keys; blocks where something other than a dot product is between them
-            (rotary positions, norms) keep theirs.
-        value: fit the value layer together with the output layer, where held-out images are better explained so.
+            (rotary positions, norms) keep theirs, and so does whatever is not SimA.
+        value: fit the value layer together with the output layer, where held-out images are better explained so. For an attention
+            that is linear in the values.
         class_token_weight: weight of a class token in the fits, a patch having 1. None: as many as there are other tokens, so
             that it counts as much as all of them. Models without class token have no use for it.
         ridge: weight of the squared change of a layer, relative to the mean square of its inputs. None: for each layer the
@@ -86,7 +89,8 @@ def calibrate(
 
     Raises:
         CalibrationError (a ValueError): model and teacher do not belong together, there are fewer than two different images, an
-            option has no meaning here, a layer shares its weight with another, or the equations have no finite solution.
+            option has no meaning here, the attention that was swapped in is not linear in the values, a layer shares its weight with
+            another, or the equations have no finite solution.
         UnsupportedModelError (a ValueError): calibration does not know the blocks of this model (the text lists those it knows),
             or weights are quantized, wrapped or computed.
         TypeError: batches of another kind.
@@ -125,6 +129,8 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
         raise CalibrationError(
             f"This {type(model).__name__} is not a swapped model: call sima_hf.patch_model on it first."
         )
+    if settings["value"]:
+        check_linear(one.sima_config.attention_mechanism for one in sima_attentions(model))
     if sima_attentions(teacher):
         raise CalibrationError(
             "The teacher is a SimA model itself, so it cannot say what softmax would do: make it with copy.deepcopy(model) "
@@ -161,6 +167,24 @@ def _check(model: Any, teacher: Any, batches: Any, settings: dict[str, Any]) -> 
     check_plain(model, "model")
     check_plain(teacher, "teacher")
     check_apart(model, find_blocks(model), _heads(model) if settings["classifier"] else [])
+
+
+def check_linear(mechanisms: Iterable[str]) -> None:
+    """Refuse to fit the value layer of an attention that is not linear in the values.
+
+    Args:
+        mechanisms: names as in `patch_model(attention=...)`.
+
+    Raises:
+        CalibrationError: one is not.
+    """
+    for name in mechanisms:
+        if not linear_in_value(name):
+            raise CalibrationError(
+                f"`value` must be False for {title_of(name)} attention, whose output is not linear in the values, so that value and output "
+                "layer cannot be fitted together. In Python, calibrate(model, teacher, batches, value=False) refits output and MLP layers "
+                "alone; or distill it."
+            )
 
 
 def _heads(model: PreTrainedModel) -> list[str]:

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationError
+from ..patching import sima_attentions
+from ..patching.attentions.mechanisms import SIMA
 from .block_forward import (
     BlockCall,
     BlockRunner,
@@ -55,6 +57,7 @@ class Calibrator:
         self.names = {module: name for name, module in model.named_modules()}
         self.changed: set[str] = set()
         self.bases = 0
+        self.simas = [one.path for one in sima_attentions(model) if one.sima_config.attention_mechanism == SIMA]
         passage = iter(batches)
         first = next(passage, None)
         if first is None:
@@ -98,7 +101,7 @@ class Calibrator:
 
     def _fit_attention(self, number: int) -> LayerFit:
         block, goal = self.blocks[number], self.goals[number]
-        if self.settings["basis"]:
+        if self.settings["basis"] and any(path.startswith(f"{block.name}.") for path in self.simas):
             self._choose_basis(number)
         layer, bias = block.attention, block.attention.bias is not None
         output = widened(layer.weight.T)

@@ -1,9 +1,9 @@
 """Value and output layer of an attention fitted jointly, by reduced-rank regression.
 
-SimA's output is linear in the values, and these in the value layer's input `x`: head `h` gives `A_h [x, 1] V_h P_h` to the
-output, `V_h` being its value weights and `P_h` its output weights. So the products `W_h = V_h P_h`, of a rank no higher than
-the head's width, are what is fitted to features `Z_h = A_h [x, 1]`. For one head, with those of the others fixed, that is
-reduced-rank ridge regression, whose solution is closed (Izenman, 1975): the ridge solution `B`, projected onto the leading
+The output of SimA, and of most of its peers, is linear in the values, and these in the value layer's input `x`: head `h` gives
+`A_h [x, 1] V_h P_h` to the output, `V_h` being its value weights and `P_h` its output weights. So the products `W_h = V_h P_h`,
+of a rank no higher than the head's width, are what is fitted to features `Z_h = A_h [x, 1]`. For one head, with those of the
+others fixed, that is reduced-rank ridge regression, whose solution is closed (Izenman, 1975): the ridge solution `B`, projected onto the leading
 eigenvectors of `B^T (Z^T Z + ridge) B`. Sweeps over the heads do the rest; as every solution starts at the one before, a few
 steps of subspace iteration find the eigenvectors.
 """
@@ -63,7 +63,7 @@ def scaled_prior(sums: LayerSums, products: torch.Tensor, bias: bool) -> torch.T
 
     Args:
         sums: of features `(heads * F)`.
-        products: the teacher's; SimA's maps are softmax's, as far as they are, up to such a number.
+        products: the teacher's; the student's maps are softmax's, as far as they are, up to such a number.
         bias: the output layer has one.
     """
     heads, features, _ = products.shape

@@ -182,7 +182,9 @@ def bench_export(
     calibration_images: Annotated[Path | None, typer.Option(help="Folder of images, for int8.")] = None,
     seconds: Seconds = 10.0,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for CSVs and PNGs.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Page whose table to update, with --output-dir.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Page whose table to update, from the CSVs in --output-dir.")
+    ] = None,
     readme: Annotated[Path | None, typer.Option(help="README whose line to update, likewise.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -199,7 +201,7 @@ def bench_export(
         if output_dir is not None:
             pyplot()  # fail before measuring, not after it
             check_results_folder(output_dir)
-        rows, csvs, files = [], [], []
+        rows, files = [], []
         for one in dtype or DTYPES:
             try:
                 own = measure_exported(
@@ -212,9 +214,11 @@ def bench_export(
                 continue
             rows += own
             if output_dir is not None:
-                csvs.append(_write(own, output_dir, "export", Path(model).name, "cpu", one))
-                files += [csvs[-1], csvs[-1].with_suffix(".png")]
+                csv = _write(own, output_dir, *_exported(model, one))
+                files += [csv, csv.with_suffix(".png")]
                 draw(own, files[-1])
+        if output_dir is not None:
+            csvs = [path for one in DTYPES if (path := _path(output_dir, *_exported(model, one))).is_file()]
         if page is not None:
             replace_between(page, "export-speed", markdown_table(csvs))
         if readme is not None:
@@ -227,9 +231,17 @@ def _write(rows: list, folder: Path, *parts: str) -> Path:
     from ..bench.tables import write_csv
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{'_'.join(parts)}.csv"
+    path = _path(folder, *parts)
     write_csv(rows, path)
     return path
+
+
+def _path(folder: Path, *parts: str) -> Path:
+    return folder / f"{'_'.join(parts)}.csv"
+
+
+def _exported(model: str, dtype: str) -> tuple[str, ...]:
+    return "export", Path(model).name, "cpu", dtype
 
 
 def _facts(rows: list, files: list[Path]) -> dict:

@@ -10,6 +10,22 @@ class Gain(str, Enum):
     none = "none"
 
 
+class Attention(str, Enum):
+    """What a swap brings: SimA, or a peer in its place."""
+
+    sima = "sima"
+    inline = "inline"
+    mala = "mala"
+    elu = "elu"
+    relu_kernel = "relu_kernel"
+    relu_over_tokens = "relu_over_tokens"
+    power_softmax = "power_softmax"
+    sigmoid = "sigmoid"
+    rela = "rela"
+    efficient = "efficient"
+    hydra = "hydra"
+
+
 class Weights(str, Enum):
     """Which weights of a training checkpoint."""
 

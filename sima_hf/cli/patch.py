@@ -20,7 +20,7 @@ from .calibrate import (
     Seed,
     calibration_options,
 )
-from .choices import Gain
+from .choices import Attention, Gain
 from .output import AsJSON, emit, stdout_kept_clean
 
 
@@ -46,6 +46,9 @@ def patch(
     gain: Annotated[
         Gain, typer.Option(help="tokens: keep the scale of softmax's output; none: the paper's formula.")
     ] = Gain.tokens,
+    attention: Annotated[
+        Attention, typer.Option(help="What softmax is swapped for: SimA, or a peer to compare with.")
+    ] = Attention.sima,
     calibrate_with: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +110,7 @@ def patch(
             model,
             output_dir,
             gain=gain.value,
+            attention=attention.value,
             calibration=options,
             distillation=distillation,
             certified=certified,

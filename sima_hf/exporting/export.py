@@ -19,6 +19,7 @@ from ..loading.by_name import find_processor, load_model
 from ..models.sima.configuration_sima import SimAConfig
 from ..models.sima.image_processing_sima import SimAImageProcessor
 from ..patching import certify, describe
+from ..patching.attentions.mechanisms import declared, title_of
 from ..patching.certificate import Certificate, is_under
 from .agreement import TOLERANCES, Agreement, compare
 from .calibration_pixels import check_calibration_images, read_calibration_images
@@ -157,6 +158,7 @@ def export(
         raise ExportError(
             f"`model` must be a Transformers model, or the folder or Hub name of one, got {type(model).__name__}."
         )
+    _check_mechanisms(model)
     if processor is None and isinstance(model.config, SimAConfig):
         processor = SimAImageProcessor.for_image_size(model.config.image_size)
     if (wanted or model.dtype) not in TOLERANCES:
@@ -167,7 +169,7 @@ def export(
         )
     with _ready(model, wanted) as (ready, reference):
         given = ExportInputs(ready, inputs)
-        if quantize is not None and given.size is None:
+        if quantize is not None and not given.takes_images:
             raise ExportError("`quantize` is for models that take images of one size alone; leave it out.")
         shape = tuple(given.tensors["pixel_values"].shape[1:]) if quantize is not None else ()
         pixels = read_calibration_images(calibration_images, processor, shape) if quantize is not None else None
@@ -188,6 +190,15 @@ def _check_options(found: Format, dynamic: str, quantize: str | None, calibratio
         )
     if quantize is None and calibration_images is not None:
         raise ExportError("`calibration_images` serve `quantize`, which is None; leave them out, or ask for 'int8'.")
+
+
+def _check_mechanisms(model: PreTrainedModel) -> None:
+    for part in describe(model).swapped:
+        if "softmax" in declared(part.mechanism):
+            raise ExportError(
+                f"`model` must have an attention without softmax where it was swapped, got {title_of(part.mechanism)}, which has one by "
+                "design. Choose another: sima_hf.patch_model(model, attention=...); or export the softmax model itself."
+            )
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -288,13 +299,13 @@ def _write(model, reference, given: ExportInputs, found: Format, level: str, pix
         wide = {
             name: x.to(reference.dtype) if torch.is_floating_point(x) else x for name, x in _tensors(inputs).items()
         }
-        return reference(**{**inputs, **wide, **given.flags(level)})
+        return reference(**{**given.plain, **inputs, **wide, **given.flags(level)})
 
     with torch.no_grad():
         agreement = compare(run, expected, given.compared(level), TOLERANCES[model.dtype])
     if pixels is None:
         return agreement, certificate, None
-    batch = given.batch if level == "none" else None
+    batch = len(given.tensors["pixel_values"]) if level == "none" else None
     with quiet():
         try:
             component = next(iter(exported.components.values()))

@@ -44,8 +44,8 @@ class ExportInputs:
         # One size along the first axis of all of them is the batch.
         self.batch = sizes.pop() if len(sizes) == 1 and not self.plain else None
         pixels = self.tensors.get("pixel_values")
-        images = list(self.tensors) == ["pixel_values"] and pixels.dim() == 4 and not self.plain
-        self.size = tuple(pixels.shape[-2:]) if images else None
+        self.takes_images = list(self.tensors) == ["pixel_values"] and pixels.dim() == 4
+        self.size = tuple(pixels.shape[-2:]) if self.takes_images and not self.plain else None
         self.resizes = RESIZED in inspect.signature(model.forward).parameters
 
     def most(self) -> str:

@@ -18,6 +18,7 @@ from ..folders.weights import check_adapter, check_finite, check_loading, check_
 from ..loading.saved_class import check_entries, saved_class
 from ..models.sima import modeling_sima
 from ..patching import certify, describe
+from ..patching.attentions.mechanisms import declared, title_of
 from ..patching.certificate import Certificate, Operation, weights_mark
 from ..patching.description import Description
 from ..patching.example_inputs import example_inputs
@@ -89,6 +90,7 @@ def checked_stage(folder: str | Path, certificate: Certificate | None = None) ->
         check_finite(folder, model)
         description = describe(model)
         _check_any_sima(folder, model, description)
+        check_mechanisms(description)
         certificate = _certified(folder, model, description, certificate)
         _check_no_softmax(folder, model, certificate)
         stage.add_config(model.config)
@@ -194,6 +196,21 @@ def _check_any_sima(folder: Path, model: PreTrainedModel, description: Descripti
             f"{folder} holds a {type(model).__name__} without any SimA attention. Swap it first, with `sima_hf.patch_model(model)` and "
             "`model.save_pretrained(another_folder)` or with `sima-hf patch`, and publish that."
         )
+
+
+def check_mechanisms(description: Description) -> None:
+    """Refuse to publish, under a name that says SimA, an attention that has a softmax by design.
+
+    Raises:
+        PublishError: a part of the model has one.
+    """
+    for part in description.swapped:
+        if "softmax" in declared(part.mechanism):
+            raise PublishError(
+                f"{description.model} computes {title_of(part.mechanism)} in {part.path or 'the whole model'}, which has a softmax by design, "
+                "and nothing that runs softmax is published under a name of SimA. Choose another: "
+                "sima_hf.patch_model(model, attention=...)."
+            )
 
 
 def _check_no_softmax(folder: Path, model: PreTrainedModel, certificate: Certificate) -> None:

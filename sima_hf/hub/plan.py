@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..version import __version__
+from .cards.attention import peer_in
 from .cards.card import WrittenCard, write_card
 from .cards.facts import CardFacts, card_files, find_facts
 from .cards.readme import read_readme, readme_to_merge, with_pushed
@@ -16,7 +17,7 @@ from .stale_files import IN_WORDS, stale_files
 
 
 _ONLY_SWAPPED = (
-    "Softmax was swapped for SimA in these weights, and nothing was calibrated or trained since{noise}; the card says so. Calibrate "
+    "Softmax was swapped for {attention} in these weights, and nothing was calibrated or trained since{noise}; the card says so. Calibrate "
     "them (sima-hf calibrate) or train them first; if they were trained by other means, record it with "
     "sima_hf.hub.write_provenance(folder, training={{...}})."
 )
@@ -174,8 +175,9 @@ def _notes(checked: CheckedFolder, written: WrittenCard) -> list[str]:
     """What should be known before others see the model."""
     notes = []
     if written.known.only_swapped:
-        noise = "" if written.known.has_accuracy else ", so they answer at random"
-        notes.append(_ONLY_SWAPPED.format(noise=noise))
+        peer = peer_in(checked)
+        noise = "" if written.known.has_accuracy or peer else ", so they answer at random"
+        notes.append(_ONLY_SWAPPED.format(noise=noise, attention="SimA" if peer is None else peer.title))
     if checked.description.swapped and not read_readme(written.text).data.get("base_model"):
         notes.append(_NO_BASE)
     return notes

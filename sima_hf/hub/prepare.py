@@ -10,13 +10,14 @@ from ..folders import manifest as checkpoints
 from ..folders.atomic_files import write_whole
 from ..folders.file_names import CONFIG
 from ..models.sima.configuration_sima import SimAConfig
+from ..patching import describe
 from ..patching.certificate import Certificate
 from ..patching.configs import SimAHostConfig, SimAParentConfig
 from ..patching.eligibility import check_not_remote_code
 from ..patching.remote_code.model_files import auto_map
 from .cards.facts import CardFacts
 from .cards.readme import without_pushed
-from .checks import checked_stage
+from .checks import check_mechanisms, checked_stage
 from .names import allowed_name, check_repo_id
 from .plan import make_plan
 from .stage import README
@@ -92,6 +93,7 @@ def _prepare_model(model: PreTrainedModel) -> PreTrainedModel:
         check_not_remote_code(model)
     except UnsupportedModelError as error:
         raise PublishError(str(error)) from error
+    check_mechanisms(describe(model))
     found = auto_map(config)
     if not isinstance(config, (SimAConfig, SimAHostConfig, SimAParentConfig)):
         raise PublishError(

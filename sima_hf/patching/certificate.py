@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
+from .attention_modules import sima_attentions
 from .attentions.code_paths import WORDS
+from .attentions.mechanisms import declared, title_of
 from .description import describe
 from .hosts import HOSTS, PREFIX
 
@@ -34,6 +36,8 @@ class Operation:
         count: how often it ran.
         allowed: why it may be there although the model is SimA; None where it may not.
         swapped: whether it is inside a part that `patch_model` swaps.
+        by_design: whether the attention that was swapped in computes with it, as `sima_hf.peers` declares: it is then allowed there,
+            though softmax is softmax.
     """
 
     path: str
@@ -42,24 +46,35 @@ class Operation:
     count: int
     allowed: str | None = None
     swapped: bool = False
+    by_design: bool = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it stands against `softmax_free`: it is not allowed, or it is the softmax of an attention that has one by design."""
+        return not self.allowed or (self.by_design and "softmax" in self.operation)
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What a forward ran. `softmax_free` is the answer, `operations` the evidence; printing it gives both.
 
-    `weights` tells the weights that ran from those of another checkpoint, see `weights_mark`.
+    `remaining` has what the attention that was swapped in keeps of "softmax" and "exp", as `sima_hf.peers` declares it: nothing for
+    SimA. `weights` tells the weights that ran from those of another checkpoint, see `weights_mark`.
     """
 
     model: str
     operations: tuple[Operation, ...]
     swapped: tuple[str, ...] = field(default=())
     weights: str | None = None
+    remaining: tuple[str, ...] = ()
 
     @property
     def softmax_free(self) -> bool:
-        """Whether no softmax, exp or fused attention ran but what is allowed by name, with its reason."""
-        return all(operation.allowed for operation in self.operations)
+        """Whether no softmax, exp or fused attention ran but what is allowed by name, with its reason.
+
+        Never where the attention that was swapped in has a softmax by design; the exp of one is allowed and listed.
+        """
+        return "softmax" not in self.remaining and not any(operation.is_counted for operation in self.operations)
 
     @property
     def in_swapped(self) -> tuple[Operation, ...]:
@@ -68,25 +83,31 @@ class Certificate:
 
     @property
     def count(self) -> int:
-        """How many operations ran that are not allowed."""
-        return sum(operation.count for operation in self.operations if not operation.allowed)
+        """How many operations ran that are not allowed, or are an attention's softmax by design."""
+        return sum(operation.count for operation in self.operations if operation.is_counted)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         operations = [asdict(operation) for operation in self.operations]
-        return {"model": self.model, "softmax_free": self.softmax_free, "count": self.count, "operations": operations}
+        return {
+            "model": self.model,
+            "softmax_free": self.softmax_free,
+            "count": self.count,
+            "remaining": list(self.remaining),
+            "operations": operations,
+        }
 
     def __str__(self) -> str:
         verdict = (
-            "no softmax ran"
-            if self.softmax_free
-            else f"{self.count} operations of softmax, exp or fused attention ran"
+            "no softmax ran" if not self.count else f"{self.count} operations of softmax, exp or fused attention ran"
         )
+        if self.remaining:
+            verdict += f"; {' and '.join(self.remaining)} by design of the attention that was swapped in"
         lines = [f"{self.model}: {verdict}"]
         for one in self.operations:
             note = f" (allowed: {one.allowed})" if one.allowed else ""
             lines.append(f"  {one.count:3} x {one.operation} in {one.path or 'the model itself'} [{one.module}]{note}")
-        if self.swapped and not self.softmax_free and not self.in_swapped:
+        if self.swapped and self.count and not any(one.swapped and one.is_counted for one in self.operations):
             lines.append(
                 f"  none of them in what was swapped: {', '.join(path or 'the model' for path in self.swapped)}"
             )
@@ -189,6 +210,7 @@ def _running(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
 
 def _certificate(model: nn.Module, counts: Counter) -> Certificate:
     parts = [(part.path, part.within) for part in describe(model).swapped]
+    mechanisms = {one.path: one.sima_config.attention_mechanism for one in sima_attentions(model)}
     whole = isinstance(model, PreTrainedModel)
     operations = []
     for (path, module, name), count in counts.items():
@@ -198,9 +220,23 @@ def _certificate(model: nn.Module, counts: Counter) -> Certificate:
         reason = allowed_reason(classes, name) if swapped else None
         if reason is None and path == "" and whole and "log_softmax" in name:
             reason = LOSS
-        operations.append(Operation(path, module, name, count, reason, swapped))
+        design = None
+        if reason is None and swapped:
+            design = reason = _by_design(path, name, mechanisms)
+        operations.append(Operation(path, module, name, count, reason, swapped, design is not None))
     paths = tuple(path for path, _ in parts)
-    return Certificate(type(model).__name__, tuple(operations), paths, weights_mark(model))
+    remaining = {word for mechanism in mechanisms.values() for word in declared(mechanism)}
+    return Certificate(
+        type(model).__name__, tuple(operations), paths, weights_mark(model), tuple(sorted(remaining, reverse=True))
+    )
+
+
+def _by_design(path: str, name: str, mechanisms: dict[str, str]) -> str | None:
+    """Why an operation in a swapped attention may be there: the mechanism declares it; None where it does not, or it is elsewhere."""
+    for place, mechanism in mechanisms.items():
+        if is_under(path, place, "") and any(word in name for word in declared(mechanism)):
+            return f"{title_of(mechanism)} computes with it"
+    return None
 
 
 def weights_mark(model: nn.Module) -> str | None:

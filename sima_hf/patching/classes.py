@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from ..attention import attention_function_names, register_attention_functions
+from ..attention import register_attention_functions
 from . import models
+from .attentions.mechanisms import function_names
 from .configs import config_class, part_class
 from .hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config, modeling_module
 from .models import SimAHostModel, build_placeholder, model_class
@@ -53,10 +54,10 @@ def register_auto_classes(host: Host) -> None:
 
 
 def register_attention_table(host: Host) -> None:
-    """Enter SimA's names in a host's own table of attention classes."""
+    """Enter the names of SimA and of its peers in a host's own table of attention classes."""
     table, entry = host.class_table
     classes = getattr(modeling_module(host), table)
-    classes.update(dict.fromkeys(attention_function_names(), functools.partial(build_placeholder, classes[entry])))
+    classes.update(dict.fromkeys(function_names(), functools.partial(build_placeholder, classes[entry])))
 
 
 def register_processors(host: Host) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from ..attention import attention_function_names
-from ..ops import check_gain
+from .attentions.mechanisms import DEFAULT_ATTENTION, DEFAULT_GAIN, SIMA, check_attention, function_names, title_of
 from .hosts import HOME, HOSTS, PREFIX, Host, host_config_class, host_of_config
 from .remote_code.model_files import auto_map, write_remote_code
 
@@ -22,19 +21,24 @@ from .remote_code.model_files import auto_map, write_remote_code
 IN_FILES = "needs_sima_hf"
 
 
-def sima_implementation(name: str | None, owner: str) -> str:
-    """`name` if it is one of SimA's attention functions, "sima" for None.
+def sima_implementation(name: str | None, owner: str, mechanism: str = SIMA) -> str:
+    """`name` if it is one of the mechanism's attention functions, the mechanism itself for None.
 
     Raises:
-        ValueError: it is another, which would bring softmax back.
+        ValueError: it is another, which would bring softmax back, or one attention in the place of another.
     """
     if name is None or name == IN_FILES:
-        return "sima"
-    if name not in attention_function_names():
+        return mechanism
+    known = function_names(mechanism)
+    if name not in known:
+        other = name in function_names()
+        become = "make it another attention" if other else "turn it back to softmax"
+        chosen = f"Choose among {', '.join(known)}" if known[1:] else "Leave it out"
+        remedy = "call sima_hf.patch_model(model, attention=...)" if other else "call sima_hf.unpatch_model first"
         raise ValueError(
-            f"{owner} computes SimA attention; `attn_implementation={name!r}` would turn it back to softmax. Choose among "
-            f"{', '.join(attention_function_names())}, or call sima_hf.unpatch_model first. In a model made of several, a dict "
-            "such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
+            f"{owner} computes {title_of(mechanism)} attention; `attn_implementation={name!r}` would {become}. "
+            f"{chosen}, or {remedy}. In a model made of several, a dict such as "
+            "{'text_config': 'sdpa'} reaches the parts that are not SimA."
         )
     return name
 
@@ -70,12 +74,13 @@ class SimAConfigMixin:
 
 
 class SimAHostConfig(SimAConfigMixin):
-    """What a swapped model's config adds to the host's: a gain, and an attention that is never softmax."""
+    """What a swapped model's config adds to the host's: which attention it computes, never softmax, and SimA's gain."""
 
-    attention_gain: str = "tokens"
+    attention_gain: str = DEFAULT_GAIN
+    attention_mechanism: str = DEFAULT_ATTENTION
 
     def __post_init__(self, **kwargs):
-        check_gain(self.attention_gain)
+        check_attention(self.attention_mechanism, self.attention_gain)
         build_parts(self)
         super().__post_init__(**kwargs)
 
@@ -91,15 +96,15 @@ class SimAHostConfig(SimAConfigMixin):
     @property
     def _attn_implementation(self) -> str:
         # Checked at every call as well: Transformers sometimes writes past the setter.
-        return sima_implementation(self._attn_implementation_internal, type(self).__name__)
+        return sima_implementation(self._attn_implementation_internal, type(self).__name__, self.attention_mechanism)
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict | None):
         value = value.get("") if isinstance(value, dict) else value
-        self._attn_implementation_internal = sima_implementation(value, type(self).__name__)
+        self._attn_implementation_internal = sima_implementation(value, type(self).__name__, self.attention_mechanism)
 
-    def choose_backend(self, implementation: str) -> None:
-        """Take one of SimA's attention functions."""
+    def choose_backend(self, implementation: str | None) -> None:
+        """Take one of the mechanism's attention functions; None: the mechanism's own name."""
         self._attn_implementation = implementation
 
     def validate_output_attentions(self):
@@ -122,7 +127,7 @@ class SimAPartConfig(SimAHostConfig):
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict | None):
         value = value.get("") if isinstance(value, dict) else value
-        self._sima_implementation = sima_implementation(value, type(self).__name__)
+        self._sima_implementation = sima_implementation(value, type(self).__name__, self.attention_mechanism)
         self._attn_implementation_internal = getattr(self, "_attn_implementation_internal", None)
 
     def of_part(self) -> SimAHostConfig:
@@ -150,7 +155,7 @@ class SimAParentConfig(SimAConfigMixin):
             tower = getattr(self, name)
             if not isinstance(tower, SimAHostConfig):  # older Transformers build CLIP's towers anew from their values
                 tower.__class__ = cls
-                tower.choose_backend("sima")
+                tower.choose_backend(None)
 
     @property
     def _attn_implementation(self) -> str | None:
@@ -168,7 +173,7 @@ class SimAParentConfig(SimAConfigMixin):
         for name in self._sima_towers:
             tower = getattr(self, name, None)
             if isinstance(tower, SimAHostConfig):
-                tower.choose_backend(sima_implementation(value, type(self).__name__))
+                tower.choose_backend(sima_implementation(value, type(self).__name__, tower.attention_mechanism))
 
 
 def nested(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -193,8 +198,11 @@ def _class(host: Host, mixin: type, prefix: str, **more) -> type[PreTrainedConfi
         **more,
     }
     if issubclass(mixin, SimAHostConfig):
-        body |= {"__annotations__": {"attention_gain": str}, "attention_gain": "tokens"}
-        body["__doc__"] += " `attention_gain` is 'none' or 'tokens'."
+        body |= {"__annotations__": {"attention_gain": str, "attention_mechanism": str}}
+        body |= {"attention_gain": DEFAULT_GAIN, "attention_mechanism": DEFAULT_ATTENTION}
+        body["__doc__"] += (
+            " `attention_gain` is 'none' or 'tokens'; `attention_mechanism` is 'sima', or the name of a peer in its place."
+        )
     made = type(f"{prefix}{base.__name__}", (mixin, base), body)
     return globals().setdefault(made.__name__, made)  # pickle looks it up here
 

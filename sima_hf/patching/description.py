@@ -6,11 +6,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .attention_modules import Attention, sima_attentions
+from .attentions.mechanisms import SIMA, title_of
 
 
 @dataclass(frozen=True)
 class SwappedPart:
-    """One model whose attention is SimA: where it is, which host, how many attentions, with which settings."""
+    """One model whose attention was swapped: where it is, which host, how many attentions, with which settings.
+
+    `mechanism` is "sima", or the name of a peer in its place, which has neither gain nor backends: "tokens" and "torch" stand there.
+    """
 
     path: str
     host: str
@@ -19,14 +23,17 @@ class SwappedPart:
     gain: str
     position_bias: str
     within: str
+    mechanism: str = SIMA
 
     def __str__(self) -> str:
         part = f"{self.path or 'the model'}{f' ({self.within} alone)' if self.within else ''}"
         bias = {"none": "no position bias", "add": "position bias added to the product of query and key"}
-        return (
-            f"{part}: {self.host}, {self.attentions} attentions, backend {self.backend}, gain {self.gain!r}, "
-            f"{bias[self.position_bias]}"
+        how = (
+            f"backend {self.backend}, gain {self.gain!r}"
+            if self.mechanism == SIMA
+            else f"mechanism {self.mechanism!r}"
         )
+        return f"{part}: {self.host}, {self.attentions} attentions, {how}, {bias[self.position_bias]}"
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,20 @@ class Description:
     left: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{self.model}: SimA in {part}" for part in self.swapped]
+        lines = [f"{self.model}: {title_of(part.mechanism)} in {part}" for part in self.swapped]
         lines += [f"{self.model}: left as it is: {path} ({name})" for path, name in self.left.items()]
         return "\n".join(lines or [f"{self.model}: no SimA attention"])
 
 
 def describe(model: PreTrainedModel) -> Description:
-    """Say which parts of a model compute SimA attention, and which other models it holds that do not.
+    """Say which parts of a model compute SimA attention, or a peer's, and which other models it holds that do not.
 
     Args:
         model: any Transformers model; it is only looked at, nothing runs.
 
     Returns:
-        A `Description`; `print` it, or read `swapped` (path, host, number of attentions, backend, gain, position bias of each
-        part) and `left` (path -> class).
+        A `Description`; `print` it, or read `swapped` (path, host, number of attentions, backend, gain, position bias, mechanism of
+        each part) and `left` (path -> class).
     """
     paths = {module: path for path, module in model.named_modules()}
     found: dict[nn.Module, list[Attention]] = {}
@@ -76,9 +83,18 @@ def describe(model: PreTrainedModel) -> Description:
 
 def _swapped_part(path: str, attentions: list[Attention]) -> SwappedPart:
     host, config = attentions[0].host, attentions[0].sima_config
-    backend = config._attn_implementation.removeprefix("sima").removeprefix("_") or "auto"
+    backend, mechanism = "torch", config.attention_mechanism
+    if mechanism == SIMA:
+        backend = config._attn_implementation.removeprefix("sima").removeprefix("_") or "auto"
     return SwappedPart(
-        path, host.model_type, len(attentions), backend, config.attention_gain, host.position_bias, host.within
+        path,
+        host.model_type,
+        len(attentions),
+        backend,
+        config.attention_gain,
+        host.position_bias,
+        host.within,
+        mechanism,
     )
 
 

@@ -62,10 +62,10 @@ class SimAHostModel:
         """Transformers' choice of attention, restricted to SimA's where this model computes attention itself."""
         if isinstance(self.config, (SimAParentConfig, SimAPartConfig)):
             return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
-        return sima_implementation(requested_attention, type(self).__name__)
+        return sima_implementation(requested_attention, type(self).__name__, self.config.attention_mechanism)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
-        """Choose among SimA's backends; ValueError for any other.
+        """Choose among SimA's backends, or name the peer that it computes; ValueError for any other.
 
         A model made of several takes a dict by the names of its sub-configs as well, for the parts that are not SimA.
         """
@@ -73,13 +73,16 @@ class SimAHostModel:
         if isinstance(attn_implementation, dict):
             for name in getattr(config, "_sima_towers", ()):
                 if name in attn_implementation:
-                    sima_implementation(attn_implementation[name], owner)
+                    sima_implementation(attn_implementation[name], owner, getattr(config, name).attention_mechanism)
             if not isinstance(config, SimAParentConfig):
-                sima_implementation(attn_implementation.get(""), owner)
+                sima_implementation(attn_implementation.get(""), owner, config.attention_mechanism)
             super().set_attn_implementation(attn_implementation, *args, **kwargs)
             return
-        name = sima_implementation(attn_implementation, owner)
-        for held in sima_configs(self):
+        chosen = [
+            (held, sima_implementation(attn_implementation, owner, held.attention_mechanism))
+            for held in sima_configs(self)
+        ]
+        for held, name in chosen:
             held.choose_backend(name)
 
 

@@ -10,8 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
-from ..ops import backend_names, check_gain
-from .attention_modules import host_of
+from ..ops import backend_names
+from .attention_modules import host_of, sima_attentions
+from .attentions.mechanisms import DEFAULT_GAIN, SIMA, check_attention, check_offered
 from .classes import register_host
 from .configs import SimAHostConfig, config_class, nested
 from .description import describe
@@ -26,11 +27,15 @@ from .zero_tokens import draw_zero_tokens, restore_zeros
 logger = logging.get_logger(__name__)
 
 # What `patched` puts back where the model was SimA already.
-_SETTINGS = ("attention_gain", "_attn_implementation_internal", "_sima_implementation")
+_SETTINGS = ("attention_gain", "attention_mechanism", "_attn_implementation_internal", "_sima_implementation")
 
 
 def patch_model(
-    model: PreTrainedModel, gain: str = "tokens", backend: str = "auto", verify: Any = None
+    model: PreTrainedModel,
+    gain: str = DEFAULT_GAIN,
+    backend: str = "auto",
+    verify: Any = None,
+    attention: str = SIMA,
 ) -> PreTrainedModel:
     """Swap softmax attention for SimA, in place, with the same parameters.
 
@@ -43,19 +48,22 @@ def patch_model(
 
     Args:
         model: a Transformers model listed by `supported_models()`, or one that holds such a model as a part of its own type. A
-            model that is SimA already takes the new gain and backend.
-        gain: "tokens" or "none", as for `sima_attention`; saved as `config.attention_gain`.
-        backend: "auto" or a name from `sima_hf.ops.backend_report()`.
+            model that is swapped already takes the new attention, gain and backend.
+        gain: "tokens" or "none", as for `sima_attention`; saved as `config.attention_gain`. An option of SimA alone.
+        backend: "auto" or a name from `sima_hf.ops.backend_report()`; an option of SimA alone.
         verify: inputs for one forward, keyword arguments or a tensor; `certify` then has to find no softmax in what was
             swapped, or the model is turned back.
+        attention: "sima", or a drop-in of `sima_hf.peers` in its place, such as "inline"; saved as `config.attention_mechanism`. Class
+            and model type are SimA's all the same: they are what keeps softmax out.
 
     Returns:
         The same object. `sima_hf.patching.describe(model)` says what was swapped and what was left.
 
     Raises:
-        UnsupportedModelError (a ValueError): the model cannot be swapped, with the reason; it is left untouched.
+        UnsupportedModelError (a ValueError): the model cannot be swapped, or not to this attention, with the reason; it is left
+            untouched.
         TypeError: it is not a Transformers model.
-        ValueError: unknown gain or backend.
+        ValueError: unknown attention, gain or backend, or a gain or backend for a peer, which has none.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
@@ -63,16 +71,23 @@ def patch_model(
             "give the model inside: `model.get_base_model()` of PEFT, `model.module` of DistributedDataParallel, "
             "`model._orig_mod` of torch.compile, `pipe.model` of a pipeline."
         )
-    check_gain(gain)
+    check_attention(attention, gain)
     check_not_remote_code(model)
     known = ("auto", *backend_names())
     if backend not in known:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, known))}, got {backend!r}.")
+    if attention != SIMA and backend != "auto":
+        raise ValueError(
+            f"`backend` is an option of SimA alone, got {backend!r} with attention={attention!r}, which plain torch computes. Leave it "
+            "out."
+        )
     new = not sima_configs(model) or any(host_of(module) is not None for module in model.modules())
     new = new or not knows_its_parts(model)
     if new:
-        _swap(model)
-    _choose(model, gain, "sima" if backend == "auto" else f"sima_{backend}")
+        _swap(model, attention)
+    else:
+        check_offered(attention, type(model).__name__, {one.host for one in sima_attentions(model)})
+    _choose(model, attention, gain, None if backend == "auto" else f"sima_{backend}")
     if new and verify is not None:
         _verify(model, verify)
     report = describe(model)
@@ -83,14 +98,15 @@ def patch_model(
     return model
 
 
-def _choose(model: PreTrainedModel, gain: str, implementation: str) -> None:
+def _choose(model: PreTrainedModel, attention: str, gain: str, implementation: str | None) -> None:
     for config in sima_configs(model):
-        config.attention_gain = gain
+        config.attention_mechanism, config.attention_gain = attention, gain
         config.choose_backend(implementation)
 
 
-def _swap(model: PreTrainedModel) -> None:
+def _swap(model: PreTrainedModel, attention: str) -> None:
     hosts, found = plan(model)
+    check_offered(attention, type(model).__name__, hosts.values())
     for host in hosts.values():
         register_host(host)
     modules = list(model.modules())
@@ -125,7 +141,7 @@ def _copy_configs(modules: list[nn.Module], hosts: dict[str, Host]) -> dict[int,
                     vars(config).pop("model_type", None)
                     config.__class__ = config_class(host)
                     if isinstance(config, SimAHostConfig):
-                        config.choose_backend("sima")
+                        config.choose_backend(None)
     return copies
 
 
@@ -188,11 +204,13 @@ def _why_not_undone(model: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto") -> Iterator[PreTrainedModel]:
+def patched(
+    model: PreTrainedModel, gain: str = DEFAULT_GAIN, backend: str = "auto", attention: str = SIMA
+) -> Iterator[PreTrainedModel]:
     """`patch_model` for the length of a `with` block; what was before comes back, also when the block fails.
 
     Args:
-        model, gain, backend: as for `patch_model`. Of a model that is SimA already, gain and backend come back.
+        model, gain, backend, attention: as for `patch_model`. Of a model that is swapped already, these three come back.
 
     Yields:
         The same object, swapped.
@@ -203,7 +221,7 @@ def patched(model: PreTrainedModel, gain: str = "tokens", backend: str = "auto")
     configs = sima_configs(model) if isinstance(model, nn.Module) else []
     settings = [(config, {name: x for name, x in vars(config).items() if name in _SETTINGS}) for config in configs]
     before = getattr(model, RECORD, None)
-    patch_model(model, gain=gain, backend=backend)
+    patch_model(model, gain=gain, backend=backend, attention=attention)
     try:
         yield model
     finally:

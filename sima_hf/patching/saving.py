@@ -1,4 +1,4 @@
-"""Whether a saved folder would come back as its model runs: config.json has to name every SimA part in it, with its gain."""
+"""Whether a saved folder would come back as its model runs: config.json has to name every SimA part in it, with attention and gain."""
 
 import sys
 from types import FrameType
@@ -8,6 +8,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .attention_modules import sima_attentions
+from .attentions.mechanisms import DEFAULT_GAIN, SIMA
 from .configs import SimAHostConfig
 
 
@@ -55,16 +56,22 @@ def _caller(frame: FrameType | None, part: PreTrainedModel) -> tuple[PreTrainedM
 
 def why_lost(model: PreTrainedModel) -> str | None:
     """The sentence for a part of `model` that its config.json would bring back as something else; None where there is none."""
-    gains = _gains_in_json(model.config)
+    settings = _settings_in_json(model.config)
     for path, config in _sima_parts(model):
         gain, here = config.attention_gain, f"{path or 'this model'!r} in this {type(model).__name__}"
-        if config.model_type not in gains:
+        known = settings.get(config.model_type)
+        if known is None:
             return (
                 f"{here} computes SimA attention ({config.model_type!r}), of which the config of the whole, "
                 f"{model.config.model_type!r}, does not know: a saved folder would load as softmax. Swap the whole with "
                 "sima_hf.patch_model(model), or save that part by itself."
             )
-        if gain not in gains[config.model_type]:
+        if config.attention_mechanism not in {mechanism for mechanism, _ in known}:
+            return (
+                f"{here} runs with attention_mechanism {config.attention_mechanism!r}, but config.json would say another. Choose one for "
+                f"the whole: sima_hf.patch_model(model, attention={config.attention_mechanism!r})."
+            )
+        if (config.attention_mechanism, gain) not in known:
             return (
                 f"{here} runs with attention_gain {gain!r}, but config.json would say another. Choose one for the whole: "
                 f"sima_hf.patch_model(model, gain={gain!r})."
@@ -74,7 +81,7 @@ def why_lost(model: PreTrainedModel) -> str | None:
 
 def knows_its_parts(model: PreTrainedModel) -> bool:
     """Whether the config of `model` names the type of every SimA part in it."""
-    return {config.model_type for _, config in _sima_parts(model)} <= _gains_in_json(model.config).keys()
+    return {config.model_type for _, config in _sima_parts(model)} <= _settings_in_json(model.config).keys()
 
 
 def _sima_parts(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
@@ -84,13 +91,14 @@ def _sima_parts(model: PreTrainedModel) -> list[tuple[str, SimAHostConfig]]:
     return list(found.values())
 
 
-def _gains_in_json(config: PreTrainedConfig) -> dict[str, set[str]]:
-    """model_type -> gains, of all that config.json would say."""
+def _settings_in_json(config: PreTrainedConfig) -> dict[str, set[tuple[str, str]]]:
+    """model_type -> pairs of mechanism and gain, of all that config.json would say."""
     found, queue = {}, [config.to_dict()]
     while queue:
         value = queue.pop()
         if isinstance(value, dict):
-            found.setdefault(str(value.get("model_type")), set()).add(value.get("attention_gain", "tokens"))
+            setting = value.get("attention_mechanism", SIMA), value.get("attention_gain", DEFAULT_GAIN)
+            found.setdefault(str(value.get("model_type")), set()).add(setting)
             queue += value.values()
         elif isinstance(value, list):
             queue += value

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..attention import attention_function_names
 from .attentions import class_over, is_made_by_torch
 from .attentions.code_paths import is_own_forward
+from .attentions.mechanisms import function_names
 from .configs import is_sima, nested
 from .models import configs_of, set_model_class
 
@@ -26,7 +26,9 @@ RECORD = "_before_sima"
 WHOLE = "_part_of_sima"
 
 # What a config says of SimA, or of the class that has it: not carried over when the swap is undone.
-_OF_SIMA = frozenset({"attention_gain", "model_type", "_sima_implementation", "architectures", "auto_map"})
+_OF_SIMA = frozenset(
+    {"attention_gain", "attention_mechanism", "model_type", "_sima_implementation", "architectures", "auto_map"}
+)
 _IMPLEMENTATION = "_attn_implementation_internal"
 
 
@@ -269,7 +271,7 @@ class _Configs:
                 old.output_attentions = now[name]
             except ValueError as error:  # maps that fused softmax does not have
                 logger.warning(f"`output_attentions` was set while the model was SimA, and is not kept: {error}")
-        elif name != _IMPLEMENTATION or now[name] not in attention_function_names():
+        elif name != _IMPLEMENTATION or now[name] not in function_names():
             value = now[name]
             known = isinstance(value, PreTrainedConfig) and (id(value) in self.olds or self.turns(value))
             vars(old)[name] = self.turned(value) if known else value

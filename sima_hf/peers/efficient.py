@@ -6,7 +6,7 @@ Shen et al., "Efficient Attention: Attention with Linear Complexities", WACV 202
 import torch
 
 from ..ops.eager import apply_context, matmul
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 def efficient_attention(
@@ -32,9 +32,9 @@ def efficient_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend(
+    return checked_attention(
         "efficient_attention",
         _efficient,
         query,

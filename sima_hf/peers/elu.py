@@ -6,7 +6,7 @@ Katharopoulos et al., "Transformers are RNNs", ICML 2020, arXiv 2006.16236. The 
 import torch
 from torch.nn import functional as F
 
-from .inputs import attend
+from .inputs import checked_attention
 from .kernels import kernel_attention, kernel_reference
 
 
@@ -34,9 +34,9 @@ def elu_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend(
+    return checked_attention(
         "elu_attention",
         lambda given: kernel_attention(given, elu_features),
         query,

@@ -5,7 +5,7 @@ Bolya et al., "Hydra Attention: Efficient Attention with Many Heads", 2022, arXi
 
 import torch
 
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 LEAST = 1e-24  # square of a length
@@ -36,14 +36,14 @@ def hydra_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
     if value.shape[-1] != query.shape[-1]:
         raise ValueError(
             f"hydra_attention multiplies values by keys channel by channel, so `value` must have {query.shape[-1]} channels as "
             f"the query has, got {value.shape[-1]}."
         )
-    return attend(
+    return checked_attention(
         "hydra_attention",
         _hydra,
         query,

@@ -8,7 +8,7 @@ Linear Attention", NeurIPS 2024, arXiv 2412.06590; the block published with it a
 import torch
 
 from ..ops.eager import apply_context
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 def inline_attention(
@@ -35,9 +35,11 @@ def inline_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend("inline_attention", _inline, query, key, value, attn_mask, bias=bias, scale=scale, order=order)
+    return checked_attention(
+        "inline_attention", _inline, query, key, value, attn_mask, bias=bias, scale=scale, order=order
+    )
 
 
 def _inline(given: Inputs) -> torch.Tensor:

@@ -57,7 +57,7 @@ class Inputs:
         return matmul(key.transpose(-2, -1), self.value)
 
 
-def attend(
+def checked_attention(
     name: str,
     compute: Callable[[Inputs], torch.Tensor],
     query: torch.Tensor,

@@ -8,7 +8,7 @@ import torch
 
 from ..ops.eager import apply_context, matmul
 from .elu import elu_features
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 LEAST = 1e-6  # of z, by which it is divided
@@ -40,9 +40,11 @@ def mala_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend("mala_attention", _mala, query, key, value, attn_mask, bias=bias, scale=scale, order=order)
+    return checked_attention(
+        "mala_attention", _mala, query, key, value, attn_mask, bias=bias, scale=scale, order=order
+    )
 
 
 def _mala(given: Inputs) -> torch.Tensor:

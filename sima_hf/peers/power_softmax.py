@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 POWER = 4
@@ -41,12 +41,12 @@ def power_softmax_attention(
         its logits are 0.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
     if not isinstance(power, int) or power < 2 or power % 2:
         raise ValueError(f"`power` must be an even number of 2 or more, got {power!r}.")
     compute = functools.partial(_power_softmax, power=power)
-    return attend(
+    return checked_attention(
         "power_softmax_attention",
         compute,
         query,

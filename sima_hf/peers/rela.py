@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import nn
 
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 EPS = 1e-6  # beside the mean square
@@ -41,10 +41,10 @@ def rela_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
     compute = functools.partial(_rela, normalize=normalize)
-    return attend(
+    return checked_attention(
         "rela_attention",
         compute,
         query,

@@ -5,7 +5,7 @@ Katharopoulos et al., arXiv 2006.16236, section 3.2, with ReLU for the feature m
 
 import torch
 
-from .inputs import attend
+from .inputs import checked_attention
 from .kernels import kernel_attention, kernel_reference
 
 
@@ -34,9 +34,9 @@ def relu_kernel_attention(
         channel above zero in common with a key.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend(
+    return checked_attention(
         "relu_kernel_attention",
         lambda given: kernel_attention(given, torch.relu),
         query,

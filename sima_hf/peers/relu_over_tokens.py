@@ -5,7 +5,7 @@ Wortsman et al., "Replacing softmax with ReLU in Vision Transformers", 2023, arX
 
 import torch
 
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 def relu_over_tokens_attention(
@@ -32,9 +32,9 @@ def relu_over_tokens_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend(
+    return checked_attention(
         "relu_over_tokens_attention",
         _relu_over_tokens,
         query,

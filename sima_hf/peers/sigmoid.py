@@ -5,7 +5,7 @@ Ramapuram et al., "Theory, Analysis, and Best Practices for Sigmoid Self-Attenti
 
 import torch
 
-from .inputs import Inputs, attend
+from .inputs import Inputs, checked_attention
 
 
 def sigmoid_attention(
@@ -32,9 +32,9 @@ def sigmoid_attention(
         `(B,H,Nq,Dv)` in the dtype of `query`; half precision is computed in float32. Zeros where a query may see nothing.
 
     Raises:
-        TypeError, ValueError: see `attend` in `inputs.py`.
+        TypeError, ValueError: see `checked_attention` in `inputs.py`.
     """
-    return attend(
+    return checked_attention(
         "sigmoid_attention",
         _sigmoid,
         query,

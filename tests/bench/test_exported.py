@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from sima_hf.bench import exported, exported_report, runtimes, tables
 from sima_hf.bench import model as model_benchmark
@@ -148,8 +149,27 @@ def test_the_measuring_process_needs_neither_torch_nor_this_package():
     assert not [name for name in imported if name.startswith((".", "torch", "sima_hf", "transformers"))]
 
 
+def photos(folder):
+    """Forty images of noise, as files."""
+    noise = numpy.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), dtype=numpy.uint8)
+    for index, one in enumerate(noise):
+        Image.fromarray(one).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_int8_is_measured_at_a_size_that_is_not_the_models(tmp_path):
+    rows = exported.measure_exported("tiny", (64,), (1,), ("onnx",), "int8", 0.0, photos(tmp_path))
+    assert {(row.contestant, row.dtype, row.pixels) for row in rows} == {
+        ("softmax", "int8", 64),
+        ("sima", "int8", 64),
+    }
+    assert all(0 < row.error <= exported.OFF_IN_INT8 for row in rows)
+
+
 def test_int8_goes_through_the_public_function(monkeypatch, tmp_path):
     given = {}
+    photos(tmp_path)
 
     def export(model, folder, form, **options):
         given.update(options, form=form)
@@ -181,6 +201,16 @@ def test_table_for_a_page(tmp_path):
     assert "one image on a processor; tiny, ONNX Runtime 1.0, OpenVINO 1.0, torch 2" in lines[-1] + lines[-2]
     line = exported_report.short_line(tmp_path / "export_tiny_cpu_float32.csv")
     assert "with 1 thread (float32): ONNX Runtime 0.80 at 224, 2.50 at 1,024 pixels; OpenVINO 0.80 at 224" in line
+
+
+def test_int8_beside_float32_says_what_it_gains(tmp_path):
+    rows = [row for row in some_rows() if row.runtime == "onnxruntime"]
+    fast = [dataclasses.replace(row, dtype="int8", median_ms=row.median_ms / 2) for row in rows]
+    for dtype, own in (("float32", rows), ("int8", fast)):
+        tables.write_csv(own, tmp_path / f"{dtype}.csv")
+    page = exported_report.markdown_table([tmp_path / "float32.csv", tmp_path / "int8.csv"])
+    assert "SimA in int8 takes less time than in float32 by a factor of 2.00 to 2.00 (two runs)." in page
+    assert "in int8" not in exported_report.markdown_table([tmp_path / "float32.csv"])
 
 
 def test_table_and_picture(tmp_path):

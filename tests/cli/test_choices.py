@@ -69,10 +69,12 @@ def test_the_words_are_those_of_the_package():
     from sima_hf.exporting.quantize import SCHEMES
     from sima_hf.ops import backend_names
     from sima_hf.ops.order import GAINS
+    from sima_hf.peers import PEERS
 
     assert list(choices.VARIANTS) == list(SIMA_VARIANTS)
     assert set(MODELS) == set(choices.RANDOM_MODELS) | {name for name in MODELS if name == "tiny"}
     assert [one.value for one in choices.Backend] == ["auto", *backend_names()]
+    assert [one.value for one in choices.Attention] == ["sima", *(one.name for one in PEERS.values() if one.drop_in)]
     assert {one.value for one in choices.Gain} == set(GAINS)
     assert {one.value for one in choices.Weights} == set(WEIGHTS)
     assert [one.value for one in choices.Format] == list(FORMATS)

@@ -61,7 +61,7 @@ def test_padding_masks_are_honored(monkeypatch):
     masks = []
     compute = attention.sima_attention
     monkeypatch.setattr(
-        attention, "sima_attention", lambda q, k, v, m, **o: masks.append(m) or compute(q, k, v, m, **o)
+        attention, "sima_attention", lambda q, k, v, mask, **o: masks.append(mask) or compute(q, k, v, mask, **o)
     )
     with torch.no_grad():
         masked = model(pixels, attention_mask=keep).last_hidden_state

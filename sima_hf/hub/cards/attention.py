@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from ...models.sima.modeling_sima import SimAPreTrainedModel
+from ...patching.attentions.mechanisms import SIMA, title_of
 from ...patching.certificate import Operation
+from ...peers import Mechanism, find_peer
 from ..checks import is_under
 
 
@@ -26,15 +28,18 @@ def softmax_in_sima(checked: "CheckedFolder") -> list[Operation]:
 def attention_values(checked: "CheckedFolder") -> dict[str, Any]:
     """For the template: parts that are SimA, whether that is the whole model, and what ran and stays besides.
 
-    "native" has the parts of SimA's own architecture, path -> gain; "allowed" and "outside" have operations, equal ones of equal
-    modules as one list.
+    "native" has the parts of SimA's own architecture, path -> gain; "peer" the row of what was swapped in, None for SimA, and
+    "attention" its name in sentences; "allowed" and "outside" have operations, equal ones of equal modules as one list.
     """
     model, description, operations = checked.model, checked.description, checked.certificate.operations
     native = _native_parts(model)
     left = {path: cls for path, cls in description.left.items() if not any(is_under(path, one) for one in native)}
     # A host may be swapped in a part alone, and its decoder may be plain modules, which nothing but the count tells of.
     within = any(part.within for part in description.swapped)
+    peer = peer_in(checked)
     return {
+        "peer": peer,
+        "attention": title_of(SIMA if peer is None else peer.name),
         "native": {path: model.get_submodule(path).config.attention_gain for path in native},
         "swapped": description.swapped,
         "whole": checked.certificate.softmax_free and not left and not within,
@@ -42,6 +47,12 @@ def attention_values(checked: "CheckedFolder") -> dict[str, Any]:
         "outside": _grouped([one for one in operations if not one.allowed]),
         "left": left,
     }
+
+
+def peer_in(checked: "CheckedFolder") -> Mechanism | None:
+    """The row of what was swapped in; None for SimA. A folder that was checked has one attention."""
+    names = [part.mechanism for part in checked.description.swapped if part.mechanism != SIMA]
+    return find_peer(names[0]) if names else None
 
 
 def _native_parts(model: PreTrainedModel) -> list[str]:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData, constants
 
 from ...errors import PublishError
-from .attention import softmax_in_sima
+from .attention import peer_in, softmax_in_sima
 from .block import card_block
 from .facts import CardFacts, card_files, find_facts
 from .front_matter import METRICS, WRITTEN_METRICS, as_list, merged_data
@@ -127,7 +127,9 @@ def _front_matter(
     tag = pipeline_tag(checked.model)
     results = _eval_results(known, tag, place, revision) if tag else []
     changed = bool(known.provenance.get("calibration") or known.provenance.get("distillation") or known.trainings)
-    tags = ["sima", "softmax-free" if checked.certificate.softmax_free else None, "vision", tag]
+    peer = peer_in(checked)
+    attention = "sima" if peer is None else peer.name.replace("_", "-")
+    tags = [attention, "softmax-free" if checked.certificate.softmax_free else None, "vision", tag]
     data = ModelCardData(
         library_name="transformers",
         license=known.license or None,

@@ -36,13 +36,15 @@ def attend(
     bias: torch.Tensor | None = None,
     maps: bool = False,
     mask_queries: bool | None = None,
+    scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """SimA with the gain and the backend that the config of `module` names.
+    """The attention that the config of `module` names: SimA with its gain and backend, or a peer.
 
     Args:
         module: a swapped module; its `sima_config` is the SimA<Host>Config of its model.
         query, key, value, mask, bias, mask_queries: as for `sima_attention`.
         maps: also build the signed maps.
+        scale: of a peer's logits, where the host has one of its own; SimA has none.
 
     Returns:
         `(B,Nq,H*Dv)`, the heads side by side, and `(B,H,Nq,Nk)` or None.
@@ -59,5 +61,6 @@ def attend(
         gain=config.attention_gain,
         output_attentions=bool(maps),
         mask_queries=mask_queries,
+        scaling=scale,
     )
     return output.flatten(-2), attentions

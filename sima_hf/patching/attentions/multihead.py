@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from .common import attend, split_heads
-from .pooling import pool
+from .pooling import ask
 
 
 class MultiHeadForward:
@@ -40,7 +40,7 @@ class MultiHeadForward:
         keep = None if key_padding_mask is None else ~key_padding_mask.bool()
         if attn_mask is not None:
             keep = self._keys_kept(attn_mask, key.shape[0], query.shape[1])
-        context = pool(*projected, keep) if query.shape[1] == 1 else attend(self, *projected, keep)[0]
+        context = ask(self, *projected, keep) if query.shape[1] == 1 else attend(self, *projected, keep)[0]
         output = F.linear(context, self.out_proj.weight, self.out_proj.bias)
         return (output if self.batch_first else output.transpose(0, 1)), None
 

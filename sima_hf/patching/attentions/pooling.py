@@ -3,11 +3,13 @@
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ...attention import one_dtype
 from ...ops.autocast import without_autocast
-from .common import project_heads, split_heads
+from .common import attend, project_heads, split_heads
+from .mechanisms import SIMA
 
 
 def pool(
@@ -45,6 +47,28 @@ def pool(
     return context.to(dtype).transpose(1, 2).flatten(-2)
 
 
+def ask(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keep: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """What one query gets in a pooling head: by `pool` where the config of `module` names SimA, else by the peer that it names.
+
+    Args:
+        module: a swapped module with a `sima_config`.
+        query, key, value, keep, scale: as for `pool`.
+
+    Returns:
+        `(B,1,H*Dv)`.
+    """
+    if module.sima_config.attention_mechanism == SIMA:
+        return pool(query, key, value, keep, scale)
+    return attend(module, query, key, value, keep, mask_queries=False, scale=scale)[0]
+
+
 class Aimv2Pooling:
     """AIMv2's pooling head: a learned class token asks, without a projection."""
 
@@ -53,7 +77,7 @@ class Aimv2Pooling:
         channels = self.hidden_size // self.num_heads
         query = split_heads(self.cls_token.expand(hidden_states.shape[0], -1, -1), channels)
         key, value = project_heads(hidden_states, channels, self.k_proj, self.v_proj)
-        return self.output_proj(pool(query, key, value).mean(dim=1))
+        return self.output_proj(ask(self, query, key, value).mean(dim=1))
 
 
 class VJepa2Pooling:
@@ -67,7 +91,7 @@ class VJepa2Pooling:
             split_heads(project(x), self.head_dim)
             for project, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
-        return pool(query, key, value, scale=self.scale), None
+        return ask(self, query, key, value, scale=self.scale), None
 
 
 class VideoPrismPooling:
@@ -78,4 +102,4 @@ class VideoPrismPooling:
         query = self.q_proj(self.pooling_attention_query.expand(hidden_states.shape[0], -1, -1))
         query = split_heads(query, self.head_dim) * F.softplus(self.per_dim_scale)
         key, value = project_heads(hidden_states, self.head_dim, self.k_proj, self.v_proj)
-        return self.o_proj(pool(query, key, value, scale=self.scaling)), None
+        return self.o_proj(ask(self, query, key, value, scale=self.scaling)), None

@@ -28,6 +28,8 @@ class Host:
         towers: names of the sub-configs that are swapped, for a model made of several.
         class_table: name of the host's own table of attention classes by implementation, with the entry to build with.
         allowed: name of a class in which an operation stays -> (word in the operation's name, why).
+        full_mask: whether it hides tokens from each other by a mask of queries and keys, not by padding alone.
+        sima_alone: why none of `sima_hf.peers` is offered for it, as a clause; "" where they may be.
     """
 
     model_type: str
@@ -41,3 +43,5 @@ class Host:
     towers: tuple[str, ...] = ()
     class_table: tuple[str, str] | None = None
     allowed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    full_mask: bool = False
+    sima_alone: str = ""

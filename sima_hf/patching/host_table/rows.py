@@ -76,7 +76,7 @@ ROWS = (
         IMAGE,
         "convolutional projections; fewer keys than queries",
         reached="own code",
-        forwards={"CvtSelfAttention": "cvt.ConvProjectionAttention"},
+        forwards={"CvtSelfAttention": "separate_qkv.ConvProjectionAttention"},
     ),
     Host(
         "pvt",

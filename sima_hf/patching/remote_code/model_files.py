@@ -15,8 +15,11 @@ from transformers import PreTrainedConfig
 from ...errors import PublishError
 from ...models.sima import configuration_sima
 from ...models.sima.configuration_sima import SimAConfig
+from ...peers.mechanisms import find_peer
 from ...version import __version__
+from ..attentions.mechanisms import SIMA, title_of
 from ..hosts import HOSTS, PREFIX, Host, auto_classes, host_config_class, host_of_config
+from .own_texts import CLASSES_OF_PARTS, own_texts
 from .source_bundle import Cut, bundle
 
 
@@ -29,20 +32,20 @@ NATIVE_CLASSES = {
 }
 
 # Modules of patching/ that go into the file of that name: they need neither a host's forwards nor model classes.
-_IN_BASE = ("hosts", "host_table", "configs", "zero_tokens", "attentions.code_paths")
+_IN_BASE = ("hosts", "host_table", "attentions.mechanisms", "configs", "zero_tokens", "attentions.code_paths")
 # What is computed without the package: plain torch, on any device.
 BACKEND = "eager"
 ATTENTION, BASE = "sima_attention", "sima_base"
 
-_ATTENTION_DOC = '''"""SimA attention (arXiv 2206.08898) in plain torch, and its place among Transformers' attention functions.
+_ATTENTION_DOC = '''"""{attention} in plain torch, and its place among Transformers' attention functions.
 
-Cut by sima_hf {version} from its own sources; with sima_hf installed, its faster kernels serve instead. Apache-2.0.
+Cut by sima_hf {version} from its own sources{kernels}. Apache-2.0.
 """'''
 _BASE_DOC = '''"""The row of {name} in the table of hosts, its config, and the check of which attention code would run softmax.
 
 Cut by sima_hf {version} from its own sources. Apache-2.0.
 """'''
-_MODEL_DOC = '''"""{name} with SimA attention in place of softmax, under the names of its own parameters.
+_MODEL_DOC = '''"""{name} with {title} attention in place of softmax, under the names of its own parameters.
 
 {classes}.
 
@@ -154,8 +157,26 @@ def _rows(config: PreTrainedConfig) -> Iterator[Host]:
         yield host
 
 
+def _mechanisms(config: PreTrainedConfig) -> set[str]:
+    """What the swapped models of a config and of all configs in it compute."""
+    inner = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
+    found = {name for one in inner for name in _mechanisms(one)}
+    return found | ({config.attention_mechanism} if hasattr(config, "attention_mechanism") else set())
+
+
+def _mechanism(config: PreTrainedConfig) -> str:
+    found = sorted(_mechanisms(config)) or [SIMA]
+    if len(found) > 1:
+        raise PublishError(
+            f"The parts of this {_base(config).__name__.removesuffix('Config')} compute different attention ({', '.join(found)}), and the "
+            "code beside a model has one. Choose one for the whole: sima_hf.patch_model(model, attention=...)."
+        )
+    return found[0]
+
+
 def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     _check(config)
+    mechanism = _mechanism(config)
     module = _module_name(config)
     hosts = list({host.model_type: host for host in _rows(config)}.values())
     places = [
@@ -165,20 +186,18 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     package = __package__.partition(".")[0]
     patching = f"{package}.patching"
     table = ", ".join(f'"{file}.{name}": {name}' for file, name in places)
+    own = own_texts(mechanism)
     cut = Cut(
         rows={
             (f"{package}.ops.backends", "BACKENDS"): lambda name: name == BACKEND,
+            (f"{package}.peers.mechanisms", "_ROWS"): lambda name: name == mechanism,
             (f"{patching}.host_table.rows", "ROWS"): lambda name: name in {host.model_type for host in hosts},
         },
         replaced={
             (f"{patching}.hosts", "HOME"): f'HOME = f"{{__package__}}.{module}"',
             (f"{patching}.attentions", "forward_class"): "def forward_class(forward_path: str) -> type:\n"
             f'    """The class with the forward that a row names."""\n    return {{{table}}}[forward_path]',
-            (f"{patching}.attentions", "swapped_class"): _OWN_CLASS,
-            (f"{package}.attention", "attention_function_names"): _OWN_NAME,
-            (f"{package}.attention", "register_attention_functions"): _OWN_FUNCTION,
-            (f"{patching}.configs", "sima_implementation"): _OWN_IMPLEMENTATION,
-            (f"{patching}.saving", "check_saved_whole"): _OWN_CHECK,
+            **{(f"{package}.{module}", name): text for (module, name), text in own.items()},
         },
         # Transformers itself copies the code of a model that came with code.
         omitted={
@@ -202,17 +221,20 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
         *((f"{patching}.attentions.{file}", name) for file, name in places),
     ]
     files = {
-        ATTENTION: (f"{package}.attention", f"{package}.ops", f"{package}.errors"),
+        ATTENTION: (f"{package}.attention", f"{package}.ops", f"{package}.peers", f"{package}.errors"),
         BASE: tuple(f"{patching}.{name}" for name in _IN_BASE),
         module: (patching,),
     }
     models = sorted({name for names in _models(config).values() for name in names})
     ending = _ending(hosts[-1], models) if _is_swapped(config) else _ending_around(config, models)
-    start = f"{_CLASSES_OF_PARTS}\n\n\nregister_attention_functions()\n{_registered(inner)}"
+    start = f"{CLASSES_OF_PARTS}\n\n\nregister_attention_functions()\n{_registered(inner)}"
     texts = bundle(wanted, files, cut, start + ending)
     prefix = PREFIX if _is_swapped(config) else ""
     facts = {
         "version": __version__,
+        "title": title_of(mechanism),
+        "attention": _credit(mechanism),
+        "kernels": "; with sima_hf installed, its faster kernels serve instead" if mechanism == SIMA else "",
         "name": _base(config).__name__.removesuffix("Config"),
         "classes": textwrap.fill(", ".join(f"{prefix}{name}" for name in [_base(config).__name__, *models]), 118),
     }
@@ -220,46 +242,10 @@ def _swapped(config: PreTrainedConfig) -> dict[str, str]:
     return {f"{name}.py": f"{docs[name].format(**facts)}\n\n{text}" for name, text in texts.items()}
 
 
-# What is different where a model brings its own code. Several such models may be in one process, and each runs its own: the name
-# of its attention function, by which Transformers finds it, is made of the file's content.
-_OWN_NAME = '''@functools.cache
-def attention_function_names() -> tuple[str, ...]:
-    """The name of the attention function of this very file."""
-    import hashlib
-    from pathlib import Path
-
-    return (f"sima_{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}",)'''
-_OWN_FUNCTION = '''def register_attention_functions() -> None:
-    """Make Transformers know this file's attention, and how its masks are to be made."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    for name in attention_function_names():
-        AttentionInterface.register(name, sima_attention_forward)
-        AttentionMaskInterface.register(name, sima_mask)'''
-# A model that is being loaded has Transformers' own classes; subclasses come with live models.
-_OWN_CLASS = '''def swapped_class(cls: type[nn.Module], original: type[nn.Module], forward_path: str) -> type[nn.Module]:
-    """SimA's class for a module of the host's."""
-    return mixed_class(original, forward_path)'''
-_CLASSES_OF_PARTS = '''def __getattr__(name: str):
-    """A config class that was made for a part of this model, by its name: what pickle looks up."""
-    return getattr(importlib.import_module(SimAHostConfig.__module__), name)'''
-_OWN_CHECK = '''def check_saved_whole(model: PreTrainedModel) -> None:
-    """Parts are not swapped by this file, so config.json says what they run."""'''
-_OWN_IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str) -> str:
-    """The attention function of the file beside this one, whichever of SimA's names comes, or none.
-
-    Raises:
-        ValueError: it is one that sima_hf has, or one that would bring softmax back.
-    """
-    own = attention_function_names()[0]
-    if name in (None, IN_FILES, "sima", "sima_eager", own):
-        return own
-    if name.startswith("sima"):
-        raise ValueError(f"`attn_implementation={name!r}` needs sima_hf: `pip install sima-hf`, import it, and load {owner} again.")
-    raise ValueError(
-        f"{owner} computes SimA attention, which `attn_implementation={name!r}` does not; leave it out. In a model made of several, "
-        "a dict such as {'text_config': 'sdpa'} reaches the parts that are not SimA."
-    )'''
+def _credit(mechanism: str) -> str:
+    """An attention with its source, for the first line of its file."""
+    source = "arXiv 2206.08898" if mechanism == SIMA else find_peer(mechanism).source
+    return f"{title_of(mechanism)} attention ({source})"
 
 
 def _registered(inner: list[Host]) -> str:

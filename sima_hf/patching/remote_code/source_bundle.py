@@ -40,7 +40,7 @@ class Cut:
     """What differs between a published definition and the one in the package.
 
     Attributes:
-        rows: (module, name of a table) -> whether a row, by its first argument, stays.
+        rows: (module, name of a table) -> whether a row, by its first argument or the one called `name`, stays.
         replaced: (module, name) -> the text that stands for it.
         omitted: (module, class) -> methods that only make sense within the package.
     """
@@ -99,7 +99,7 @@ def _define(module: str, name: str, node: ast.stmt, text: str, cut: Cut) -> Defi
     while start > 1 and lines[start - 2].startswith("#"):
         start -= 1
     if key in cut.rows:
-        kept = [row for row in node.value.elts if cut.rows[key](row.args[0].value)]
+        kept = [row for row in node.value.elts if cut.rows[key](_name_of(row))]
         rows = [f"    {ast.get_source_segment(text, row)},\n" for row in kept]
         comment = lines[start - 1 : first - 1]
         return _definition(module, node.lineno, "\n".join([*comment, f"{name} = (\n{''.join(rows)})"]), kept)
@@ -110,6 +110,12 @@ def _define(module: str, name: str, node: ast.stmt, text: str, cut: Cut) -> Defi
         parts = [*(one for one in node.body if one not in methods), *node.bases, *node.decorator_list]
     kept = [line for number, line in enumerate(lines[start - 1 : node.end_lineno], start) if number not in dropped]
     return _definition(module, node.lineno, "\n".join(kept).rstrip(), parts)
+
+
+def _name_of(row: ast.Call) -> str:
+    """The first argument of a row of a table, or the one called `name`."""
+    named = [one.value for one in row.keywords if one.arg == "name"]
+    return (row.args or named)[0].value
 
 
 def _definition(module: str, line: int, text: str, parts: list[ast.AST]) -> Definition:
