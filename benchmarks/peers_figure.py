@@ -129,7 +129,7 @@ def draw_figure(folder: Path, output: Path) -> None:
         low, high = [mean - min(found)], [max(found) - mean]
         color = COLORS[contestant.remaining]
         axis.errorbar([milliseconds], [mean], [low, high], fmt="o", color=color, capsize=3, label=label)
-        axis.annotate(contestant.title, (milliseconds, mean), (5, 4), textcoords="offset points", fontsize=8)
+        axis.annotate(contestant.title, (milliseconds, mean), (5, 3), textcoords="offset points", fontsize=7)
     axis.set_xscale("log")
     axis.margins(x=0.15)
     axis.set_xlabel(f"milliseconds of the attention alone at {SHOWN_TOKENS:,} tokens, plain torch")
