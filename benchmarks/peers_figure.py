@@ -121,15 +121,21 @@ def draw_figure(folder: Path, output: Path) -> None:
         return
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(8.2, 5), layout="constrained")
-    labeled = set()
-    for name, (found, milliseconds) in points.items():
-        contestant, mean = CONTESTANTS[name], statistics.mean(found)
-        label = f"left of softmax: {contestant.remaining}" if contestant.remaining not in labeled else None
+    labeled, placed = set(), []
+    means = {name: statistics.mean(found) for name, (found, _) in points.items()}
+    step = 0.035 * max(max(means.values()) - min(means.values()), 1)
+    for name in sorted(points, key=means.get):
+        (found, milliseconds), mean, contestant = points[name], means[name], CONTESTANTS[name]
+        label = None if contestant.remaining in labeled else f"left of softmax: {contestant.remaining}"
         labeled.add(contestant.remaining)
-        low, high = [mean - min(found)], [max(found) - mean]
+        spans = [mean - min(found)], [max(found) - mean]
         color = COLORS[contestant.remaining]
-        axis.errorbar([milliseconds], [mean], [low, high], fmt="o", color=color, capsize=3, label=label)
-        axis.annotate(contestant.title, (milliseconds, mean), (5, 3), textcoords="offset points", fontsize=7)
+        axis.errorbar([milliseconds], [mean], spans, fmt="o", color=color, capsize=3, label=label)
+        height = mean
+        while any(0.5 < x / milliseconds < 2 and abs(y - height) < step for x, y in placed):
+            height += step / 4  # no name upon another
+        placed.append((milliseconds, height))
+        axis.annotate(contestant.title, (milliseconds, height), (6, 2), textcoords="offset points", fontsize=7)
     axis.set_xscale("log")
     axis.margins(x=0.15)
     axis.set_xlabel(f"milliseconds of the attention alone at {SHOWN_TOKENS:,} tokens, plain torch")
