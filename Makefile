@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed export-coverage int8 quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed export-coverage int8 peers quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -81,6 +81,9 @@ training-speed: $(VENV)/.installed  ## images per second of loading, augmenting 
 export-coverage: $(VENV)/.installed  ## which models export to which format, in benchmarks/results; goes on where it was stopped: two hours
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_coverage.py --output_dir $(RESULTS) --page docs/export.md
+
+peers: $(VENV)/.installed  ## softmax, SimA and its peers in one ViT, in benchmarks/results; goes on where it was stopped: two hours
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compare_attentions.py --output_dir $(RESULTS) --page docs/peers.md $(ARGS)
 
 int8: $(VENV)/.installed  ## accuracy of int8 and the error of whole numbers, in benchmarks/results: a quarter of an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/int8_accuracy.py --output_dir $(RESULTS) --page docs/export.md

@@ -57,12 +57,14 @@ def _gaussian(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def newton_inverse(matrix: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
     """`X <- 2 X - X A X` from `A / r^2`, r the largest sum of a row: inverse of `(...,M,M)`, symmetric and positive definite.
 
-    Eigenvalues far below r are not inverted within so few iterations, but damped, which keeps the result finite.
+    Eigenvalues far below r are not inverted within so few iterations, but damped, which keeps the result finite. The gradient goes
+    through the last step alone: `-X dA X`, that of the inverse.
     """
-    inverse = matrix / matrix.sum(dim=-1).amax(dim=-1)[..., None, None] ** 2
-    for _ in range(iterations):
-        inverse = 2 * inverse - inverse @ matrix @ inverse
-    return inverse
+    with torch.no_grad():
+        inverse = matrix / matrix.sum(dim=-1).amax(dim=-1)[..., None, None] ** 2
+        for _ in range(iterations - 1):
+            inverse = 2 * inverse - inverse @ matrix @ inverse
+    return 2 * inverse - inverse @ matrix @ inverse
 
 
 class SoftAttention(nn.Module):
@@ -136,15 +138,18 @@ class SoftAttention(nn.Module):
         query, value = (
             project(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.v_proj)
-        )  # (B,H,N,D)
+        )
+        output = self.attend(query, value, rows, columns)
+        return self.o_proj(output.transpose(1, 2).flatten(2)), None
+
+    def attend(self, query: torch.Tensor, value: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """`(B,H,N,D)` from query and value of that shape: all that lies between the projections."""
         query = query * query.shape[-1] ** -0.25
         maps = query[:, :, self.prefix_tokens :].flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
         landmarks = self.landmarks(maps).flatten(2).transpose(1, 2).unflatten(0, (-1, self.heads))  # (B,H,M,D)
         landmarks = nn.functional.gelu(self.landmark_norm(landmarks))
         output = soft_attention(query, value, landmarks, normalize=self.normalize, iterations=self.iterations)
-        if self.local is not None:
-            output = output + self._nearby(value, rows, columns)
-        return self.o_proj(output.transpose(1, 2).flatten(2)), None
+        return output if self.local is None else output + self._nearby(value, rows, columns)
 
     def _nearby(self, value: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """`(B,H,N,D)`: every head's convolution over the grid, the same for all of its channels; zeros for the prefix."""
