@@ -2,34 +2,29 @@
 
 import contextlib
 import math
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 
 from ..data.images import EvalImages, collate
 from ..data.processors import normalization, processor_for, side_of
 from ..data.sources import load_folder, load_image_data
 from ..data.views import EvalView
-from ..errors import DataError, MissingDependencyError
+from ..errors import DataError
 from ..folders.local_paths import shown_place, without_folders
 from ..folders.weights_hash import hash_of
 from ..loading.by_name import is_sima
 from ..loading.processors import load_processor
-from ..machine.description import device_name, git_revision
-from ..machine.devices import best_device, check_device
+from ..loading.weights_place import processor_source
+from ..machine.description import device_name, versions
+from ..machine.devices import DTYPES, best_device, check_device
 from ..machine.plotting import pyplot
+from ..machine.processes import make_accelerator
 from ..machine.waiting import main_process_first
-from ..version import __version__
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
 from .counting import EvaluationResult, evaluate_model
-
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -163,45 +158,9 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
             "processes": accelerator.num_processes if accelerator else 1,
             "device": device_name(str(device)),
         },
-        "versions": {
-            "sima_hf": __version__,
-            "revision": git_revision(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     return Evaluation(report, result, names)
-
-
-def make_accelerator(device: str | None):
-    """An Accelerator under `accelerate launch` or torchrun with several processes, else None.
-
-    Raises:
-        MissingDependencyError: accelerate is not installed.
-        ValueError: the processes cannot be joined.
-    """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return None
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingDependencyError("Several processes need accelerate: pip install 'sima-hf[train]'") from error
-    # Without an accelerator, Accelerate leaves the processes apart unless it is told that they run on the CPU.
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
-    if accelerator.num_processes == 1:
-        raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but Accelerate does not join them on {accelerator.device}; start "
-            "one, or say --device cpu."
-        )
-    return accelerator
-
-
-def processor_source(folder: str) -> str:
-    """Where the image processor is: beside the weights or, for averaged ones, in the checkpoint around them."""
-    path = Path(folder)
-    inside = path.name == "ema" and not (path / "preprocessor_config.json").is_file()
-    return str(path.parent) if inside and (path.parent / "preprocessor_config.json").is_file() else folder
 
 
 def _load_data(options: EvaluationOptions) -> tuple:

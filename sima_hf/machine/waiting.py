@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -45,3 +46,22 @@ def main_process_first() -> Iterator[dict]:
     if box[0] is None:
         raise DataError("The main process could not load the data, and says why.")
     yield box[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process gives, in the order of their numbers, on all of them; who is early waits for the others for hours.
+
+    Args:
+        value: anything that can be pickled.
+
+    Returns:
+        A list with an entry for each process; `[value]` where there is but one.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    group = None
+    if torch.distributed.is_gloo_available():
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=HOURS))
+    torch.distributed.all_gather_object(found, value, group=group)
+    return found
