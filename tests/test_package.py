@@ -104,6 +104,7 @@ ROOMS = (
     "folders",
     "loading",
     "data",
+    "embedding",
     "evaluation",
     "exporting",
     "bench",
