@@ -9,13 +9,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..data.collection import ImageCollection, open_collection
-from ..errors import DataError, SimAError
+from ..errors import DataError
 from ..errors.words import first_few
 from ..folders.local_paths import shown_place, without_folders
 from ..machine.description import device_name, versions
 from ..machine.devices import check_device
 from ..machine.processes import make_accelerator
-from ..machine.waiting import gathered, main_process_first
+from ..machine.waiting import done_by_all, main_process_first
 from .loaded import prepare_encoder
 from .parts import Part, PartFacts, columns, finished_parts, remove_leftovers
 from .reading import Reading, batches_of, shards_of
@@ -118,39 +118,28 @@ def embed_images(options: EmbeddingOptions) -> dict[str, Any] | None:
         options.batch_size, options.images_per_file, loaded.view, options.num_workers, loaded.device.type == "cuda"
     )
     features = columns(loaded.encoder.size, collection.label, collection.streams)
-    start, made, trouble = time.perf_counter(), 0, None
-    try:
-        batches = batches_of(collection, reading, finished, process, processes)
-        total = _images_left(collection, options, finished)
-        with tqdm(
-            total=total and -(-total // processes),
-            desc="embedding",
-            unit="image",
-            disable=not (main and options.progress),
-        ) as bar:
+    total = _images_left(collection, options, finished)
+
+    def embed() -> tuple[int, float, str]:
+        start, made = time.perf_counter(), 0
+        shown = main and options.progress
+        share = None if total is None else -(-total // processes)
+        with tqdm(total=share, desc="embedding", unit="image", disable=not shown) as bar:
             writing = PartWriter(folder, run, features, options.max_unreadable)
-            for batch in batches:
+            for batch in batches_of(collection, reading, finished, process, processes):
                 made += writing.add(batch, loaded.embed(batch.pixel_values))
                 bar.update(len(batch.index))
-    except (SimAError, OSError) as error:  # the others finish the files that they are at
-        trouble = error
-    seconds = time.perf_counter() - start
-    said = gathered((made, seconds, device_name(str(loaded.device)), trouble and f"Process {process}: {trouble}"))
-    if trouble is not None:
-        raise trouble
-    troubles = [one[3] for one in said if one[3]]
-    if troubles:
-        raise DataError(
-            f"Embeddings are missing, run the same command again once this is mended. {first_few(troubles, 3)}"
-        )
+        return made, time.perf_counter() - start, device_name(str(loaded.device))
+
+    made, seconds, devices = zip(*done_by_all(embed), strict=True)
     if not main:
         return None
     session = {
-        "images": sum(one[0] for one in said),
-        "seconds": max(one[1] for one in said),
+        "images": sum(made),
+        "seconds": max(seconds),
         "processes": processes,
         "num_workers": options.num_workers,
-        "device": " and ".join(sorted({one[2] for one in said})),
+        "device": " and ".join(sorted(set(devices))),
         "versions": versions(),
     }
     return _close(folder, record, session, finished_parts(folder, run), loaded.encoder.size, collection, options)

@@ -42,7 +42,7 @@ class PartWriter:
         """
         self.unreadable += [name for name in batch.unreadable if name]
         check_unreadable(self.unreadable, self.max_unreadable)
-        _check_finite(batch, embeddings)
+        check_finite(batch, embeddings)
         self._waiting.setdefault(batch.part, []).append((batch._replace(pixel_values=torch.empty(0)), embeddings))
         return self._write(batch.part, batch.last) if batch.ends else 0
 
@@ -74,7 +74,12 @@ def check_unreadable(names: list[str], most: int) -> None:
         )
 
 
-def _check_finite(batch: Batch, embeddings: torch.Tensor) -> None:
+def check_finite(batch: Batch, embeddings: torch.Tensor) -> None:
+    """Refuse embeddings that are no numbers, those of unreadable images aside.
+
+    Raises:
+        DataError: there are such; it names the first image.
+    """
     bad = ~embeddings.isfinite().all(dim=1) & torch.tensor([not name for name in batch.unreadable])
     if bad.any():
         place = int(bad.nonzero()[0])

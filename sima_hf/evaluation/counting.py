@@ -188,6 +188,40 @@ def evaluate_model(
     return result
 
 
+def count_answers(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    seconds: float,
+    unreadable: tuple[str, ...] = (),
+    losses: torch.Tensor | None = None,
+) -> EvaluationResult:
+    """What `evaluate_model` would count for these scores.
+
+    Args:
+        scores: `(N, K)`, floating point, the highest for the class that is answered.
+        labels: int64 `(N,)`, from 0 to K - 1.
+        seconds: that it took.
+        unreadable: names of images that are left out.
+        losses: `(N,)`; without them the loss is NaN.
+
+    Raises:
+        DataError: no images.
+    """
+    if not len(labels):
+        raise DataError("There is no image with a label to evaluate on.")
+    counts = _Counts(scores.shape[1], scores.device)
+    counts.add(
+        rank_classes(scores),
+        labels,
+        losses if losses is not None else torch.full_like(labels, math.nan, dtype=torch.float64),
+    )
+    shape = (counts.classes, counts.classes)
+    loss = math.nan if losses is None else counts.loss()
+    return EvaluationResult(
+        counts.confusion.view(shape), counts.images, counts.top_5, loss, seconds, len(unreadable), unreadable
+    )
+
+
 def _normalized(pixels: torch.Tensor, mean, std, dtype: torch.dtype) -> torch.Tensor:
     if pixels.dtype != torch.uint8:
         return pixels.to(dtype)
