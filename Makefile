@@ -76,6 +76,9 @@ deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md
 
+embedding: $(VENV)/.installed  ## images per second of `sima-hf embed`, softmax and SimA, in benchmarks/results: a quarter of an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/embedding_speed.py --output_dir $(RESULTS) --page docs/embedding.md
+
 export-coverage: $(VENV)/.installed  ## which models export to which format, in benchmarks/results; goes on where it was stopped: two hours
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_coverage.py --output_dir $(RESULTS) --page docs/export.md

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..data.collection import ImageCollection
 from ..errors import DataError
 from ..machine.waiting import done_by_all
+from .collection import ImageCollection
 from .loaded import LoadedEncoder
 from .reading import Reading, batches_of
 from .writing import check_finite

@@ -94,7 +94,9 @@ def write_part(folder: Path, facts: PartFacts, features: Any, rows: dict[str, li
     said = facts._asdict() | {"part": list(facts.part)}
     schema = schema.with_metadata({**schema.metadata, _FACTS: json.dumps(said, ensure_ascii=False)})
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), file)
+    with parquet.ParquetWriter(file, schema) as writer:
+        if facts.rows:  # an empty group of rows is nothing that `datasets` could read
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
     return write_whole(folder / facts.part.file_name, file.getvalue())
 
 

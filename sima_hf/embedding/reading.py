@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data.collection import ImageCollection
 from ..data.images import UnreadableImage, black, decode_labeled, rows_at
 from ..data.loading import begin_worker, leaving_flag, with_plain_errors
 from ..data.streaming import ROWS_AT_ONCE, groups_of_readers
 from ..errors import DataError
+from ..folders.local_paths import without_folders
+from .collection import ImageCollection
 from .parts import Part, PartFacts
 
 
@@ -129,7 +130,7 @@ def _sample(view: Any, collection: ImageCollection, index: int, row: dict) -> di
     try:
         decoded, _ = decode_labeled(image, 0)
     except UnreadableImage as error:
-        decoded, unreadable = black(), str(error)
+        decoded, unreadable = black(), without_folders(str(error), collection.folder)  # others read it in the file
     if collection.label_key is not None and label is not None:
         label = label[collection.label_key]
     path = image.get("path") if isinstance(image, dict) else None

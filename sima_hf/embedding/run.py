@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.collection import ImageCollection, open_collection
 from ..errors import DataError
 from ..errors.words import first_few
-from ..folders.local_paths import shown_place, without_folders
+from ..folders.local_paths import shown_place
 from ..machine.description import device_name, versions
 from ..machine.devices import check_device
 from ..machine.processes import make_accelerator
 from ..machine.waiting import done_by_all, main_process_first
+from .collection import ImageCollection, open_collection
 from .loaded import prepare_encoder
 from .parts import Part, PartFacts, columns, finished_parts, remove_leftovers
 from .reading import Reading, batches_of, shards_of
@@ -213,7 +213,7 @@ def _close(
         "num_images": images,
         "size": size,
         "files": len(found),
-        "unreadable": [without_folders(name, collection.folder) for name in names],
+        "unreadable": names,
         "images_per_second": last.get("images_per_second"),
     }
     write_card(folder, record)

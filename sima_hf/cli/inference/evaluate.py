@@ -96,7 +96,7 @@ def evaluate(
             name: getattr(value, "value", value) for name, value in context.params.items()
         }  # words of enums as text
         del options["model"], options["as_json"]  # all others have the names of the fields
-        own = {name: value for name in _OF_PROTOCOLS if (value := options.pop(name)) not in (None, [])}
+        own = {name: value for name in _OF_PROTOCOLS if (value := options.pop(name)) not in (None, [], ())}
         if protocol is not Protocol.classifier:
             found = run_protocol(ProtocolOptions(model, **options, **own))
         elif own:

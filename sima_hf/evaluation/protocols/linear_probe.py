@@ -75,7 +75,7 @@ def fit_linear_probe(
             )
         start = None
         for strength in REGULARIZATIONS:
-            start = _solve(features[~held], labels[~held], num_classes, strength, start)
+            start = _solve(features[~held], labels[~held], num_classes, strength, start, tolerance=1e-6)
             probe = LinearProbe(*_for_raw(*start), strength, {})
             right = probe.logits(features[held]).argmax(dim=1) == labels[held].cpu()
             chosen[strength] = right.double().mean().item()
@@ -106,7 +106,12 @@ def _held_out(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _solve(
-    features: torch.Tensor, labels: torch.Tensor, num_classes: int, strength: float, start: tuple | None = None
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    strength: float,
+    start: tuple | None = None,
+    tolerance: float = 1e-9,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights and biases of standardized features at the optimum, and the mean and deviation that standardize them."""
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -118,8 +123,8 @@ def _solve(
     optimizer = torch.optim.LBFGS(
         [both],
         max_iter=MOST_ITERATIONS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-5 * tolerance,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

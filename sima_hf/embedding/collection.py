@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.calibration_images import image_files
+from ..data.columns import find_image_and_label
+from ..data.folders import digits, image_folder, required
+from ..data.shards import FORMATS, count_images, open_builder, open_split
 from ..errors import DataError
-from .calibration_images import image_files
-from .columns import find_image_and_label
-from .folders import digits, image_folder, required
-from .shards import FORMATS, count_images, open_builder, open_split
 
 
 if TYPE_CHECKING:
