@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.calibration_images import view_and_normalization
+from ..data.images import black
 from ..data.pixels import normalize
-from ..data.processors import processor_for, side_of
+from ..data.processors import processor_for
 from ..folders.local_paths import shown_place
 from ..folders.weights_hash import hash_of
 from ..loading.by_name import is_sima
@@ -82,7 +83,7 @@ def prepare_encoder(options: Any, accelerator: Any = None, crop_pct: float | Non
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "encoder": type(encoder.model).__name__,
         "pooling": encoder.pooling,
-        "image_size": options.image_size or side_of(processor),
+        "image_size": max(view(black()).shape[-2:]),
         "crop_pct": crop_pct,
         "processor": processor.to_dict(),
         "dtype": options.dtype,

@@ -46,10 +46,10 @@ def test_a_million_is_arithmetic(script):
 @pytest.mark.slow
 def test_it_measures(script, tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    found = script.measured({32: (6, 4), 48: (4, 4)}, rounds=3, image_size=32, patch_size=16, **sizes)
+    found = script.measured({32: (10, 4), 48: (4, 4)}, rounds=3, image_size=32, patch_size=16, **sizes)
     assert [(row["pixels"], row["contestant"], row["images"]) for row in found["rows"]] == [
-        (32, "softmax", 6),
-        (32, "SimA", 6),
+        (32, "softmax", 10),
+        (32, "SimA", 10),
         (48, "softmax", 4),
         (48, "SimA", 4),
     ]
