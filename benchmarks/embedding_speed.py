@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from measure_training_speed import processor_seconds
 from training_speed_loading import write_images
 from transformers import DeiTConfig, DeiTModel
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(sizes: dict[int, tuple[int, int]] = SIZES, rounds: int = ROUNDS, **config: int) -> dict:
     """Rates of all contestants at all sizes, with medians, and the conditions."""
-    rows = []
+    rows, before = [], processor_seconds()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         image_bytes = write_images(root, max(images for images, _ in sizes.values()))
@@ -78,6 +79,7 @@ def measured(sizes: dict[int, tuple[int, int]] = SIZES, rounds: int = ROUNDS, **
                 }
                 for contestant, found in rates.items()
             ]
+    everything, busy, own = (after - first for after, first in zip(processor_seconds(), before, strict=True))
     return {
         "model": "DeiT-S, random weights, class token",
         "rows": rows,
@@ -88,6 +90,7 @@ def measured(sizes: dict[int, tuple[int, int]] = SIZES, rounds: int = ROUNDS, **
         "processes": 1,
         "dtype": "float32",
         "device": device_name("cpu"),
+        "taken_by_others": round(max(0.0, busy - own) / everything, 3) if everything else None,
         "versions": versions(),
     }
 
@@ -127,12 +130,16 @@ def block(path: Path) -> str:
     softmax, sima = (24 * days_of_a_million(rate[largest, one]) / PROCESSES for one in CONTESTANTS)
     return markdown(header, cells, left=0) + (
         f"\n\n{results['model']}, one process, reading, decoding and writing included; medians of {results['rounds']} runs in turn on "
-        f"{results['device']}, {results['dtype']}, torch {results['versions']['torch']}, transformers {results['versions']['transformers']}; "
+        f"{results['device']}{_others(results['taken_by_others'])}, {results['dtype']}, torch {results['versions']['torch']}, transformers {results['versions']['transformers']}; "
         f"JPEGs of {results['image_pixels']} pixels, in memory: [{path.name}]({path.as_posix()}).\n\n"
         f"A plan of a million images at {largest:,} pixels on such processors: {rate[largest, 'SimA']:.2f} images a second and process make "
         f"{days_of_a_million(rate[largest, 'SimA']):,.1f} days of one process, so {sima:,.1f} hours of {PROCESSES} processes with SimA and "
         f"{softmax:,.1f} with softmax, if all have a core to themselves and the disk keeps up: that is arithmetic, not a measurement."
     )
+
+
+def _others(share: float | None) -> str:
+    return "" if share is None else f" (other processes taking {100 * share:.1f} % of the processors)"
 
 
 def days_of_a_million(images_per_second: float) -> float:

@@ -29,6 +29,8 @@ def test_other_settings_are_refused_by_name_and_replaced_on_request(tmp_path):
         DataError, match=r"model is 'a' there and 'b' here, images is 50 there and 51 here.*--overwrite"
     ):
         open_folder(tmp_path, other)
+    with pytest.raises(DataError, match="another run: its images are other files, or of other sizes"):
+        open_folder(tmp_path, SETTINGS | {"fingerprint": "1"})
     assert (tmp_path / "part-00000.parquet").is_file()
     assert open_folder(tmp_path, other, overwrite=True)["settings"] == other
     assert sorted(one.name for one in tmp_path.iterdir()) == ["embedding.json", "notes.txt"]

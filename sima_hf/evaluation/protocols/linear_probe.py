@@ -138,7 +138,7 @@ def _solve(
             logarithms = (rows @ weight.T + bias).log_softmax(dim=1)
             loss = loss - logarithms.gather(1, wanted[:, None]).sum() / len(features)
             error = logarithms.exp()
-            error[torch.arange(len(wanted)), wanted] -= 1
+            error[torch.arange(len(wanted), device=error.device), wanted] -= 1
             gradient[:, :-1] += error.T @ rows / len(features)
             gradient[:, -1] += error.sum(dim=0) / len(features)
         both.grad = gradient
