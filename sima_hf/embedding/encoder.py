@@ -53,14 +53,16 @@ class ImageEncoder(nn.Module):
         self.model, self._forward = _image_side(model.eval(), pooling)
         self._tokens = tokens_around(self.model if self._forward is None else getattr(model, "vision_model", model))
         shown = self._shown()
-        self.pooling = convention(self.model, shown, self._tokens) if pooling == "auto" else pooling
-        self._check(shown, untrained)
+        lacking = [one for one in untrained if "pooler" in one.split(".")]
+        if pooling == "auto":
+            pooling = convention(self.model, shown, self._tokens, pooler=not lacking)
+        self.pooling = pooling
+        self._check(shown, lacking)
         self.size = pool(shown, self.pooling, self._tokens).shape[1]
 
-    def _check(self, shown: Any, untrained: Iterable[str]) -> None:
+    def _check(self, shown: Any, lacking: list[str]) -> None:
         """Refuse a pooling that is not to be had, and features that nobody could use."""
         name, found = type(self.model).__name__, available(shown, self._tokens)
-        lacking = [one for one in untrained if "pooler" in one.split(".")]
         if self.pooling == "pooler" and lacking:
             raise UnsupportedModelError(
                 f"`pooling` must be one that the checkpoint was trained for, got 'pooler', for which it has no weights "

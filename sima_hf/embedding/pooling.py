@@ -69,7 +69,7 @@ def available(output: Any, tokens: tuple[int, int]) -> list[str]:
     return found
 
 
-def convention(model: PreTrainedModel, output: Any, tokens: tuple[int, int]) -> str:
+def convention(model: PreTrainedModel, output: Any, tokens: tuple[int, int], pooler: bool = True) -> str:
     """What is read of a model by convention.
 
     Of a tower of CLIP's kind with its projection, that. Else the model's pooler (SigLIP's attention head, CLIP's and DINOv2's
@@ -80,6 +80,7 @@ def convention(model: PreTrainedModel, output: Any, tokens: tuple[int, int]) -> 
         model: a vision model.
         output: its output for one image.
         tokens: as `pool`.
+        pooler: whether it has the weights of its pooler.
 
     Raises:
         UnsupportedModelError: the output holds no features of an image.
@@ -93,10 +94,10 @@ def convention(model: PreTrainedModel, output: Any, tokens: tuple[int, int]) -> 
         )
     if "projection" in found:
         return "projection"
-    if "pooler" in found and not _dense_with_tanh(model):
+    if "pooler" in found and not _dense_with_tanh(model) and pooler:
         same = "cls" in found and torch.equal(output["pooler_output"], _hidden(output)[:, 0])
         return "cls" if same else "pooler"
-    return "cls" if "cls" in found else found[-1]
+    return next((one for one in ("cls", "mean") if one in found), "pooler")
 
 
 def tokens_around(model: nn.Module) -> tuple[int, int]:

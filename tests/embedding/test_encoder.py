@@ -134,6 +134,10 @@ def test_load_by_name_and_a_pooler_that_nobody_trained(tmp_path):
     assert (encoder.pooling, type(model), place) == ("cls", ViTModel, str(tmp_path / "classifier"))
     with pytest.raises(UnsupportedModelError, match=r"has no weights \(pooler.dense.*Choose cls or mean"):
         load_encoder(str(tmp_path / "classifier"), "pooler")
+    make("beit", "BeitForMaskedImageModeling").save_pretrained(tmp_path / "beit")
+    config = tmp_path / "beit" / "config.json"
+    config.write_text(config.read_text().replace("BeitForMaskedImageModeling", "BeitModel"))
+    assert load_encoder(str(tmp_path / "beit"))[0].pooling == "cls"
     with pytest.raises(CheckpointError, match="There is no folder"):
         load_encoder(str(tmp_path / "nowhere"))
     sima_hf.patch_model(make("vit", "ViTForImageClassification")).save_pretrained(tmp_path / "swapped")
