@@ -95,19 +95,19 @@ def batches_of(
         return
     todo = [part for part in parts_of(collection.num_images, reading.part_size) if part not in finished]
     mine = [
-        (part, indices, bool(end))
+        (part, indices, end)
         for part in todo[process::processes]
         for indices, end in _cut(part, collection.num_images, reading)
     ]
     loader = torch.utils.data.DataLoader(
         _NumberedImages(collection, decode),
         batch_sampler=[indices for _, indices, _ in mine],
-        collate_fn=list,
+        collate_fn=_collated,
         **options,
     )
     loaded = with_plain_errors(iter(loader))
-    for (part, _, end), samples in zip(mine, loaded, strict=True):
-        yield _batch(part, end, False, samples)
+    for (part, _, end), collated in zip(mine, loaded, strict=True):
+        yield Batch(part, end, False, *collated)
 
 
 def parts_of(num_images: int, part_size: int) -> list[Part]:
@@ -115,13 +115,13 @@ def parts_of(num_images: int, part_size: int) -> list[Part]:
     return [Part(number) for number in range(-(-num_images // part_size))]
 
 
-def _cut(part: Part, num_images: int, reading: Reading) -> Iterator[tuple[list[int], bool]]:
+def _cut(part: Part, num_images: int, reading: Reading) -> Iterator[tuple[range, bool]]:
     """The numbers of the images in each batch of a part, and whether it is the last."""
     first = part.number * reading.part_size
     end = min(first + reading.part_size, num_images)
     for start in range(first, end, reading.batch_size):
         stop = min(start + reading.batch_size, end)
-        yield list(range(start, stop)), stop == end
+        yield range(start, stop), stop == end
 
 
 def _sample(view: Any, collection: ImageCollection, index: int, row: dict) -> dict:
@@ -139,7 +139,8 @@ def _sample(view: Any, collection: ImageCollection, index: int, row: dict) -> di
     return {"pixels": view(decoded), "index": index, "path": path, "label": label, "unreadable": unreadable}
 
 
-def _batch(part: Part, ends: bool, last: bool, samples: list[dict]) -> Batch:
+def _collated(samples: list[dict]) -> tuple[torch.Tensor, list, list, list, list]:
+    """What a batch holds, put together where it was decoded: a tensor costs a worker a file descriptor."""
     sizes = {tuple(sample["pixels"].shape) for sample in samples}
     if len(sizes) > 1:
         raise DataError(
@@ -147,7 +148,7 @@ def _batch(part: Part, ends: bool, last: bool, samples: list[dict]) -> Batch:
             "to a fixed height and width, or crops."
         )
     told = ([sample[name] for sample in samples] for name in ("index", "path", "label", "unreadable"))
-    return Batch(part, ends, last, torch.stack([sample["pixels"] for sample in samples]), *told)
+    return torch.stack([sample["pixels"] for sample in samples]), *told
 
 
 class _NumberedImages(torch.utils.data.Dataset):
@@ -159,7 +160,7 @@ class _NumberedImages(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.collection.num_images
 
-    def __getitems__(self, indices: list[int]) -> list[dict]:
+    def __getitems__(self, indices: range) -> list[dict]:
         rows = rows_at(self.collection.data, indices)
         return [self.decode(index, rows[index]) for index in indices]
 
@@ -193,7 +194,7 @@ class _StreamedParts(torch.utils.data.IterableDataset):
             waiting.append(self.decode(index, row))
             ends = last or (index + 1) % size == 0
             if ends or len(waiting) == self.reading.batch_size:
-                yield _batch(part, ends, last, waiting)
+                yield Batch(part, ends, last, *_collated(waiting))
                 waiting = []
 
     def _rows(self, shard: int, shards: int) -> Iterator[dict]:
