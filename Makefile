@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed export-coverage int8 peers quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed embedding export-coverage int8 peers quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -77,6 +77,9 @@ deit-digits: $(VENV)/.installed  ## fresh DeiT with softmax and with SimA by the
 
 training-speed: $(VENV)/.installed  ## images per second of loading, augmenting and training, in benchmarks/results
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/measure_training_speed.py --output_dir $(RESULTS) --readme docs/benchmarks.md
+
+embedding: $(VENV)/.installed  ## images per second of `sima-hf embed`, softmax and SimA, in benchmarks/results: a quarter of an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/embedding_speed.py --output_dir $(RESULTS) --page docs/embedding.md
 
 export-coverage: $(VENV)/.installed  ## which models export to which format, in benchmarks/results; goes on where it was stopped: two hours
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino

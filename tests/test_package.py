@@ -105,6 +105,7 @@ ROOMS = (
     "folders",
     "loading",
     "data",
+    "embedding",
     "evaluation",
     "exporting",
     "bench",

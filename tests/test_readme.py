@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-# The stories are told in order, in one folder: tests/examples/test_stories.py.
+# These are told in order, in one folder: tests/examples/test_stories.py and test_embedding_page.py.
+TOLD = ("stories", "embedding")
 BLOCKS = [
     pytest.param(code, id=f"{path.stem}-{number}")
     for path, text in PAGES.items()
-    if path.stem != "stories"
+    if path.stem not in TOLD
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
 ]
 

@@ -41,6 +41,24 @@ class DType(str, Enum):
     float16 = "float16"
 
 
+class Pooling(str, Enum):
+    """Which vector of an encoder is read."""
+
+    auto = "auto"
+    cls = "cls"
+    mean = "mean"
+    pooler = "pooler"
+    projection = "projection"
+
+
+class Protocol(str, Enum):
+    """How a model is evaluated."""
+
+    classifier = "classifier"
+    knn = "knn"
+    linear = "linear"
+
+
 class Format(str, Enum):
     """What an export is for."""
 

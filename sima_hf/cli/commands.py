@@ -21,6 +21,7 @@ ORDER = (
     "train",
     "distill",
     "evaluate",
+    "embed",
     "bench",
     "export",
     "push",

@@ -8,9 +8,10 @@ import typer
 
 from ..errors.sentences import sentence_of, traceback_wanted, with_hint
 from ..version import __version__
-from . import bench, calibrate, certify, convert, env, evaluate, models, patch, push
+from . import bench, calibrate, certify, convert, env, models, patch, push
 from .commands import DEBUG, Command, Commands, PassingOn
 from .exporting import export
+from .inference import embed, evaluate
 from .output import on_terminal
 from .training import distill, train
 
@@ -46,7 +47,8 @@ for _module, _in_brief in (
     (certify, "Count the softmax that a forward runs, or a file holds."),
     (train, "Train or fine-tune, with all of Trainer's arguments."),
     (distill, "Train with a teacher."),
-    (evaluate, "Measure an image classifier's accuracy."),
+    (evaluate, "Measure an image classifier's accuracy, or frozen features."),
+    (embed, "Write the features of a collection of images."),
     (export, "Write ONNX, OpenVINO or ExecuTorch, checked."),
     (push, "Publish a folder on the Hub."),
 ):

@@ -61,15 +61,7 @@ class CalibrationImages:
         files = image_files(folder) if stored else list(range(len(folder)))
         column = None if stored else image_column(folder)
         random.Random(seed).shuffle(files)
-        try:
-            self._mean_and_std = normalization(processor)
-            view = EvalView(processor)
-        except (DataError, ValueError, TypeError, AttributeError):
-            self._mean_and_std = None
-
-            def view(image):
-                return processor(image, return_tensors="pt")["pixel_values"][0].float()
-
+        view, self._mean_and_std = view_and_normalization(processor)
         self._pixels: list[torch.Tensor] = []
         with tqdm(total=min(count, len(files)), desc="reading images", unit="image", disable=not progress) as bar:
             for file in files:
@@ -115,6 +107,22 @@ class CalibrationImages:
         for start in range(0, len(self._pixels), self.batch_size):
             pixels = torch.stack(self._pixels[start : start + self.batch_size])
             yield {"pixel_values": normalize(pixels, *self._mean_and_std) if self._mean_and_std else pixels}
+
+
+def view_and_normalization(processor) -> tuple[Any, tuple[list[float], list[float]] | None]:
+    """How to make a tensor of one image, and the mean and standard deviation with which `normalize` then does the rest.
+
+    Bytes are a quarter of the memory of floats, and are normalized on the device. Where the processor does more to them, the
+    tensors are what it makes, float32, and there is nothing left to do: None.
+    """
+    try:
+        return EvalView(processor), normalization(processor)
+    except (DataError, ValueError, TypeError, AttributeError):
+
+        def view(image):
+            return processor(image, return_tensors="pt")["pixel_values"][0].float()
+
+        return view, None
 
 
 def image_column(images: Any) -> Any:

@@ -70,27 +70,44 @@ def find_columns(
     Raises:
         DataError: there are none; it says which columns there are.
     """
+    image, label, key = find_image_and_label(features, source, image, label)
+    if image is None or label is None:
+        raise DataError(
+            f"{source} needs a column of images and one of classes (a ClassLabel; or numbers or text, called "
+            f"{', '.join(LABEL_NAMES)}, or in a dictionary under such a name); it has {_listed(features)}. Name them with "
+            "`image_column` and `label_column`."
+        )
+    return image, label, key
+
+
+def find_image_and_label(
+    features, source: str, image: str | None = None, label: str | None = None
+) -> tuple[str | None, str | None, str | None]:
+    """As `find_columns`, but None where there is no column of images, or none of classes.
+
+    Raises:
+        DataError: a column that was asked for is not there, or the labels are neither numbers nor text.
+    """
     from datasets import ClassLabel
 
-    found = ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
     for name in (image, label):
         if name is not None and name not in features:
-            raise DataError(f"{source} has no column {name}; it has {found}.")
+            raise DataError(f"{source} has no column {name}; it has {_listed(features)}.")
     image = image or _preferred([name for name, feature in features.items() if is_image(feature)], IMAGE_NAMES)
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     plain = [name for name in LABEL_NAMES if is_plain(features.get(name))]
     inside = [name for name, feature in features.items() if isinstance(feature, dict) and _key_in(feature)]
     label = label or _preferred(classes, LABEL_NAMES) or next(iter([*plain, *inside]), None)
-    if image is None or label is None:
-        raise DataError(
-            f"{source} needs a column of images and one of classes (a ClassLabel; or numbers or text, called "
-            f"{', '.join(LABEL_NAMES)}, or in a dictionary under such a name); it has {found}. Name them with `image_column` "
-            "and `label_column`."
-        )
+    if label is None:
+        return image, None, None
     key = _key_in(features[label]) if isinstance(features[label], dict) else None
     if key is None and not (is_plain(features[label]) or isinstance(features[label], ClassLabel)):
         raise DataError(f"The column {label} of {source} must be numbers or text, got {described(features[label])}.")
     return image, label, key
+
+
+def _listed(features) -> str:
+    return ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
 
 
 def _preferred(found: list[str], names: tuple[str, ...]) -> str | None:

@@ -40,7 +40,7 @@ class TrainingLoader(torch.utils.data.DataLoader):
 
     def __iter__(self) -> Iterator[dict]:
         # Started at once, not with the first `next`: the workers get the epoch that is set now.
-        return _with_plain_errors(super().__iter__())
+        return with_plain_errors(super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration; workers hear of it too."""
@@ -128,7 +128,7 @@ def training_loader(
     return TrainingLoader(images, batch_sampler=sampler, **options)
 
 
-def _with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
+def with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
     """The batches; a DataError from a worker comes as the sentence it is, without the traceback that DataLoader puts into it."""
     try:
         yield from batches

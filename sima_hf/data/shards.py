@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from ..errors.words import first_few
@@ -36,7 +37,7 @@ def open_files(data_files, streaming: bool, **options) -> tuple[dict, int | None
     for name, files in splits.items():
         builder = _builder(form, {name: files}, options)
         streamed = streaming and name == "train"
-        opened[name] = _read(builder, name, streamed)
+        opened[name] = open_split(builder, name, streamed)
         if name == "train":
             count = count_images(builder, name) if streamed else len(opened[name])
     return opened, count
@@ -84,7 +85,7 @@ def open_data_set(
             splits = load_dataset(name, config_name, data_files=data_files, **options)
             count = len(splits["train"])
         else:
-            splits, count = {"train": _read(builder, "train", streaming=True)}, count_images(builder, "train")
+            splits, count = {"train": open_split(builder, "train", streaming=True)}, count_images(builder, "train")
             if validation:
                 files = {validation: [str(file) for file in builder.config.data_files[validation]]}
                 options = {**options, "verification_mode": "no_checks"}  # for the other splits, which are not fetched
@@ -115,7 +116,39 @@ def _builder(form: str, data_files: dict[str, list[str]], options: dict):
     return builder
 
 
-def _read(builder, split: str, streaming: bool):
+def open_builder(images: str | list[str], split: str, config_name: str | None = None, **options) -> tuple[Any, str]:
+    """The builder of one split of anything that `datasets` reads, and the name of that split.
+
+    Args:
+        images: a list of files or patterns of one format; or the name of a data set, or a folder that holds one.
+        split: of the data set; files are one.
+        config_name, options: of `datasets.load_dataset_builder`.
+
+    Raises:
+        DataError: no such files or data set, several formats, or no such split.
+    """
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+
+    if not isinstance(images, str):
+        return _builder(format_of(images), {split: images}, options), split
+    try:
+        builder = load_dataset_builder(images, config_name, **options)
+    except (OSError, ValueError, DatasetsError) as error:
+        here = "" if Path(images).is_dir() else f"There is no folder {images}. "
+        raise DataError(f"{here}The data set {images} cannot be loaded: {error}") from error
+    found = [str(one) for one in builder.config.data_files or builder.info.splits or ()]
+    if split not in found:
+        raise DataError(f"{images} has no split called {split!r}; it has {', '.join(found)}.")
+    return builder, split
+
+
+def open_split(builder, split: str, streaming: bool):
+    """One split, a `datasets.Dataset` or, streamed, `IterableDataset`.
+
+    Raises:
+        DataError: its files cannot be read.
+    """
     try:
         if streaming:
             return builder.as_streaming_dataset(split=split)

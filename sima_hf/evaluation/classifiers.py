@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
@@ -11,20 +10,12 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 from ..data.columns import composed, plain_name
 from ..errors import CheckpointError, DataError
 from ..errors.words import first_few
-from ..folders.manifest import MANIFEST, checkpoints, damage, last_good, step_of
-from ..loading.load_errors import check_name, check_no_adapter, loading_errors
+from ..loading.load_errors import loading_errors
 from ..loading.missing_weights import check_weights
+from ..loading.weights_place import place_of_weights
 
 
-WEIGHTS = ("ema", "raw")
 BY_INDEX = "If they are in the same order, match them by index (--labels-by-index)."
-AVERAGE = "ema"  # folder of the averaged model inside a training checkpoint, as SimATrainer writes it
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 
 
 def load_classifier(
@@ -47,19 +38,7 @@ def load_classifier(
             that do not fit the config, or a model that is no image classifier.
         ValueError: another word for the weights.
     """
-    if weights not in (None, *WEIGHTS):
-        raise ValueError(f"`weights` must be 'ema' or 'raw', got {weights!r}.")
-    folder = Path(name)
-    check_no_adapter(folder)
-    if folder.is_dir():
-        place = str(_weights_folder(folder, weights))
-    else:
-        check_name(name)
-        if weights == "ema":
-            raise CheckpointError(
-                f"There is no folder {name}; averaged weights are chosen from a training checkpoint on the disk."
-            )
-        place = name
+    place = place_of_weights(name, weights)
     with loading_errors(place, hub.get("revision")):
         config = AutoConfig.from_pretrained(place, **hub)
         if not _has_classifier(config):
@@ -80,37 +59,6 @@ def load_classifier(
 def _has_classifier(config) -> bool:
     auto = AutoModelForImageClassification
     return type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {})
-
-
-def _weights_folder(folder: Path, weights: str | None) -> Path:
-    """The folder that holds the weights asked for, all files present.
-
-    Raises:
-        CheckpointError: it is not complete, with what is missing and what could be used instead.
-    """
-    if (folder / MANIFEST).is_file():
-        trouble = damage(folder)
-        if trouble:
-            earlier = last_good(folder.parent, before=step_of(folder))
-            raise CheckpointError(f"{folder} {trouble}.{f' The one before it is good: {earlier}.' if earlier else ''}")
-    place = folder / AVERAGE if weights == "ema" else folder
-    if not place.is_dir():
-        raise CheckpointError(
-            f"{folder} has no folder {AVERAGE} with averaged weights. Training checkpoints have one unless --ema_decay was 0; "
-            "of another folder, evaluate what is in it: leave the weights out."
-        )
-    missing = [] if (place / "config.json").is_file() else ["config.json"]
-    if not any((place / file).is_file() for file in WEIGHT_FILES):
-        missing.append(WEIGHT_FILES[0])
-    if missing:
-        inside = checkpoints(folder)
-        remedy = (
-            f"It holds checkpoints: name one of them, such as {inside[-1]}."
-            if inside
-            else ("If a training run was writing it, it was not finished: take the checkpoint before it.")
-        )
-        raise CheckpointError(f"{place} is not a complete model: it has no {' and no '.join(missing)}. {remedy}")
-    return place
 
 
 def match_labels(

@@ -1,6 +1,5 @@
 """Evaluation of an image classifier: exact counts by class, on one device or over several processes."""
 
-import inspect
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..data.images import NO_LABEL
 from ..data.pixels import normalize
+from ..embedding.any_size import run_at_size
 from ..errors import DataError
 from .metrics import NO_ANSWER, correct_at_1_and_5, rank_classes, warn_of_no_answer
 
@@ -188,6 +188,40 @@ def evaluate_model(
     return result
 
 
+def count_answers(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    seconds: float,
+    unreadable: tuple[str, ...] = (),
+    losses: torch.Tensor | None = None,
+) -> EvaluationResult:
+    """What `evaluate_model` would count for these scores.
+
+    Args:
+        scores: `(N, K)`, floating point, the highest for the class that is answered.
+        labels: int64 `(N,)`, from 0 to K - 1.
+        seconds: that it took.
+        unreadable: names of images that are left out.
+        losses: `(N,)`; without them the loss is NaN.
+
+    Raises:
+        DataError: no images.
+    """
+    if not len(labels):
+        raise DataError("There is no image with a label to evaluate on.")
+    counts = _Counts(scores.shape[1], scores.device)
+    counts.add(
+        rank_classes(scores),
+        labels,
+        losses if losses is not None else torch.full_like(labels, math.nan, dtype=torch.float64),
+    )
+    shape = (counts.classes, counts.classes)
+    loss = math.nan if losses is None else counts.loss()
+    return EvaluationResult(
+        counts.confusion.view(shape), counts.images, counts.top_5, loss, seconds, len(unreadable), unreadable
+    )
+
+
 def _normalized(pixels: torch.Tensor, mean, std, dtype: torch.dtype) -> torch.Tensor:
     if pixels.dtype != torch.uint8:
         return pixels.to(dtype)
@@ -199,22 +233,8 @@ def _normalized(pixels: torch.Tensor, mean, std, dtype: torch.dtype) -> torch.Te
 
 
 def _logits(model: nn.Module, pixels: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
-    inner = getattr(model, "module", model)  # as DistributedDataParallel wraps it
-    own = getattr(getattr(inner, "config", None), "image_size", None)
-    own = tuple(own) if isinstance(own, (list, tuple)) else (own, own)
-    elsewhere = own[0] is not None and own != tuple(pixels.shape[-2:])
-    takes = "interpolate_pos_encoding" in inspect.signature(inner.forward).parameters
-    options = {"interpolate_pos_encoding": True} if elsewhere and takes else {}
-    try:
-        with torch.autocast(pixels.device.type, autocast, enabled=autocast is not None):
-            outputs = model(pixels, **options)
-    except (RuntimeError, ValueError, IndexError) as error:
-        if not elsewhere or isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise DataError(
-            f"{type(inner).__name__}, made for images of {own[0]} x {own[1]} pixels, cannot take {pixels.shape[-2]} x "
-            f"{pixels.shape[-1]}: {str(error).splitlines()[0]}"
-        ) from error
+    with torch.autocast(pixels.device.type, autocast, enabled=autocast is not None):
+        outputs = run_at_size(model, pixels)
     logits = outputs.logits if hasattr(outputs, "logits") else outputs
     return logits[0] if isinstance(logits, (tuple, list)) else logits
 

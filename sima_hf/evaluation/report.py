@@ -16,13 +16,15 @@ CLASSES_PRINTED = 20
 def report_text(report: dict) -> str:
     """The numbers as a table, and the classes with the lowest accuracy, from `Evaluation.report`."""
     settings = report["settings"]
+    protocol = settings.get("protocol")
     loss = "not a number" if report["loss"] is None else f"{report['loss']:.4f}"
     rows = [
         ("model", f"{settings['model']} ({settings['class']})"),
         ("data", settings["data"]),
         ("top-1 accuracy", f"{report['accuracy']:.2%}"),
         ("top-5 accuracy", f"{report['top_5_accuracy']:.2%}"),
-        ("loss", loss),
+        *([] if protocol and report["loss"] is None else [("loss", loss)]),
+        *_protocol_rows(report),
         ("images", f"{report['num_images']:,}"),
         ("images/s", f"{report['images_per_second']:,.1f} on {settings['device']}, loading included"),
         ("parameters", f"{settings['parameters']:,} ({settings['dtype']})"),
@@ -51,6 +53,23 @@ def report_text(report: dict) -> str:
     return "\n".join([*lines, ""])
 
 
+def _protocol_rows(report: dict) -> list[tuple[str, str]]:
+    """What there is to say of k-NN or a linear probe; nothing of a model's own classifier."""
+    protocol = report["settings"].get("protocol")
+    if not protocol:
+        return []
+    if protocol["name"] == "knn":
+        found = (f"{accuracy:.2%} of {k}" for k, accuracy in report["accuracy_by_neighbors"].items())
+        how = f"k-NN, temperature {protocol['temperature']:g}; by neighbors: {', '.join(found)}"
+    else:
+        chosen = ", chosen on a fifth of the training images" if protocol["held_out_accuracy"] else ""
+        how = f"linear probe, L2 {protocol['regularization']:g}{chosen}"
+    return [
+        ("protocol", how),
+        ("features", f"{report['settings']['pooling']}, of {protocol['train_images']:,} training images"),
+    ]
+
+
 def write_report(evaluation: Evaluation, output_dir: Path) -> tuple[Path, Path]:
     """Write evaluation.json and confusion.png into a folder, which is made; returns both paths.
 
@@ -70,11 +89,16 @@ def write_report(evaluation: Evaluation, output_dir: Path) -> tuple[Path, Path]:
         result.confusion[shown][:, shown].numpy(),
         [names[index] for index in shown.tolist()],
         output_dir / "confusion.png",
-        f"{settings['class']} on {settings['data']}: {report['accuracy']:.2%} of {report['num_images']:,} images\n"
+        f"{settings['class']}{_by(settings)} on {settings['data']}: {report['accuracy']:.2%} of {report['num_images']:,} images\n"
         f"{settings['image_size']} px, crop: {_crop_words(settings)}, weights: {settings['weights']}, {settings['dtype']}, "
         f"{settings['device']}, torch {torch.__version__}",
     )
     return path, picture
+
+
+def _by(settings: dict) -> str:
+    names = {"knn": " (k-NN)", "linear": " (linear probe)"}
+    return names[settings["protocol"]["name"]] if "protocol" in settings else ""
 
 
 def _crop_words(settings: dict) -> str:

@@ -2,34 +2,29 @@
 
 import contextlib
 import math
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 
 from ..data.images import EvalImages, collate
 from ..data.processors import normalization, processor_for, side_of
-from ..data.sources import load_folder, load_image_data
+from ..data.sources import ImageData, load_folder, load_image_data
 from ..data.views import EvalView
-from ..errors import DataError, MissingDependencyError
+from ..errors import DataError
 from ..folders.local_paths import shown_place, without_folders
 from ..folders.weights_hash import hash_of
 from ..loading.by_name import is_sima
 from ..loading.processors import load_processor
-from ..machine.description import device_name, git_revision
-from ..machine.devices import best_device, check_device
+from ..loading.weights_place import processor_source
+from ..machine.description import device_name, versions
+from ..machine.devices import DTYPES, best_device, check_device
 from ..machine.plotting import pyplot
+from ..machine.processes import make_accelerator
 from ..machine.waiting import main_process_first
-from ..version import __version__
 from .classifiers import load_classifier, match_labels
 from .confusion import most_confused
 from .counting import EvaluationResult, evaluate_model
-
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -145,7 +140,7 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
         return None
     names = [str(model.config.id2label[index]) for index in range(len(model.config.id2label))]
     report = {
-        **_measured(result, names),
+        **measured(result, names),
         "unreadable": [without_folders(one, options.train_dir, options.validation_dir) for one in result.unreadable],
         "settings": {
             "model": shown_place(options.model_name_or_path, here=True),
@@ -163,56 +158,15 @@ def run_evaluation(options: EvaluationOptions) -> Evaluation | None:
             "processes": accelerator.num_processes if accelerator else 1,
             "device": device_name(str(device)),
         },
-        "versions": {
-            "sima_hf": __version__,
-            "revision": git_revision(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     return Evaluation(report, result, names)
-
-
-def make_accelerator(device: str | None):
-    """An Accelerator under `accelerate launch` or torchrun with several processes, else None.
-
-    Raises:
-        MissingDependencyError: accelerate is not installed.
-        ValueError: the processes cannot be joined.
-    """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return None
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingDependencyError("Several processes need accelerate: pip install 'sima-hf[train]'") from error
-    # Without an accelerator, Accelerate leaves the processes apart unless it is told that they run on the CPU.
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
-    if accelerator.num_processes == 1:
-        raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but Accelerate does not join them on {accelerator.device}; start "
-            "one, or say --device cpu."
-        )
-    return accelerator
-
-
-def processor_source(folder: str) -> str:
-    """Where the image processor is: beside the weights or, for averaged ones, in the checkpoint around them."""
-    path = Path(folder)
-    inside = path.name == "ema" and not (path / "preprocessor_config.json").is_file()
-    return str(path.parent) if inside and (path.parent / "preprocessor_config.json").is_file() else folder
 
 
 def _load_data(options: EvaluationOptions) -> tuple:
     """The images to evaluate, the names of their classes, and what they are called, folders by their last part."""
     columns = {"image_column": options.image_column, "label_column": options.label_column}
-    given = [name for name in ("dataset", "validation_dir", "data_files") if getattr(options, name)]
-    if len(given) > 1 or (options.train_dir and given not in ([], ["validation_dir"])):
-        given = [*(["train_dir"] if options.train_dir else []), *given]
-        raise DataError(
-            f"Give one source of images, got {' and '.join('--' + name.replace('_', '-') for name in given)}."
-        )
+    _check_one_source(options)
     if options.data_files:
         data = load_image_data(data_files=options.data_files, **columns, held_out=0)
         return data.train, data.labels, ", ".join(shown_place(one, here=True) for one in options.data_files)
@@ -229,14 +183,54 @@ def _load_data(options: EvaluationOptions) -> tuple:
     )
     if data.validation is None:
         raise DataError(f"{data.source} has nothing to evaluate on: hold out some of it with --held-out 0.2.")
+    return data.validation, data.labels, _source_and_part(options, data)
+
+
+def _check_one_source(options: EvaluationOptions) -> None:
+    given = [name for name in ("dataset", "validation_dir", "data_files") if getattr(options, name)]
+    if len(given) > 1 or (options.train_dir and given not in ([], ["validation_dir"])):
+        given = [*(["train_dir"] if options.train_dir else []), *given]
+        raise DataError(
+            f"Give one source of images, got {' and '.join('--' + name.replace('_', '-') for name in given)}."
+        )
+
+
+def load_splits(options: EvaluationOptions) -> tuple[ImageData, str]:
+    """Images to train on and to evaluate on, and what they are called, folders by their last part.
+
+    Raises:
+        DataError: several sources, a validation folder alone, nothing to evaluate on, or as `load_image_data`.
+    """
+    _check_one_source(options)
+    if options.validation_dir and not options.train_dir:
+        raise DataError(
+            f"This protocol needs training images beside those of {options.validation_dir}: give them with --train-dir."
+        )
+    data = load_image_data(
+        dataset=options.dataset,
+        train_dir=options.train_dir,
+        validation_dir=options.validation_dir,
+        data_files=options.data_files,
+        config_name=options.config_name,
+        held_out=options.held_out,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+    if data.validation is None:
+        raise DataError(f"{data.source} has nothing to evaluate on: hold out some of it with --held-out 0.2.")
+    files = ", ".join(shown_place(one, here=True) for one in options.data_files or ())
+    return data, _source_and_part(options, data, files)
+
+
+def _source_and_part(options: EvaluationOptions, data: ImageData, files: str = "") -> str:
     if options.validation_dir:
-        return data.validation, data.labels, shown_place(options.validation_dir, here=True)
+        return shown_place(options.validation_dir, here=True)
     part = f"{options.held_out:.0%} held out" if data.held_out else "validation split"
-    return data.validation, data.labels, f"{shown_place(data.source, here=True)}, {part}"
+    return f"{files or shown_place(data.source, here=True)}, {part}"
 
 
-def _measured(result: EvaluationResult, names: list[str]) -> dict:
-    """The numbers, in an order to be read in."""
+def measured(result: EvaluationResult, names: list[str]) -> dict:
+    """The numbers of a report, in an order to be read in."""
     return {
         "accuracy": result.accuracy,
         "top_5_accuracy": result.top_5_accuracy,

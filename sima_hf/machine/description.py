@@ -5,6 +5,9 @@ import subprocess
 from pathlib import Path
 
 import torch
+import transformers
+
+from ..version import __version__
 
 
 def device_name(device: str) -> str:
@@ -30,3 +33,14 @@ def git_revision() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+" if diff.returncode else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed: the package, its checkout, torch, Transformers, Python."""
+    return {
+        "sima_hf": __version__,
+        "revision": git_revision(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

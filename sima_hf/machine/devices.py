@@ -3,6 +3,13 @@
 import torch
 
 
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}  # by the names that options take
+
+
 def check_device(name: str | None) -> None:
     """See that torch can compute on a device; None, which leaves the choice, is always right.
 

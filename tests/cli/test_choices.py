@@ -63,10 +63,10 @@ def test_completion_in_bash():
 def test_the_words_are_those_of_the_package():
     from sima_hf import SIMA_VARIANTS
     from sima_hf.bench.model import MODELS
-    from sima_hf.evaluation.classifiers import WEIGHTS
-    from sima_hf.evaluation.run import DTYPES
     from sima_hf.exporting.formats import DYNAMIC, FORMATS
     from sima_hf.exporting.quantize import SCHEMES
+    from sima_hf.loading.weights_place import WEIGHTS
+    from sima_hf.machine.devices import DTYPES
     from sima_hf.ops import backend_names
     from sima_hf.ops.order import GAINS
     from sima_hf.peers import PEERS

@@ -30,6 +30,7 @@ NAMES = [
     "train",
     "distill",
     "evaluate",
+    "embed",
     "bench",
     "export",
     "push",

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sima_hf.errors import DataError
-from sima_hf.machine.waiting import main_process_first
+from sima_hf.machine.waiting import done_by_all, gathered, main_process_first
 from sima_hf.training.arguments import SimATrainingArguments
+from tests.helpers.joined_processes import run_joined
 from tests.helpers.script_runs import run_forked
 
 
@@ -65,3 +66,28 @@ def test_one_process_does_not_wait():
 def test_a_dead_process_is_missed_within_half_an_hour(tmp_path):
     """Collectives of the training have torch's and Transformers' own limit, whatever a download takes."""
     assert SimATrainingArguments(output_dir=str(tmp_path), use_cpu=True).ddp_timeout == 1800
+
+
+def _three(how):
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+
+    def part():
+        if how == "error" and rank == 1:
+            raise DataError("no images")
+        return rank**2
+
+    return gathered(rank), done_by_all(part)
+
+
+@pytest.mark.slow
+def test_every_process_hears_what_all_have_done_and_how_one_failed(tmp_path):
+    assert run_joined(_three, "well", processes=3, folder=tmp_path) == ([0] * 3, [([0, 1, 2], [0, 1, 4])] * 3)
+    codes, told = run_joined(_three, "error", processes=3, folder=tmp_path)
+    assert codes == [1] * 3
+    words = "DataError: Process 1 failed: no images"
+    assert told == [words, "DataError: no images", words]
+
+
+def test_one_process_has_done_all():
+    assert (gathered("a"), done_by_all(lambda: 3)) == (["a"], [3])

@@ -136,6 +136,11 @@ def is_number(value: Any) -> bool:
 
 def _evaluation(path: Path, content: dict) -> Measured:
     settings = content["settings"]
+    if settings.get("protocol"):
+        raise PublishError(
+            f"{path} was measured on frozen features, by the protocol {settings['protocol']['name']}, and says nothing of the model's own "
+            "classifier. Measure that with `sima-hf evaluate`, or leave the file out."
+        )
     data, split = _data_of(settings.get("data"))
     parameters = settings.get("parameters")
     skipped = {name: int(content[name]) for name in ("not_a_number", "left_out") if content.get(name)}

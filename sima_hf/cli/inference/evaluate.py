@@ -1,12 +1,12 @@
-"""`sima-hf evaluate`: accuracy of an image classifier."""
+"""`sima-hf evaluate`: accuracy of an image classifier, or of frozen features."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .choices import DEVICES, Backend, DType, Weights, one_of
-from .output import AsJSON, check_results_folder, emit, quiet_transformers, stdout_kept_clean
+from ..choices import DEVICES, Backend, DType, Pooling, Protocol, Weights, one_of
+from ..output import AsJSON, check_results_folder, emit, quiet_transformers, stdout_kept_clean
 
 
 EXAMPLES = """Examples:
@@ -14,12 +14,20 @@ sima-hf evaluate sima-deit --validation-dir imagenet/val --output-dir evaluated
 sima-hf evaluate out/checkpoint-500 --weights ema --validation-dir val
 sima-hf evaluate org/sima-deit --dataset imagenet-1k --image-size 384 \\
   --eval-crop-pct 1.0 --json
+sima-hf evaluate org/sima-dino --protocol knn --train-dir photos
 accelerate launch -m sima_hf.cli evaluate sima-deit --validation-dir val"""
+_OF_PROTOCOLS = ("pooling", "neighbors", "regularization")
 
 
 def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model folder, training checkpoint, or Hub name.")],
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="The model's own classifier; or k-NN or a linear probe on its frozen features, of training images."
+        ),
+    ] = Protocol.classifier,
     weights: Annotated[
         Weights | None, typer.Option(help="Weights of a training checkpoint: averaged, or raw (the default).")
     ] = None,
@@ -47,6 +55,15 @@ def evaluate(
     labels_by_index: Annotated[
         bool, typer.Option("--labels-by-index", help="Match classes by index, whatever their names.")
     ] = False,
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="Of a protocol: which features; by default the model's convention.")
+    ] = None,
+    neighbors: Annotated[
+        list[int] | None, typer.Option(help="Of k-NN, 20 and 10 by default; may be given several times.")
+    ] = None,
+    regularization: Annotated[
+        float | None, typer.Option(help="Of the linear probe; by default chosen on a fifth of the training images.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resolution in pixels; the model's own by default.")] = None,
     eval_crop_pct: Annotated[
         float | None, typer.Option(help="0.875, or 1.0 for the full crop; the model's own way by default.")
@@ -66,10 +83,11 @@ def evaluate(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and confusion.png.")] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Top-1, top-5, loss, speed and each class's accuracy, of a native, swapped or softmax classifier, at any resolution."""
+    """Top-1, top-5, loss, speed and each class's accuracy, of a native, swapped or softmax model, at any resolution."""
     with stdout_kept_clean():
-        from ..evaluation.report import report_text, write_report
-        from ..evaluation.run import EvaluationOptions, run_evaluation
+        from ...evaluation.protocols.run import ProtocolOptions, run_protocol
+        from ...evaluation.report import report_text, write_report
+        from ...evaluation.run import EvaluationOptions, run_evaluation
 
         quiet_transformers()
         if output_dir is not None:
@@ -78,7 +96,14 @@ def evaluate(
             name: getattr(value, "value", value) for name, value in context.params.items()
         }  # words of enums as text
         del options["model"], options["as_json"]  # all others have the names of the fields
-        found = run_evaluation(EvaluationOptions(model, **options))
+        own = {name: value for name in _OF_PROTOCOLS if (value := options.pop(name)) not in (None, [], ())}
+        if protocol is not Protocol.classifier:
+            found = run_protocol(ProtocolOptions(model, **options, **own))
+        elif own:
+            raise ValueError(f"--{next(iter(own))} is of --protocol knn or linear; say which, or leave it out.")
+        else:
+            del options["protocol"]
+            found = run_evaluation(EvaluationOptions(model, **options))
         if found is None:  # one of several processes, and not the one that speaks
             return
         files = [str(path) for path in write_report(found, output_dir)] if output_dir else []

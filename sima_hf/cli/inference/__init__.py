@@ -1,0 +1,1 @@
+"""`sima-hf evaluate` and `sima-hf embed`: a model runs over images."""

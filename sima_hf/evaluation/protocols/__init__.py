@@ -1,0 +1,1 @@
+"""Evaluation of frozen features: k-NN and linear probe."""
