@@ -1,11 +1,11 @@
 """Train a semantic segmenter on a SimA backbone, or swap a trained one's softmax for SimA and go on: Transformers' Trainer.
 
     python examples/digits_on_photos.py digits-on-photos
-    python examples/run_semantic_segmentation.py examples/configs/small_sets/segmentation.json \\
+    python examples/run_semantic_segmentation.py examples/configs/dense/digits_segmentation.json \\
         --dataset_name digits-on-photos --output_dir segmented
     python examples/run_semantic_segmentation.py --patch microsoft/beit-base-finetuned-ade-640-640 --calibrate 512 \\
         --dataset_name scene_parse_150 --output_dir swapped
-    torchrun --nproc_per_node 8 examples/run_semantic_segmentation.py examples/configs/ade20k_upernet_160k.json --output_dir ade
+    torchrun --nproc_per_node 8 examples/run_semantic_segmentation.py examples/configs/dense/ade20k_upernet_160k.json --output_dir ade
 
 After an interruption, the same command with --resume_from_checkpoint last. Every argument of `TrainingArguments` works; --help
 lists them all. Needs `pip install 'sima-hf[dense]'`.
