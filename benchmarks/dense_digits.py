@@ -109,7 +109,9 @@ def markdown_table(path: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for the JSON")
-    parser.add_argument("--only", nargs="+", choices=RUNS, help="measure these anew, and keep what the file has of others")
+    parser.add_argument(
+        "--only", nargs="+", choices=RUNS, help="measure these anew, and keep what the file has of others"
+    )
     parser.add_argument("--page", type=Path, help="page whose table is to be brought up to date as well")
     arguments = parser.parse_args()
     path = arguments.output_dir / RESULTS
@@ -142,7 +144,9 @@ def write(path: Path, runs: list[dict]) -> None:
         "transformers": transformers.__version__,
         "sima_hf": sima_hf.__version__,
         "images": IMAGES,
-        "recipes": {task: json.loads((CONFIGS / f"digits_{task}.json").read_text(encoding="utf-8")) for task in SCRIPTS},
+        "recipes": {
+            task: json.loads((CONFIGS / f"digits_{task}.json").read_text(encoding="utf-8")) for task in SCRIPTS
+        },
         "models": {
             name: json.loads((CONFIGS / "models" / f"{model}.json").read_text(encoding="utf-8"))
             for name, (_, model) in RUNS.items()

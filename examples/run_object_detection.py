@@ -29,7 +29,11 @@ from sima_hf.training.run import check_folders, start_over
 
 
 NAME = "run_object_detection"
-COLUMNS = ("image_id", "image", "objects")  # as Transformers' own example has them; boxes are COCO's x, y, width, height
+COLUMNS = (
+    "image_id",
+    "image",
+    "objects",
+)  # as Transformers' own example has them; boxes are COCO's x, y, width, height
 
 
 @dataclass
@@ -45,7 +49,9 @@ class DataArguments:
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of a flip."})
     max_size: int | None = field(
         default=None,
-        metadata={"help": "Longer side at most, images keeping their shape with --image_size for the shorter (800, 1333)."},
+        metadata={
+            "help": "Longer side at most, images keeping their shape with --image_size for the shorter (800, 1333)."
+        },
     )
 
 
@@ -108,7 +114,9 @@ def coco_map(data, names: list[str], processor):
             for category, box in zip(row["objects"]["category"], row["objects"]["bbox"], strict=True)
         ],
     }
-    for number, annotation in enumerate(truth.dataset["annotations"], start=1):  # 0 counts as "no match" in pycocotools
+    for number, annotation in enumerate(
+        truth.dataset["annotations"], start=1
+    ):  # 0 counts as "no match" in pycocotools
         annotation["id"] = number
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()

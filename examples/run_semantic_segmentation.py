@@ -45,7 +45,9 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     label_column: str = field(default="label", metadata={"help": "Column of the masks, in which a pixel is a class."})
-    id2label_file: str | None = field(default=None, metadata={"help": "JSON with the name of each class, if elsewhere."})
+    id2label_file: str | None = field(
+        default=None, metadata={"help": "JSON with the name of each class, if elsewhere."}
+    )
     do_reduce_labels: bool = field(default=False, metadata={"help": "Class 0 of the masks is none (ADE20K)."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})

@@ -28,11 +28,15 @@ class DenseModelArguments:
 
     config_name: str | None = field(
         default=None,
-        metadata=_help("Config of a model with fresh weights, such as UperNet on a SimA backbone: a JSON file or name."),
+        metadata=_help(
+            "Config of a model with fresh weights, such as UperNet on a SimA backbone: a JSON file or name."
+        ),
     )
     backbone_name_or_path: str | None = field(
         default=None,
-        metadata=_help("With --config_name: a trained model, folder or Hub name, whose weights the backbone begins with."),
+        metadata=_help(
+            "With --config_name: a trained model, folder or Hub name, whose weights the backbone begins with."
+        ),
     )
     model_name_or_path: str | None = field(default=None, metadata=_help("A trained model to go on with."))
     patch: str | None = field(
@@ -45,7 +49,8 @@ class DenseModelArguments:
         default="tokens", metadata=_help("With --patch: 'tokens', or 'none' (the paper's formula).")
     )
     image_size: int | None = field(
-        default=None, metadata=_help("Height and width of the images in pixels; by default what the image processor says.")
+        default=None,
+        metadata=_help("Height and width of the images in pixels; by default what the image processor says."),
     )
     revision: str = field(default="main", metadata=_help("Branch, tag or commit on the Hub."))
     token: str | None = field(default=None, metadata=_help("Access token of the Hub."))
@@ -136,7 +141,9 @@ def fresh_image_processor(config: PreTrainedConfig, image_size: int | None = Non
     kind = config.model_type.removeprefix(PREFIX)
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
     if not names:
-        raise DataError(f"Transformers has no image processor for a {kind}; begin with a trained model, which brings one.")
+        raise DataError(
+            f"Transformers has no image processor for a {kind}; begin with a trained model, which brings one."
+        )
     cls = getattr(transformers, names["torchvision" if is_torchvision_available() else "pil"])
     return cls(**_size(image_size), **settings)
 

@@ -31,7 +31,9 @@ class DenseTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata=_help("When to save a checkpoint: no, steps, epoch."))
     save_total_limit: int | None = field(default=3, metadata=_help("Checkpoints kept."))
     hub_strategy: str = field(default="end", metadata=_help("What --push_to_hub uploads: the finished folder (end)."))
-    remove_unused_columns: bool = field(default=False, metadata=_help("Leave it as it is: views are made from columns."))
+    remove_unused_columns: bool = field(
+        default=False, metadata=_help("Leave it as it is: views are made from columns.")
+    )
     # Masks and boxes of a whole data set are too much to keep until the end.
     batch_eval_metrics: bool = field(default=True, metadata=_help("Leave it as it is: metrics add up batch by batch."))
     logging_nan_inf_filter: bool = field(
