@@ -12,6 +12,7 @@ from ..errors import TrainingError
 from .checkpoints.folders import keep_newest, last_good_sentence, remove_leftovers, writing
 from .checkpoints.interruption import StoppedBySignal, StopRequest
 from .checkpoints.sharded import all_finite
+from .checkpoints.weights import load_weights
 
 
 def _help(text: str) -> dict:
@@ -117,6 +118,12 @@ class DenseTrainer(Trainer):
                 self.state.save_to_json(str(folder / "trainer_state.json"))
         if args.should_save:
             keep_newest(run_dir, args.save_total_limit, protected=self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, resume_from_checkpoint)
 
 
 class _HeedSigterm(TrainerCallback):
