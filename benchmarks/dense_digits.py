@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from sima_hf.machine.description import device_name, git_revision
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CONFIGS = EXAMPLES / "configs" / "dense"
-IMAGES = {"images": 2000, "validation_images": 300, "size": 80, "seed": 0}
+IMAGES = {"images": 2000, "validation_images": 300, "size": 64, "seed": 0}
 # Name -> script, file of arguments, config of the model.
 RUNS = {
     "UperNet on SimA": ("segmentation", "upernet_sima_digits"),
@@ -88,7 +89,7 @@ def measure(name: str, images: Path) -> dict:
         "task": RUNS[name][0],
         "parameters": parameters,
         "epochs": found["epoch"],
-        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "minutes": round((time.monotonic() - begin) / 60, 1),  # on a machine that may have had more to do
         **figures,
     }
 
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=RUNS, help="measure these anew, and keep what the file has of others"
     )
+    parser.add_argument("--processes", type=int, default=1, help="runs at the same time, one thread each")
     parser.add_argument("--page", type=Path, help="page whose table is to be brought up to date as well")
     arguments = parser.parse_args()
     path = arguments.output_dir / RESULTS
@@ -122,10 +124,12 @@ def main() -> None:
         images = Path(folder, "digits-on-photos")
         words = [word for option, value in IMAGES.items() for word in (f"--{option}", str(value))]
         subprocess.run([sys.executable, str(EXAMPLES / "digits_on_photos.py"), str(images), *words], check=True)
-        for name in wanted:
-            runs[name] = measure(name, images)
-            print(runs[name], flush=True)
-            write(path, [runs[one] for one in RUNS if one in runs])
+        with ThreadPoolExecutor(arguments.processes) as pool:
+            for done in as_completed([pool.submit(measure, name, images) for name in wanted]):
+                found = done.result()
+                runs[found["model"]] = found
+                print(found, flush=True)
+                write(path, [runs[one] for one in RUNS if one in runs])
     if arguments.page:
         replace_between(arguments.page, "dense", markdown_table(path))
 

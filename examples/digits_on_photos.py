@@ -100,7 +100,7 @@ def compose(number: int, photos: list, digits: tuple, size: int, generator: np.r
     }
 
 
-def write(folder: Path, images: int = 2000, validation_images: int = 300, size: int = 80, seed: int = 0) -> None:
+def write(folder: Path, images: int = 2000, validation_images: int = 300, size: int = 64, seed: int = 0) -> None:
     """Write the data set, whole or not at all.
 
     Raises:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument("--images", type=int, default=2000, help="training images")
     parser.add_argument("--validation_images", type=int, default=300, help="images to validate on")
-    parser.add_argument("--size", type=int, default=80, help="height and width in pixels")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--seed", type=int, default=0, help="which digits, where, on what")
     arguments = parser.parse_args()
     try:
