@@ -1,7 +1,7 @@
 """Segmentation and detection from scratch on digits on photographs, by the scripts in examples, with one thread each.
 
 UperNet on a native SimA backbone as a feature pyramid; SegFormer with softmax and with SimA, of one shape and with one budget;
-RT-DETR on a SimA backbone. Each is one run with one seed, so differences of a point or two say nothing.
+RT-DETR on a PVT v2 backbone likewise. Each is one run with one seed, so differences of a point or two say nothing.
 
 python benchmarks/dense_digits.py --output_dir benchmarks/results        # or: make dense
 """
@@ -34,7 +34,8 @@ RUNS = {
     "UperNet on SimA": ("segmentation", "upernet_sima_digits"),
     "SegFormer, softmax": ("segmentation", "segformer_digits"),
     "SegFormer, SimA": ("segmentation", "sima_segformer_digits"),
-    "RT-DETR on SimA": ("detection", "rt_detr_sima_digits"),
+    "RT-DETR on PVT v2, softmax": ("detection", "rt_detr_pvt_v2_digits"),
+    "RT-DETR on PVT v2, SimA": ("detection", "rt_detr_sima_pvt_v2_digits"),
 }
 SCRIPTS = {"segmentation": "run_semantic_segmentation.py", "detection": "run_object_detection.py"}
 FIGURES = {
@@ -118,8 +119,8 @@ def main() -> None:
     arguments = parser.parse_args()
     path = arguments.output_dir / RESULTS
     wanted = arguments.only or list(RUNS)
-    kept = json.loads(path.read_text(encoding="utf-8"))["runs"] if arguments.only and path.is_file() else []
-    runs = {run["model"]: run for run in kept if run["model"] in RUNS and run["model"] not in wanted}
+    if not arguments.only:
+        path.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "digits-on-photos")
         words = [word for option, value in IMAGES.items() for word in (f"--{option}", str(value))]
@@ -127,15 +128,16 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.processes) as pool:
             for done in as_completed([pool.submit(measure, name, images) for name in wanted]):
                 found = done.result()
-                runs[found["model"]] = found
                 print(found, flush=True)
-                write(path, [runs[one] for one in RUNS if one in runs])
+                write(path, found)
     if arguments.page:
         replace_between(arguments.page, "dense", markdown_table(path))
 
 
-def write(path: Path, runs: list[dict]) -> None:
-    """The results file, after each run, so that a machine that goes down in the last one loses that alone."""
+def write(path: Path, run: dict) -> None:
+    """The results file with a run more, after each, so that a machine that goes down in the last one loses that alone."""
+    kept = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    runs = {one["model"]: one for one in [*kept, run]}
     summary = {
         "command": "make dense",
         "data": f"Digits on photographs ({IMAGES['images']:,} training and {IMAGES['validation_images']} validation images of "
@@ -155,7 +157,7 @@ def write(path: Path, runs: list[dict]) -> None:
             name: json.loads((CONFIGS / "models" / f"{model}.json").read_text(encoding="utf-8"))
             for name, (_, model) in RUNS.items()
         },
-        "runs": runs,
+        "runs": [runs[name] for name in RUNS if name in runs],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(compact_json(summary), encoding="utf-8")

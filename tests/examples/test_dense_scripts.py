@@ -108,7 +108,7 @@ def test_average_precision_of_perfect_and_of_misplaced_boxes(rows):
     pytest.importorskip("pycocotools")
     module, data = loaded(DETECT), rows["validation"]
     names = [str(digit) for digit in range(10)]
-    arguments = DenseModelArguments(config_name=str(CONFIGS / "models" / "rt_detr_sima_digits.json"), image_size=64)
+    arguments = DenseModelArguments(config_name=str(CONFIGS / "models" / "rt_detr_sima_pvt_v2_digits.json"), image_size=64)
     processor = build_dense_model(arguments, module.AutoModelForObjectDetection, names).image_processor
     shown = [module.Views(data, processor)[index]["labels"] for index in range(len(data))]
     compute = module.coco_map(data, names, processor)
@@ -200,7 +200,7 @@ def test_swap_calibrate_and_train(folder, tmp_path):
     ids=["data", "split", "model", "checkpoint"],
 )
 def test_mistakes_are_sentences(script, wrong, words, folder, tmp_path):
-    model = {SEGMENT: "upernet_sima_digits", DETECT: "rt_detr_sima_digits"}[script]
+    model = {SEGMENT: "upernet_sima_digits", DETECT: "rt_detr_sima_pvt_v2_digits"}[script]
     given = {**SHORT, "dataset_name": str(folder), "config_name": str(CONFIGS / "models" / f"{model}.json"), **wrong}
     started = Run(script, command(output_dir=tmp_path / "run", **given), tmp_path / "log")
     assert started.wait() == 1
