@@ -15,7 +15,9 @@ from transformers.utils import is_torchvision_available
 from ..calibration.calibrate import CalibrationReport, calibrate
 from ..errors import DataError
 from ..patching import patch_model
-from ..patching.hosts import PREFIX
+
+# Types that share the image processor of another, which Transformers' own table leaves out.
+_PROCESSED_AS = {"d_fine": "rt_detr", "rt_detr_v2": "rt_detr"}
 
 
 def _help(text: str) -> dict:
@@ -138,8 +140,8 @@ def fresh_image_processor(config: PreTrainedConfig, image_size: int | None = Non
     Raises:
         DataError: it has none.
     """
-    kind = config.model_type.removeprefix(PREFIX)
-    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
+    kind = config.model_type.removeprefix("sima_")
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(_PROCESSED_AS.get(kind, kind))
     if not names:
         raise DataError(
             f"Transformers has no image processor for a {kind}; begin with a trained model, which brings one."
