@@ -16,6 +16,7 @@ from ..calibration.calibrate import CalibrationReport, calibrate
 from ..errors import DataError
 from ..patching import patch_model
 
+
 # Types that share the image processor of another, which Transformers' own table leaves out.
 _PROCESSED_AS = {"d_fine": "rt_detr", "rt_detr_v2": "rt_detr"}
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from transformers import pipeline
 
 from sima_hf import certify
-from sima_hf.errors import DataError
+from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.training.command_line import parse
 from sima_hf.training.dense import DenseModelArguments, build_dense_model
 from sima_hf.training.dense_trainer import DenseTrainingArguments
@@ -108,7 +109,9 @@ def test_average_precision_of_perfect_and_of_misplaced_boxes(rows):
     pytest.importorskip("pycocotools")
     module, data = loaded(DETECT), rows["validation"]
     names = [str(digit) for digit in range(10)]
-    arguments = DenseModelArguments(config_name=str(CONFIGS / "models" / "rt_detr_sima_pvt_v2_digits.json"), image_size=64)
+    arguments = DenseModelArguments(
+        config_name=str(CONFIGS / "models" / "rt_detr_sima_pvt_v2_digits.json"), image_size=64
+    )
     processor = build_dense_model(arguments, module.AutoModelForObjectDetection, names).image_processor
     shown = [module.Views(data, processor)[index]["labels"] for index in range(len(data))]
     compute = module.coco_map(data, names, processor)
@@ -185,6 +188,21 @@ def test_swap_calibrate_and_train(folder, tmp_path):
     model = pipeline("image-segmentation", model=str(tmp_path / "sima"), device="cpu").model
     assert model.config.model_type == "sima_segformer"
     assert certify(model, torch.randn(1, 3, 64, 64)).softmax_free
+
+
+@pytest.mark.parametrize(
+    ("script", "package", "words"),
+    [
+        (SEGMENT, "torchmetrics", "Mean IoU needs torchmetrics"),
+        (DETECT, "pycocotools.coco", "COCO mAP needs pycocotools"),
+    ],
+    ids=["segmentation", "detection"],
+)
+def test_what_is_not_installed_is_named(script, package, words, rows, monkeypatch):
+    module = loaded(script)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"{words}: pip install 'sima-hf\[dense\]'"):
+        module.mean_iou(3) if script == SEGMENT else module.coco_map(rows["validation"], ["0"], None)
 
 
 @pytest.mark.slow

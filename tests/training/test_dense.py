@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
     SegformerConfig,
@@ -16,7 +17,7 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification, certify
 from sima_hf.errors import DataError
-from sima_hf.training.dense import DenseModelArguments, build_dense_model, calibrate_dense
+from sima_hf.training.dense import DenseModelArguments, build_dense_model, calibrate_dense, fresh_image_processor
 
 
 LABELS = ["background", "cat", "dog"]
@@ -75,6 +76,15 @@ def test_backbone_begins_with_a_classifiers_weights(folder):
     shared = [name for name in found if "feature_pyramid" not in name]
     assert len(shared) > 50
     assert all(torch.equal(found[name], trained[name]) for name in shared)
+
+
+def test_a_fresh_swapped_type_has_its_hosts_image_processor(folder):
+    """And D-FINE, which Transformers' table leaves out, that of RT-DETR."""
+    for kind, name in (("sima_segformer", "SegformerImageProcessor"), ("d_fine", "RTDetrImageProcessor")):
+        processor = fresh_image_processor(AutoConfig.for_model(kind), 48)
+        assert type(processor).__name__.removesuffix("Pil") == name
+    with pytest.raises(DataError, match="Transformers has no image processor for a sima; begin with a trained model"):
+        fresh_image_processor(SimAConfig(**TINY))
 
 
 def test_trained_with_the_datas_classes(folder):
