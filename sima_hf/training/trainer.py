@@ -19,7 +19,6 @@ from ..data.loading import Unreadable, begin_worker, leaving_flag, lost_workers_
 from ..data.pixels import normalize
 from ..data.processors import normalization
 from ..data.streaming import StreamedImages
-from ..errors import CheckpointError
 from ..evaluation.metrics import compute_metrics
 from ..folders.manifest import PREFIX
 from .arguments import SimATrainingArguments
@@ -27,6 +26,7 @@ from .checkpoints.folders import last_good_sentence, remove_leftovers
 from .checkpoints.interruption import StoppedBySignal, StopRequest
 from .checkpoints.sharded import fsdp_wrap_layers, unshard
 from .checkpoints.state import RunState
+from .checkpoints.weights import load_weights
 from .measuring import measure
 from .recipe.batch_norm import synchronize_batch_norm
 from .recipe.ema import WeightAverage
@@ -387,14 +387,8 @@ class SimATrainer(Trainer):
         own = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if not own:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        try:
-            self.model.load_state_dict(loaded.state_dict())
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{resume_from_checkpoint} holds another model than the one to be trained: {str(error).splitlines()[1].strip()}"
-            ) from error
+        else:
+            load_weights(self.model, resume_from_checkpoint)
 
 
 class _AfterEachStep(TrainerCallback):

@@ -11,6 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 PATCH_SIZES = (8, 16)
 ATTENTION_GAINS = ("none", "tokens")
+# Stride of a level of the feature pyramid -> depth, over that of the model, of the block it is made from, as in XCiT's recipe.
+PYRAMID_DEPTHS = {4: 1 / 3, 8: 1 / 2, 16: 2 / 3, 32: 1.0}
 
 # The fourteen models of the original code: seven sizes, each with patches of 16 and of 8 pixels.
 _SIZES = {
@@ -87,9 +89,17 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
             Number of image channels.
         out_features (`list[str]`, *optional*):
             For a backbone: stages whose feature maps are returned, among `"stem"`, `"stage1"`, ..., one stage per SimA
-            block. Defaults to the last stage.
+            block. Defaults to the last stage, with a pyramid to those of XCiT's recipe: a third, half, two thirds and all
+            of the blocks for strides of 4, 8, 16 and 32.
         out_indices (`list[int]`, *optional*):
             The same by index; `"stem"` is 0.
+        pyramid_strides (`list[int]`, *optional*):
+            For a backbone: strides, among 4, 8, 16 and 32 pixels, to which the feature maps are brought, one for each of
+            `out_features`, by transposed convolutions and max pooling, as dense heads need them. By default all maps have
+            the resolution of the patches.
+        reshape_hidden_states (`bool`, *optional*, defaults to `True`):
+            For a backbone: whether it returns maps. `False` is for heads that take tokens (DPT, Depth Anything):
+            `(batch_size, 1 + N, hidden_size)`, with the mean of the patches where other models have a class token.
 
     Raises:
         ValueError: sizes that do not fit together, with the values it got.
@@ -127,15 +137,24 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int = 16
     num_channels: int = 3
+    pyramid_strides: list[int] | tuple[int, ...] | None = None
+    reshape_hidden_states: bool = True
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         self.validate_architecture()  # here too, so that a wrong value gives a plain ValueError before anything is derived
         self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, self.num_hidden_layers + 1)]
-        self.set_output_features_output_indices(
-            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
-        )
+        out_indices, out_features = kwargs.pop("out_indices", None), kwargs.pop("out_features", None)
+        if self.pyramid_strides is not None and out_indices is None and out_features is None:
+            out_indices = [round(PYRAMID_DEPTHS[stride] * self.num_hidden_layers) for stride in self.pyramid_strides]
+            if len(set(out_indices)) < len(out_indices):
+                raise ValueError(
+                    f"`pyramid_strides` of {len(out_indices)} levels need `out_features`, one stage for each, in a model of only "
+                    f"{self.num_hidden_layers} blocks, got none."
+                )
+        self.set_output_features_output_indices(out_indices=out_indices, out_features=out_features)
+        self.validate_pyramid()
         super().__post_init__(**kwargs)
 
     @property
@@ -149,6 +168,14 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_output_attentions(self):
         """Nothing to refuse, see above; part of `@strict`'s validation."""
+
+    def validate_pyramid(self):
+        """Raise ValueError where the pyramid has not one stage for each level; a backbone asks again, as stages may change."""
+        if self.pyramid_strides is not None and len(self.pyramid_strides) != len(self.out_features):
+            raise ValueError(
+                f"`pyramid_strides` must have one stride for each of `out_features`, got {list(self.pyramid_strides)} for "
+                f"{self.out_features}."
+            )
 
     def validate_architecture(self):
         """Raise ValueError for values that no model can be built from; part of `@strict`'s validation."""
@@ -192,6 +219,15 @@ class SimAConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("hidden_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 0 and less than 1, got {getattr(self, name)}.")
+        strides = list(self.pyramid_strides or ())
+        if self.pyramid_strides is not None and (
+            not strides or strides != sorted(set(strides)) or not PYRAMID_DEPTHS.keys() >= set(strides)
+        ):
+            raise ValueError(
+                f"`pyramid_strides` must be some of {', '.join(map(str, PYRAMID_DEPTHS))}, in that order, got {strides}."
+            )
+        if strides and not self.reshape_hidden_states:
+            raise ValueError(f"`reshape_hidden_states` must be True with `pyramid_strides`, got False and {strides}.")
         if self.attention_gain not in ATTENTION_GAINS:
             raise ValueError(f"`attention_gain` must be 'none' or 'tokens', got {self.attention_gain!r}.")
 

@@ -1,4 +1,4 @@
-"""From pixels to patch tokens: SimA's convolutional stem and Fourier position encoding, for images of any size."""
+"""From pixels to patch tokens, and from their feature maps to a pyramid: convolutions and Fourier positions, for any size."""
 
 import itertools
 import math
@@ -97,4 +97,48 @@ class SimAEmbeddings(nn.Module):
         return self.dropout(feature_map.flatten(2).transpose(1, 2)), (height, width)
 
 
-__all__ = ["SimAEmbeddings"]
+class SimAFeaturePyramid(nn.Module):
+    """Feature maps `(B,hidden_size,h,w)` of the patches' stride to those of `config.pyramid_strides`; without, as they are.
+
+    For heads that take tokens (`config.reshape_hidden_states=False`) to `(B,1+h*w,hidden_size)`, the mean of the patches first.
+    After XCiT's segmentation and detection backbones (arXiv 2106.09681, facebookresearch/xcit): transposed convolutions of
+    stride 2, with batch norm and activation between two of them, for finer levels, and max pooling for coarser ones.
+    """
+
+    def __init__(self, config: SimAConfig):
+        super().__init__()
+        config.validate_pyramid()
+        self.patch_size, self.strides = config.patch_size, tuple(config.pyramid_strides or ())
+        self.as_tokens = not config.reshape_hidden_states
+        self.levels = nn.ModuleList(self.level(config, stride) for stride in self.strides)
+
+    @staticmethod
+    def level(config: SimAConfig, stride: int) -> nn.Module:
+        """The layers from the patches' stride to that of a level."""
+        if stride >= config.patch_size:
+            factor = stride // config.patch_size
+            return nn.Identity() if factor == 1 else nn.MaxPool2d(kernel_size=factor, stride=factor)
+        width, layers = config.hidden_size, []
+        for step in range(int(math.log2(config.patch_size // stride))):
+            if step > 0:
+                layers += [nn.BatchNorm2d(width), ACT2FN[config.hidden_act]]
+            layers.append(nn.ConvTranspose2d(width, width, kernel_size=2, stride=2))
+        return nn.Sequential(*layers)
+
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """One map for each that it gets; ValueError for an image of less than a pixel at the coarsest level."""
+        if self.as_tokens:
+            tokens = (feature_map.flatten(2).transpose(1, 2) for feature_map in feature_maps)
+            return tuple(torch.cat((one.mean(dim=1, keepdim=True), one), dim=1) for one in tokens)
+        if not self.strides:
+            return feature_maps
+        grid, needed = tuple(feature_maps[0].shape[-2:]), max(1, self.strides[-1] // self.patch_size)
+        if min(grid) < needed:
+            raise ValueError(
+                f"`pixel_values` must be at least {self.strides[-1] - self.patch_size + 1} pixels high and wide for a feature "
+                f"pyramid of stride {self.strides[-1]}, got {grid[0]} x {grid[1]} patches of {self.patch_size} pixels."
+            )
+        return tuple(level(feature_map) for level, feature_map in zip(self.levels, feature_maps, strict=True))
+
+
+__all__ = ["SimAEmbeddings", "SimAFeaturePyramid"]

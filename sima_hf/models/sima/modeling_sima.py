@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_w
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_sima import SimAConfig
-from .embeddings_sima import SimAEmbeddings
+from .embeddings_sima import SimAEmbeddings, SimAFeaturePyramid
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -287,7 +287,7 @@ class SimAPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
@@ -408,10 +408,10 @@ class SimAForImageClassification(SimAPreTrainedModel):
 
 
 class SimABackbone(BackboneMixin, SimAPreTrainedModel):
-    """Feature maps `(batch_size, hidden_size, h, w)` of chosen SimA blocks, all at the resolution of the patches.
+    """Feature maps `(batch_size, hidden_size, h, w)` of chosen SimA blocks, at the resolution of the patches or as a pyramid.
 
     Args:
-        config: a `SimAConfig`; `out_features` or `out_indices` choose among "stem", "stage1", ...
+        config: a `SimAConfig`; `out_features` or `out_indices` choose among "stem", "stage1", ...; `pyramid_strides` resizes.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^(sima\.)?(class_|layernorm\.)", r"^classifier\."]  # noqa: RUF012
@@ -421,6 +421,7 @@ class SimABackbone(BackboneMixin, SimAPreTrainedModel):
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
         self.embeddings = SimAEmbeddings(config)
         self.layers = nn.ModuleList(SimALayer(config) for _ in range(config.num_hidden_layers))
+        self.feature_pyramid = SimAFeaturePyramid(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -441,7 +442,7 @@ class SimABackbone(BackboneMixin, SimAPreTrainedModel):
                 hidden_states = self.layers[index - 1](hidden_states, grid, **kwargs)
             if stage in self.out_features:
                 feature_maps += (hidden_states.transpose(1, 2).unflatten(-1, grid).contiguous(),)
-        return BackboneOutput(feature_maps=feature_maps)
+        return BackboneOutput(feature_maps=self.feature_pyramid(feature_maps))
 
 
 __all__ = ["SimABackbone", "SimAForImageClassification", "SimAModel", "SimAPreTrainedModel"]
