@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from datasets import load_dataset
 from PIL import ImageOps
 from transformers import AutoModelForObjectDetection, set_seed
 from transformers.utils import ModelOutput, logging
 
-from sima_hf.errors import DataError, MissingDependencyError
+from sima_hf.errors import MissingDependencyError
 from sima_hf.training.checkpoints.folders import checkpoint_to_resume
 from sima_hf.training.command_line import failures_as_sentences, parse
-from sima_hf.training.dense import DenseModelArguments, build_dense_model, calibrate_dense
-from sima_hf.training.dense_trainer import DenseTrainer, DenseTrainingArguments
+from sima_hf.training.dense.data import DenseDataArguments, at_most, load_splits
+from sima_hf.training.dense.model import DenseModelArguments, build_dense_model, calibrate_dense
+from sima_hf.training.dense.trainer import DenseTrainer, DenseTrainingArguments
 from sima_hf.training.run import check_folders, start_over
 
 
@@ -37,16 +37,9 @@ COLUMNS = (
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DenseDataArguments):
     """Which images, and how they are shown."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub or a local folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
-    max_train_images: int | None = field(default=None, metadata={"help": "Use this many training images at most."})
-    max_validation_images: int | None = field(default=None, metadata={"help": "The same for validation."})
-    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of a flip."})
     max_size: int | None = field(
         default=None,
         metadata={
@@ -153,26 +146,11 @@ def logits_and_boxes(outputs: tuple, labels) -> tuple[torch.Tensor, torch.Tensor
     return tuple(one for one in outputs if isinstance(one, torch.Tensor))[:2]
 
 
-def most(data, count: int | None):
-    """At most so many images, drawn at random."""
-    return data if count is None or len(data) <= count else data.shuffle(seed=0).select(range(count))
-
-
 def train(model_args: DenseModelArguments, data_args: DataArguments, args: DenseTrainingArguments) -> None:
     """From arguments to a finished folder: model, image processor, results and card."""
     logging.disable_progress_bar()
-    if data_args.dataset_name is None:
-        raise DataError("--dataset_name must name a data set or a folder, got none.")
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
-    data = load_dataset(data_args.dataset_name, data_args.dataset_config_name, token=model_args.token)
-    for wanted in (data_args.train_split, data_args.validation_split):
-        if wanted not in data:
-            raise DataError(f"{data_args.dataset_name} has no split {wanted!r}; it has {', '.join(data)}.")
-        for column in COLUMNS:
-            if column not in data[wanted].column_names:
-                raise DataError(f"There is no column {column!r}; there are {', '.join(data[wanted].column_names)}.")
-    train_data = most(data[data_args.train_split], data_args.max_train_images)
-    validation = most(data[data_args.validation_split], data_args.max_validation_images)
+    train_data, validation = load_splits(data_args, COLUMNS, model_args.token)
     objects = train_data.features["objects"]
     names = (objects.feature if hasattr(objects, "feature") else objects)["category"].feature.names
 
@@ -186,7 +164,7 @@ def train(model_args: DenseModelArguments, data_args: DataArguments, args: Dense
     dense = build_dense_model(model_args, AutoModelForObjectDetection, names, **settings)
     check_folders(args, checkpoint, data_args.dataset_name)
     if model_args.calibrate and checkpoint is None:
-        shown = Views(most(train_data, model_args.calibrate), dense.image_processor)
+        shown = Views(at_most(train_data, model_args.calibrate), dense.image_processor)
         loader = torch.utils.data.DataLoader([one["pixel_values"] for one in shown], args.train_batch_size)
         calibrate_dense(dense, loader, progress=not args.disable_tqdm)
         print(dense.calibration)

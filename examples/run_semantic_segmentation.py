@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import load_dataset
 from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from transformers import AutoModelForSemanticSegmentation, set_seed
@@ -26,8 +25,9 @@ from transformers.utils import logging
 from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.training.checkpoints.folders import checkpoint_to_resume
 from sima_hf.training.command_line import failures_as_sentences, parse
-from sima_hf.training.dense import DenseModelArguments, build_dense_model, calibrate_dense
-from sima_hf.training.dense_trainer import DenseTrainer, DenseTrainingArguments
+from sima_hf.training.dense.data import DenseDataArguments, at_most, load_splits
+from sima_hf.training.dense.model import DenseModelArguments, build_dense_model, calibrate_dense
+from sima_hf.training.dense.trainer import DenseTrainer, DenseTrainingArguments
 from sima_hf.training.run import check_folders, start_over
 
 
@@ -36,26 +36,17 @@ IGNORED = 255  # pixels of no class
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DenseDataArguments):
     """Which images, and how they are shown."""
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set on the Hub or a local folder, with id2label.json beside its files."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     label_column: str = field(default="label", metadata={"help": "Column of the masks, in which a pixel is a class."})
     id2label_file: str | None = field(
-        default=None, metadata={"help": "JSON with the name of each class, if elsewhere."}
+        default=None, metadata={"help": "JSON with the name of each class; by default id2label.json beside the data."}
     )
     do_reduce_labels: bool = field(default=False, metadata={"help": "Class 0 of the masks is none (ADE20K)."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
-    max_train_images: int | None = field(default=None, metadata={"help": "Use this many training images at most."})
-    max_validation_images: int | None = field(default=None, metadata={"help": "The same for validation."})
     min_scale: float = field(default=0.5, metadata={"help": "Smallest random scale of a training image."})
     max_scale: float = field(default=2.0, metadata={"help": "Largest random scale, before the crop."})
-    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of a flip."})
 
 
 class Views(torch.utils.data.Dataset):
@@ -114,11 +105,6 @@ def class_names(args: DataArguments) -> list[str]:
     return [names[str(index)] for index in range(len(names))]
 
 
-def most(data, count: int | None):
-    """At most so many images, drawn at random."""
-    return data if count is None or len(data) <= count else data.shuffle(seed=0).select(range(count))
-
-
 def mean_iou(num_labels: int):
     """`compute_metrics` that adds up batches: mean intersection over union of the classes that occur, and pixel accuracy."""
     try:
@@ -150,18 +136,10 @@ def classes_of_pixels(logits, labels: torch.Tensor) -> torch.Tensor:
 def train(model_args: DenseModelArguments, data_args: DataArguments, args: DenseTrainingArguments) -> None:
     """From arguments to a finished folder: model, image processor, results and card."""
     logging.disable_progress_bar()
-    if data_args.dataset_name is None:
-        raise DataError("--dataset_name must name a data set or a folder, got none.")
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
+    train_data, validation = load_splits(data_args, (data_args.image_column, data_args.label_column), model_args.token)
     names = class_names(data_args)
     compute_metrics = mean_iou(len(names))
-    data = load_dataset(data_args.dataset_name, data_args.dataset_config_name, token=model_args.token)
-    for wanted in (data_args.train_split, data_args.validation_split):
-        if wanted not in data:
-            raise DataError(f"{data_args.dataset_name} has no split {wanted!r}; it has {', '.join(data)}.")
-        for column in (data_args.image_column, data_args.label_column):
-            if column not in data[wanted].column_names:
-                raise DataError(f"There is no column {column!r}; there are {', '.join(data[wanted].column_names)}.")
 
     # Fresh weights with a SimA backbone, a trained model, or a softmax model that is swapped.
     set_seed(args.seed)
@@ -169,10 +147,8 @@ def train(model_args: DenseModelArguments, data_args: DataArguments, args: Dense
         model_args, AutoModelForSemanticSegmentation, names, do_reduce_labels=data_args.do_reduce_labels
     )
     check_folders(args, checkpoint, data_args.dataset_name)
-    train_data = most(data[data_args.train_split], data_args.max_train_images)
-    validation = most(data[data_args.validation_split], data_args.max_validation_images)
     if model_args.calibrate and checkpoint is None:
-        shown = Views(most(train_data, model_args.calibrate), dense.image_processor, data_args)
+        shown = Views(at_most(train_data, model_args.calibrate), dense.image_processor, data_args)
         loader = torch.utils.data.DataLoader([one["pixel_values"] for one in shown], args.train_batch_size)
         calibrate_dense(dense, loader, progress=not args.disable_tqdm)
         print(dense.calibration)

@@ -14,8 +14,8 @@ from transformers import pipeline
 from sima_hf import certify
 from sima_hf.errors import DataError, MissingDependencyError
 from sima_hf.training.command_line import parse
-from sima_hf.training.dense import DenseModelArguments, build_dense_model
-from sima_hf.training.dense_trainer import DenseTrainingArguments
+from sima_hf.training.dense.model import DenseModelArguments, build_dense_model
+from sima_hf.training.dense.trainer import DenseTrainingArguments
 from tests.helpers.script_runs import EXAMPLES, Run, command, run
 
 

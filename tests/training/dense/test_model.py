@@ -17,7 +17,7 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification, certify
 from sima_hf.errors import DataError
-from sima_hf.training.dense import DenseModelArguments, build_dense_model, calibrate_dense, fresh_image_processor
+from sima_hf.training.dense.model import DenseModelArguments, build_dense_model, calibrate_dense, fresh_image_processor
 
 
 LABELS = ["background", "cat", "dog"]

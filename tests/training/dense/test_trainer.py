@@ -10,7 +10,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trai
 from sima_hf.errors import CheckpointError, TrainingError
 from sima_hf.training.checkpoints.folders import checkpoint_to_resume
 from sima_hf.training.checkpoints.interruption import StoppedBySignal
-from sima_hf.training.dense_trainer import DenseTrainer, DenseTrainingArguments
+from sima_hf.training.dense.trainer import DenseTrainer, DenseTrainingArguments
 
 
 class Pictures(torch.utils.data.Dataset):

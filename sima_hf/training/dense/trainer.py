@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ..errors import TrainingError
-from .checkpoints.folders import keep_newest, last_good_sentence, remove_leftovers, writing
-from .checkpoints.interruption import StoppedBySignal, StopRequest
-from .checkpoints.sharded import all_finite
-from .checkpoints.weights import load_weights
+from ...errors import TrainingError
+from ..checkpoints.folders import keep_newest, last_good_sentence, remove_leftovers, writing
+from ..checkpoints.interruption import StoppedBySignal, StopRequest
+from ..checkpoints.sharded import all_finite
+from ..checkpoints.weights import load_weights
 
 
 def _help(text: str) -> dict:

@@ -12,9 +12,9 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 
-from ..calibration.calibrate import CalibrationReport, calibrate
-from ..errors import DataError
-from ..patching import patch_model
+from ...calibration.calibrate import CalibrationReport, calibrate
+from ...errors import DataError
+from ...patching import patch_model
 
 
 # Types that share the image processor of another, which Transformers' own table leaves out.

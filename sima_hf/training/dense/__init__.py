@@ -1,0 +1,1 @@
+"""Dense tasks: segmentation and detection, what their scripts in examples share."""
