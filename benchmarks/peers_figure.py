@@ -44,20 +44,21 @@ def spread(values: list[float]) -> str:
 def markdown_table(results: dict) -> str:
     """One row for each attention."""
     sizes = results.get("time", {"settings": {"tokens": []}})["settings"]["tokens"]
-    titles = [results[data]["words"] if data in results else data for data in DATA]
+    shown = [data for data in DATA if data in results]
+    titles = [results[data]["words"] for data in shown]
     header = ["attention", "left of softmax", *(f"{title}, %" for title in titles), "parameters"]
     header += [f"Mop, {SHOWN_TOKENS:,} tokens", *(f"ms, {size:,}" for size in sizes)]
     header += [f"MiB, {max(sizes):,}" if sizes else "MiB", "conversion keeps, %: " + ", ".join(titles)]
     rows = []
     for name, contestant in CONTESTANTS.items():
-        runs = {data: cells(results, data, "run", name) for data in DATA}
+        runs = {data: cells(results, data, "run", name) for data in shown}
         if not any(runs.values()) and not costs(results, name):
             continue
-        accuracies = [spread([run["accuracy"] for run in runs[data]]) for data in DATA]
-        parameters = [f"{run['parameters']:,}" for run in runs[DATA[0]] or runs[DATA[1]]][:1] or [""]
+        accuracies = [spread([run["accuracy"] for run in runs[data]]) for data in shown]
+        parameters = [f"{run['parameters']:,}" for run in next(filter(None, runs.values()), [])][:1] or [""]
         kept = [
             f"{100 * statistics.mean(cell['calibrated'] for cell in found):.1f}" if found else "-"
-            for found in (cells(results, data, "conversion", name) for data in DATA)
+            for found in (cells(results, data, "conversion", name) for data in shown)
         ]
         kept = ", ".join(kept) if set(kept) != {"-"} else ""
         rows.append(

@@ -1,4 +1,4 @@
-"""The dense runs: what was measured reaches its goals, and the page says it."""
+"""The dense runs: what was measured is far above chance, and the page says it."""
 
 import json
 from pathlib import Path
@@ -37,10 +37,11 @@ def test_settings_are_those_of_the_configs(results, script):
 
 
 @pytest.mark.results
-def test_segmentation_reaches_its_goal_with_softmax_and_with_sima(results):
+def test_segmentation_tells_digits_apart_with_softmax_and_with_sima(results):
+    """Background alone gives a share of 1/11 at most; 0.85 was aimed at and is not reached."""
     found = {run["model"]: run for run in results["runs"]}
     for name in ("SegFormer, softmax", "SegFormer, SimA"):
-        assert found[name]["mean IoU"] >= 0.85
+        assert found[name]["mean IoU"] >= 0.7
     assert found["SegFormer, softmax"]["parameters"] == found["SegFormer, SimA"]["parameters"]
 
 
