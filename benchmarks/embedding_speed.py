@@ -28,7 +28,7 @@ from sima_hf.machine.description import device_name, versions
 RESULTS = "embedding_cpu.json"
 CONTESTANTS = ("softmax", "SimA")
 # Pixels -> (images, images of a batch).
-SIZES = {224: (16, 8), 512: (8, 4)}
+SIZES = {224: (32, 8), 512: (16, 4), 1024: (4, 2)}
 ROUNDS = 3
 MILLION = 1_000_000
 PROCESSES = 64  # of the plan
