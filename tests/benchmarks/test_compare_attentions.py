@@ -62,7 +62,7 @@ def test_a_run_that_goes_on(run, script):
     (run_of_softmax,) = (cell for cell in before["cells"] if cell["step"] == "run" and cell["attention"] == "softmax")
     assert script.accuracy(model, data) == run_of_softmax["accuracy"]
     text = (folder / "page.md").read_text(encoding="utf-8")
-    assert f"| softmax | softmax |  | {100 * run_of_softmax['accuracy']:.1f} (" in text
+    assert f"| softmax | softmax | {100 * run_of_softmax['accuracy']:.1f} (" in text
     assert "ReLA, scale and gate" in text
     assert "elu+1" not in text
 
