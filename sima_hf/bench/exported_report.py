@@ -64,16 +64,16 @@ def markdown_table(csvs: Sequence[Path]) -> str:
 
 
 def _int8_line(rows: list[dict]) -> str:
-    """How much faster SimA is in int8 than in float32, where both were measured; of medians of two runs."""
+    """How long SimA takes in int8 against float32, where both were measured; of medians of two runs."""
     own: dict[tuple, dict[str, float]] = {}
     for row in rows:
         if row["contestant"] == "sima":
             key = row["runtime"], row["threads"], row["pixels"]
             own.setdefault(key, {})[row["dtype"]] = float(row["median_ms"])
-    ratios = [times["float32"] / times["int8"] for times in own.values() if len(times) == 2]
+    ratios = [times["int8"] / times["float32"] for times in own.values() if len(times) == 2]
     if not ratios:
         return ""
-    return f"SimA in int8 takes less time than in float32 by a factor of {min(ratios):.2f} to {max(ratios):.2f} (two runs). "
+    return f"SimA in int8 takes {min(ratios):.2f} to {max(ratios):.2f} times as long as in float32 (two runs). "
 
 
 def short_line(csv: Path) -> str:
