@@ -121,7 +121,7 @@ def test_the_page_holds_the_committed_results(script, monkeypatch):
     for data in set(peers_figure.DATA) & set(results):
         runs = [cell for cell in results[data]["cells"] if cell["step"] == "run"]
         seeds = {name: {cell["seed"] for cell in runs if cell["attention"] == name} for name in script.CONTESTANTS}
-        assert all(len(found) >= 2 for found in seeds.values())
+        assert all(len(found) >= 2 for found in seeds.values() if found or data == "digits")
         for run in runs:
             choices = peers_figure.cells(results, data, "choice", run["attention"])
             assert run["rate"] == max(choices, key=lambda cell: cell["accuracy"])["rate"]
