@@ -96,7 +96,9 @@ assert watched() == before
 again, found = logits()
 assert again == attention and torch.equal(found, expected)
 after = dict(m.ALL_ATTENTION_FUNCTIONS.items())
-assert {k: v for k, v in after.items() if not k.startswith("sima")} == functions
+from sima_hf.peers import PEERS
+assert not PEERS.keys() & functions.keys()
+assert {k: v for k, v in after.items() if not k.startswith("sima") and k not in PEERS} == functions
 print("unchanged")
 """
     result = fresh(code)
