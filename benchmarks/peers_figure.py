@@ -46,7 +46,7 @@ def markdown_table(results: dict) -> str:
     sizes = results.get("time", {"settings": {"tokens": []}})["settings"]["tokens"]
     shown = [data for data in DATA if data in results]
     titles = [results[data]["words"] for data in shown]
-    header = ["attention", "left of softmax", *(f"{title}, %" for title in titles), "parameters"]
+    header = ["attention", "left of softmax", *(f"{title}, %" for title in titles), "parameters, likewise"]
     header += [f"Mop, {SHOWN_TOKENS:,} tokens", *(f"ms, {size:,}" for size in sizes)]
     header += [f"MiB, {max(sizes):,}" if sizes else "MiB", "conversion keeps, %: " + ", ".join(titles)]
     rows = []
@@ -55,14 +55,15 @@ def markdown_table(results: dict) -> str:
         if not any(runs.values()) and not costs(results, name):
             continue
         accuracies = [spread([run["accuracy"] for run in runs[data]]) for data in shown]
-        parameters = [f"{run['parameters']:,}" for run in next(filter(None, runs.values()), [])][:1] or [""]
+        # A model of each data set has sizes of its own.
+        parameters = "; ".join(f"{runs[data][0]['parameters']:,}" if runs[data] else "-" for data in shown)
         kept = [
             f"{100 * statistics.mean(cell['calibrated'] for cell in found):.1f}" if found else "-"
             for found in (cells(results, data, "conversion", name) for data in shown)
         ]
         kept = ", ".join(kept) if set(kept) != {"-"} else ""
         rows.append(
-            [contestant.title, contestant.remaining, *accuracies, *parameters, *_costs(results, name, sizes), kept]
+            [contestant.title, contestant.remaining, *accuracies, parameters, *_costs(results, name, sizes), kept]
         )
         if name == "sima" and costs(results, FUSED):
             rows.append(["SimA, fused kernel", contestant.remaining, "", "", "", *_costs(results, FUSED, sizes), ""])

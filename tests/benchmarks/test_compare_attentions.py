@@ -120,8 +120,25 @@ def test_the_page_holds_the_committed_results(script, monkeypatch):
     assert links_from(page, peers_figure.conditions(results)) in text
     for data in set(peers_figure.DATA) & set(results):
         runs = [cell for cell in results[data]["cells"] if cell["step"] == "run"]
-        seeds = {name: {cell["seed"] for cell in runs if cell["attention"] == name} for name in script.CONTESTANTS}
-        assert all(len(found) >= 2 for found in seeds.values() if found or data == "digits")
         for run in runs:
             choices = peers_figure.cells(results, data, "choice", run["attention"])
             assert run["rate"] == max(choices, key=lambda cell: cell["accuracy"])["rate"]
+
+
+@pytest.mark.results
+@pytest.mark.parametrize(
+    "data",
+    [
+        "digits",
+        pytest.param(
+            "fashion_mnist", marks=pytest.mark.xfail(strict=True, reason="seven of fifteen have not been run yet")
+        ),
+    ],
+)
+def test_every_attention_was_trained_from_two_seeds(script, data, monkeypatch):
+    import peers_figure
+
+    monkeypatch.chdir(ROOT)
+    runs = [cell for cell in peers_figure.read(Path("benchmarks/results"))[data]["cells"] if cell["step"] == "run"]
+    seeds = {name: {cell["seed"] for cell in runs if cell["attention"] == name} for name in script.CONTESTANTS}
+    assert all(len(found) >= 2 for found in seeds.values())
