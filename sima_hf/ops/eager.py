@@ -108,7 +108,7 @@ def _token_norm(x: torch.Tensor, transposed: bool = False) -> torch.Tensor:
 
     Summed in the order of Transformers' memory, `(B,N,H,D)`: up to 6 times as fast on CPU as a sum over axis -2, and 3 to 40
     times as fast as torch's vector norm. An exported graph sums in the order of the products, in which a runtime has `x` anyway:
-    at 4,096 tokens ONNX Runtime took 7 times as long over Transformers' order.
+    ONNX Runtime takes several times as long over Transformers' order where tokens are many.
     """
     if torch.compiler.is_exporting():
         return _floor(x.transpose(-2, -1).abs().sum(dim=-1) if transposed else x.abs().sum(dim=-2))
