@@ -26,6 +26,7 @@ _NAMES = {
     "prepare_for_hub": ".hub",
     "patched": ".patching",
     "sima_attention": ".ops",
+    "split_tokens": ".parallel",
     "supported_models": ".patching",
     "unpatch_model": ".patching",
 }
@@ -48,6 +49,7 @@ __all__ = [
     "patched",
     "prepare_for_hub",
     "sima_attention",
+    "split_tokens",
     "supported_models",
     "unpatch_model",
 ]
@@ -66,5 +68,6 @@ if TYPE_CHECKING:
     from .models.sima.image_processing_sima import SimAImageProcessor
     from .models.sima.modeling_sima import SimABackbone, SimAForImageClassification, SimAModel
     from .ops import sima_attention
+    from .parallel import split_tokens
     from .patching import certify, patch_model, patched, supported_models, unpatch_model
     from .training.distillation.distill import distill

@@ -91,7 +91,8 @@ def sima_attention_forward(
     """SimA as an attention function of Transformers.
 
     Args:
-        module: the attention module that calls; its `config.attention_gain` is the gain where none is given.
+        module: the attention module that calls; its `config.attention_gain` is the gain where none is given. A `token_split` on it,
+            as `split_tokens` leaves there, names the processes over which the tokens are split.
         query, key, value: `(B,H,N,D)`, `(B,Hk,Nk,D)`, `(B,Hk,Nk,Dv)`; of several dtypes, and under autocast, they become one.
         attention_mask: any mask that `sima_attention` takes, padding as `(B,1,1,Nk)` too, or a `PositionBias`, alone or with
             such a mask.
@@ -107,7 +108,8 @@ def sima_attention_forward(
         The output, contiguous `(B,N,H,Dv)`, and the signed map `(B,H,N,Nk)`, float32 or wider, or None.
 
     Raises:
-        ValueError: `is_causal` without a mask that says so, and whatever `sima_attention` refuses.
+        ValueError: `is_causal` without a mask that says so, maps of tokens that are split over processes, and whatever
+            `sima_attention` refuses.
     """
     _check_causal("SimA", is_causal, attention_mask)
     if gain is None:
@@ -117,7 +119,15 @@ def sima_attention_forward(
     attend = functools.partial(
         sima_attention, mask=attention_mask, gain=gain, backend=backend, bias=bias, mask_queries=mask_queries
     )
-    return _attend_with_maps(attend, query, key, value, _maps_wanted(module, output_attentions))
+    wanted = _maps_wanted(module, output_attentions)
+    split = getattr(module, "token_split", None)
+    if split is not None:
+        if wanted:
+            raise ValueError(
+                "`output_attentions` must be False while tokens are split over processes: a map needs every pair of them."
+            )
+        attend = functools.partial(attend, group=split.group, shared_tokens=split.shared_tokens)
+    return _attend_with_maps(attend, query, key, value, wanted)
 
 
 def peer_attention_forward(

@@ -36,6 +36,7 @@ PUBLIC = {
     "prepare_for_hub",
     "patched",
     "sima_attention",
+    "split_tokens",
     "supported_models",
     "unpatch_model",
 }
@@ -101,6 +102,7 @@ ROOMS = (
     "attention",
     "models",
     "patching",
+    "parallel",
     "calibration",
     "folders",
     "loading",
@@ -126,6 +128,7 @@ OUTSIDE = {
     "attention": {"torch", "transformers"},
     "models": {"torch", "transformers", "huggingface_hub"},
     "patching": {"torch", "tqdm", "transformers"},
+    "parallel": {"torch", "transformers"},
     "calibration": {"torch", "tqdm", "transformers"},
 }
 MODULES = {

@@ -5,6 +5,7 @@ import torch
 from .autocast import without_autocast
 from .backends import backend_names, backend_report, pick_backend
 from .checks import check_bias, check_mask, check_mask_queries, check_tensors, one_of
+from .group import check_group, group_attention
 from .order import GAINS, ORDERS, cheaper_order
 
 
@@ -30,6 +31,8 @@ def sima_attention(
     backend: str = "auto",
     bias: torch.Tensor | None = None,
     mask_queries: bool | None = None,
+    group: "torch.distributed.ProcessGroup | None" = None,
+    shared_tokens: int = 0,
 ) -> torch.Tensor:
     """Softmax-free attention: query and key are L1-normalized over the tokens, then three matrices are multiplied.
 
@@ -59,7 +62,14 @@ def sima_attention(
             before the mask and the gain: `out = gain * (q^ k^T + bias) v`. Costs `N x N`.
         mask_queries: whether key padding hides the queries at the same positions as well; by default where there are as many
             queries as keys. False where queries are tokens of their own that happen to be as many. Without key padding it
-            changes nothing.
+            changes nothing. With a `group` and key padding it has to be said.
+        group: the processes over which the tokens of each image are split (context parallelism); None: this one has all. Each
+            process gives its own queries, keys and values, of any number, none too, and gets the rows of its own queries; all
+            call it, with the same `gain`, and all run backward through it or none. One all-reduce forward and one backward, of
+            `B (H D + Hk D + Hk D Dv)` numbers in float32 or wider, and B more with gain="tokens", whatever the number of tokens.
+            The gradient is that of the sum of all processes' losses.
+        shared_tokens: how many of the first queries and keys every process of `group` has in common, such as a class token; they
+            enter the norms and the sum once.
 
     Returns:
         `(B, H, Nq, Dv)`, dtype of `query`. Half-precision inputs are accumulated in float32, under autocast too.
@@ -67,15 +77,33 @@ def sima_attention(
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the four.
         ValueError: shapes, dtypes or devices do not fit together, the mask or the bias is none of the above, an option is
-            unknown, or `mask_queries` is True with another number of queries than keys. `BackendError` (a ValueError) if
-            `backend` does not exist or cannot serve these inputs.
+            unknown, or `mask_queries` is True with another number of queries than keys. With a `group`: the quadratic
+            order, a full mask or a bias, which need every pair of tokens; no process group that is initialized; `mask_queries` left
+            out with key padding; a graph that is traced or exported. `BackendError` (a ValueError) if `backend` does not exist or
+            cannot serve these inputs.
     """
     check_tensors(query, key, value)
     check_gain(gain)
     one_of("order", order, ORDERS)
     keep, allow = check_mask(mask, query, key)
     check_bias(bias, query, key)
+    if group is not None:
+        check_group(group, query, key, allow, keep, bias, order, backend, mask_queries, shared_tokens)
+    elif shared_tokens:
+        raise ValueError(f"`shared_tokens` must be 0 without a `group`, got {shared_tokens}.")
     mask_queries = check_mask_queries(mask_queries, keep, query, key)
+    if group is not None:
+        with without_autocast(query.device.type):
+            return group_attention(
+                query,
+                key,
+                value,
+                keep=keep,
+                gain=gain,
+                mask_queries=mask_queries,
+                group=group,
+                shared_tokens=shared_tokens,
+            )
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)

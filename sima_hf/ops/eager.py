@@ -55,16 +55,16 @@ def eager_attention(
     query_norm, key_norm = _token_norm(query), _token_norm(key, transposed=True)  # (B,H,D), (B,Hk,D)
     groups = query.shape[1] // key.shape[1]
     # Divided one after the other: a product of the norms may overflow, and where one is infinite its gradient would be NaN.
-    scale = (tokens if gain == "tokens" else 1.0) / query_norm / _repeat_heads(key_norm, groups)  # (B,H,D)
+    scale = (tokens if gain == "tokens" else 1.0) / query_norm / repeat_heads(key_norm, groups)  # (B,H,D)
     if order == "quadratic":
-        weights = matmul(query * scale.unsqueeze(-2), _repeat_heads(key, groups).transpose(-2, -1))
-        output = matmul(weights, _repeat_heads(value, groups))
+        weights = matmul(query * scale.unsqueeze(-2), repeat_heads(key, groups).transpose(-2, -1))
+        output = matmul(weights, repeat_heads(value, groups))
     else:
-        context = _repeat_heads(matmul(key.transpose(-2, -1), value), groups)
+        context = repeat_heads(matmul(key.transpose(-2, -1), value), groups)
         output = apply_context(query, context * scale.unsqueeze(-1))
     if bias is not None:
         output = add_bias(
-            output, bias, _repeat_heads(value, groups), gain, tokens if keep is None else tokens.unsqueeze(-1)
+            output, bias, repeat_heads(value, groups), gain, tokens if keep is None else tokens.unsqueeze(-1)
         )
     return output.to(dtype)
 
@@ -88,8 +88,8 @@ def add_bias(output: torch.Tensor, bias: torch.Tensor, value: torch.Tensor, gain
 def _attend_rowwise(query, key, value, allow, bias, gain, order):
     """A full mask `allow[i, j]`: the norms of row i run over the tokens that row i may see."""
     groups = query.shape[1] // key.shape[1]
-    key, value, seen = _repeat_heads(key, groups), _repeat_heads(value, groups), allow.to(query.dtype)
-    query_norm, key_norm = _floor(seen @ query.abs()), _floor(seen @ key.abs())
+    key, value, seen = repeat_heads(key, groups), repeat_heads(value, groups), allow.to(query.dtype)
+    query_norm, key_norm = floor_norm(seen @ query.abs()), floor_norm(seen @ key.abs())
     row = query / query_norm / key_norm
     if bias is not None or order == "quadratic":
         weights = row @ key.transpose(-2, -1)
@@ -111,28 +111,29 @@ def _token_norm(x: torch.Tensor, transposed: bool = False) -> torch.Tensor:
     ONNX Runtime takes several times as long over Transformers' order where tokens are many.
     """
     if torch.compiler.is_exporting():
-        return _floor(x.transpose(-2, -1).abs().sum(dim=-1) if transposed else x.abs().sum(dim=-2))
-    return _floor(_absolute_sum(x.transpose(1, 2)))
+        return floor_norm(x.transpose(-2, -1).abs().sum(dim=-1) if transposed else x.abs().sum(dim=-2))
+    return floor_norm(absolute_sum(x.transpose(1, 2)))
 
 
-def _absolute_sum(x: torch.Tensor) -> torch.Tensor:
+def absolute_sum(x: torch.Tensor) -> torch.Tensor:
     """`(B,H,D)` from `(B,N,H,D)`. On CPU piece by piece, so that |x| stays in cache and costs no fresh pages of memory."""
     if _recorded() or x.device.type != "cpu" or x.numel() <= SCRATCH:
         return x.abs().sum(dim=1)
     batch, _, heads, channels = x.shape
     if batch > 1:
         images = max(1, SCRATCH * batch // x.numel())
-        return torch.cat([_absolute_sum(piece) for piece in x.split(images)])
+        return torch.cat([absolute_sum(piece) for piece in x.split(images)])
     pieces = x.split(max(1, SCRATCH // (heads * channels)), dim=1)
     return torch.stack([piece.abs().sum(dim=1) for piece in pieces]).sum(dim=0)
 
 
-def _floor(norm: torch.Tensor) -> torch.Tensor:
+def floor_norm(norm: torch.Tensor, eps: float = EPS) -> torch.Tensor:
     """max(norm, eps), and infinity where the norm is zero: the channel gives 0 and receives no gradient."""
-    return norm.clamp_min(EPS).masked_fill(norm == 0, math.inf)
+    return norm.clamp_min(eps).masked_fill(norm == 0, math.inf)
 
 
-def _repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
+def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """`(B,H,...)` from `(B,Hk,...)`, each head `groups` times."""
     return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
 

@@ -63,12 +63,13 @@ class SimAPositionEncoding(nn.Module):
         angles = positions[:, None] / self.temperature ** (2 * exponents / self.num_features)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
-    def forward(self, height: int, width: int) -> torch.Tensor:
-        """`(1,hidden_size,height,width)` for a grid of that many patches."""
+    def forward(self, height: int, width: int, band: slice | None = None) -> torch.Tensor:
+        """`(1,hidden_size,height,width)` for a grid of that many patches, or for a band of its rows alone."""
         weight = self.projection.weight
         with maybe_autocast(weight.device.type, enabled=False):
-            rows = self.axis_features(height, weight.device)[:, None].expand(-1, width, -1)
-            columns = self.axis_features(width, weight.device)[None].expand(height, -1, -1)
+            rows = self.axis_features(height, weight.device)[band or slice(None)]
+            columns = self.axis_features(width, weight.device)[None].expand(len(rows), -1, -1)
+            rows = rows[:, None].expand(-1, width, -1)
         features = torch.cat((rows, columns), dim=-1).permute(2, 0, 1).unsqueeze(0)
         return self.projection(features.to(weight.dtype))
 
