@@ -15,14 +15,14 @@ class TokenSplit:
         group: the processes.
         check: called before each forward; raises where the model has become one that cannot be split.
         grid_rows: rows of patches of the whole image in hand.
-        rows: those of this process.
+        rows: those of this process; None before the first image.
         shared_tokens: how many of the first tokens all processes hold.
     """
 
     group: "distributed.ProcessGroup"
     check: Callable[[], None]
     grid_rows: int = 0
-    rows: slice = slice(0)
+    rows: slice | None = None
     shared_tokens: int = 0
     _undo: list[tuple[nn.Module, str, dict[str, Any]]] = field(default_factory=list, repr=False)
 

@@ -38,7 +38,7 @@ def with_halo(x: torch.Tensor, above: int, below: int, split: TokenSplit) -> tor
 
 def _swap(up: torch.Tensor, down: torch.Tensor, split: TokenSplit) -> tuple[torch.Tensor, torch.Tensor]:
     """Send `up` to the process above and `down` to the one below; what those sent, zeros where there is none."""
-    found = torch.zeros_like(down), torch.zeros_like(up)
+    found = down.new_zeros(down.shape), up.new_zeros(up.shape)  # contiguous, whatever the format of the map
     transfers = []
     for neighbor, sent, got in ((split.rank - 1, up, found[0]), (split.rank + 1, down, found[1])):
         if 0 <= neighbor < split.processes:

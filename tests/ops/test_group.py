@@ -91,7 +91,9 @@ def test_numbers_are_those_of_one_process(case, joined):
     tensors = [x.clone().requires_grad_() for x in (query, key, value)]
     expected = definition(*tensors, mask, gain=options.get("gain", "none"))
     expected.backward(grad)
-    tensors[0].grad[0, 0, :, 3] = 0  # the gradient of a channel that is zero everywhere is none, not one over the floor
+    tensors[0].grad[0, 0, :, 3] = (
+        0  # the gradient of a channel that is zero everywhere is none, not one over the floor
+    )
     outputs, gradients, _ = zip(*(found[case] for found in joined), strict=True)
     for out in outputs:
         assert relative_error(out[:, :, :shared], expected[:, :, :shared].detach()) < 1e-12
