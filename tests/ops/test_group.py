@@ -166,3 +166,8 @@ def test_a_file_holds_one_process(alone):
         torch.export.export(Attention(), inputs())
     with pytest.raises(ValueError, match="`group` must be None while a graph is exported or traced"):
         torch.jit.trace(Attention(), inputs())
+
+
+def test_gradients_of_gradients(alone):
+    tensors = [x.requires_grad_() for x in inputs(batch=1, heads=1, queries=5, channels=2)]
+    assert torch.autograd.gradgradcheck(lambda *given: sima_attention(*given, group=alone), tensors)

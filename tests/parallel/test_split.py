@@ -92,7 +92,7 @@ def _together(models):
     return found
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def joined(request, tmp_path_factory):
     models = {name: make(name) for name in MODELS}
     codes, found = run_joined(
