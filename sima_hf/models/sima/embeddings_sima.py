@@ -67,8 +67,9 @@ class SimAPositionEncoding(nn.Module):
         """`(1,hidden_size,height,width)` for a grid of that many patches, or for a band of its rows alone."""
         weight = self.projection.weight
         with maybe_autocast(weight.device.type, enabled=False):
-            rows = self.axis_features(height, weight.device)[band or slice(None)]
-            columns = self.axis_features(width, weight.device)[None].expand(len(rows), -1, -1)
+            rows = self.axis_features(height, weight.device)
+            rows = rows if band is None else rows[band]
+            columns = self.axis_features(width, weight.device)[None].expand(rows.shape[0], -1, -1)
             rows = rows[:, None].expand(-1, width, -1)
         features = torch.cat((rows, columns), dim=-1).permute(2, 0, 1).unsqueeze(0)
         return self.projection(features.to(weight.dtype))
