@@ -6,8 +6,8 @@ Every collective and every exchange of border rows goes through `torch.distribut
 4,096 tokens really, in two processes joined over gloo on this machine's CPU; at all sizes on torch's meta device, which has shapes
 and no numbers, as one process of eight. Both counts of the one size must agree. No time is measured.
 
-Sent is what a ring all-reduce of S bytes sends from each of P processes, 2 (P - 1) / P S (Patarasu and Yuan, 2009), and the border
-rows as they are. Ring attention (arXiv 2310.01889, section 3) passes the keys and values of each process to the next, P - 1 times in
+Sent is what a ring all-reduce of S bytes sends from each of P processes, 2 (P - 1) / P S (Patarasuk and Yuan, 2009), and the border
+rows as they are. Ring attention (arXiv 2310.01889) passes the keys and values of each process to the next, P - 1 times in
 each block; backward does so again and passes their gradients on P times, until they are home. Here in bfloat16, gradients too.
 """
 
