@@ -86,6 +86,7 @@ def quantize(
     from transformers.exporters.configs import ExportFormat
 
     kept, norms = over_a_norm(program, parts)
+    _part_biases(program)
     config = OnnxRuntimeStaticConfig(
         op_types_to_quantize=list(PRODUCTS),
         per_channel=True,
@@ -99,6 +100,34 @@ def quantize(
     feeds = [{"pixel_values": part} for part in images.split(batch or BATCH) if batch in (None, len(part))]
     quantized = OnnxRuntimeQuantizer(config, calibration_dataset=feeds).quantize(program, feeds[0], ExportFormat.ONNX)
     return quantized, _groups(quantized, {node.name for node in kept}, {node.name for node in norms})
+
+
+def _part_biases(program: Any) -> None:
+    """Give biases that are added to products of three and more axes as many, `(1, ..., C)`.
+
+    ONNX Runtime makes one Gemm of a product and a bias `(C,)` where the number of images is fixed, before it looks for int8, finds
+    none with such a bias, and computes in float with weights that it dequantizes in each run: slower than float32. It leaves these.
+    """
+    import onnx_ir
+
+    graph, made = program.graph, {}
+    for node in graph:
+        if node.op_type != "Add":
+            continue
+        for place, bias in enumerate(node.inputs):
+            product = node.inputs[1 - place]
+            of_product = product.producer() is not None and product.producer().op_type == "MatMul"
+            axes = len(product.shape or ()) if of_product else 0
+            if axes < 3 or bias.const_value is None or len(bias.const_value.shape) != 1:
+                continue
+            name = f"{bias.name}_of_{axes}_axes"
+            if name not in made:
+                values = bias.const_value.numpy().reshape((1,) * (axes - 1) + (-1,))
+                made[name] = onnx_ir.val(name, const_value=onnx_ir.tensor(values, name=name))
+                graph.register_initializer(made[name])
+            node.replace_input_with(place, made[name])
+            if not bias.uses() and bias.name in graph.initializers:
+                graph.initializers.pop(bias.name)
 
 
 def over_a_norm(program: Any, parts: Iterable[tuple[str, str]]) -> tuple[list[Any], list[Any]]:

@@ -1,6 +1,7 @@
 """int8: which nodes take it, what it costs, and what is said before any work of images that cannot serve."""
 
 import json
+from collections import Counter
 
 import numpy
 import pytest
@@ -142,6 +143,15 @@ def test_one_shape_takes_whole_batches_of_it(tmp_path):
     exported = export(model, tmp_path / "out", dynamic="none", quantize="int8", calibration_images=images(24, 33))
     assert exported.dynamic == "none"
     assert (exported.quantization.calibration_images, exported.quantization.held_out_images) == (25, 8)
+    # What runs of it: of a fixed shape, too, the runtime multiplies in int8 all that the file has in int8.
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "run.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options)
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx", load_external_data=False).graph.node)
+    in_float = sum(len(one["names"]) for one in exported.quantization.in_float)
+    assert sum(counts[name] for name in ("Gemm", "MatMul", "FusedMatMul", "Conv")) == in_float
+    in_int8 = sum(counts[name] for name in ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QLinearConv"))
+    assert in_int8 == sum(exported.quantization.int8.values())
 
 
 @pytest.mark.slow
