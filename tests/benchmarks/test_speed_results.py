@@ -112,9 +112,6 @@ def test_exported_files_reach_the_goals(pixels, runtime, request):
     assert min(times_faster(pixels, runtime)) >= EXPORT_GOALS[pixels]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a goal that is missed: ONNX Runtime takes longer over int8 here than over float32"
-)
 def test_int8_reaches_its_goal():
     times = [
         {
