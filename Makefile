@@ -52,7 +52,7 @@ bench: $(VENV)/.installed  ## measure the attention and whole models against sof
 bench-export: $(VENV)/.installed  ## exported files on ONNX Runtime and OpenVINO, softmax against SimA, here: a quarter of an hour
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) openvino
 	$(BIN)/python benchmarks/photo_crops.py build/photos
-	HF_HUB_OFFLINE=1 $(BIN)/sima-hf bench export deit-small --dtype int8 --format onnx --pixels 224 --calibration-images build/photos --output-dir $(RESULTS)
+	HF_HUB_OFFLINE=1 $(BIN)/sima-hf bench export deit-small --dtype int8 --format onnx --pixels 224 --pixels 384 --pixels 512 --calibration-images build/photos --output-dir $(RESULTS)
 	HF_HUB_OFFLINE=1 $(BIN)/sima-hf bench export deit-small --dtype float32 --output-dir $(RESULTS) --page docs/export.md --readme README.md
 
 evidence: $(VENV)/.installed  ## the demo with three seeds, summed up in benchmarks/results

@@ -7,13 +7,11 @@ python benchmarks/int8_accuracy.py --output_dir benchmarks/results --page docs/e
 """
 
 import argparse
-import contextlib
 import json
 import math
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
@@ -56,8 +54,9 @@ def measure(task: str, kind: str, kept: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         sima_hf.export(model, Path(folder, "float"))
         made = sima_hf.export(model, Path(folder, "int8"), quantize="int8", calibration_images=seen)
-        with every_product():
-            sima_hf.export(model, Path(folder, "every_product"), quantize="int8", calibration_images=seen)
+        with mock.patch.object(quantize, "over_a_norm", return_value=([], [])):  # products over a norm in int8 too
+            everything = {"quantize": "int8", "calibration_images": seen, "min_agreement": 0.0}
+            sima_hf.export(model, Path(folder, "every_product"), **everything)
         names = ("float", "int8", "every_product")
         found = {name: answers(Path(folder, name), data.test, data.sized) for name in names}
         size = {name: sum(one.stat().st_size for one in Path(folder, name).glob("model.onnx*")) for name in found}
@@ -74,16 +73,6 @@ def measure(task: str, kind: str, kept: Path) -> dict:
     if kind == "ViT with SimA":
         row |= {f"integer_{bits}": integer_accuracy(model, data, bits) for bits in (8, 16)}
     return row
-
-
-@contextlib.contextmanager
-def every_product() -> Iterator[None]:
-    """What export would do without exceptions: products over a norm in int8 too, and kept whatever comes of it."""
-    with (
-        mock.patch.object(quantize, "over_a_norm", return_value=([], [])),
-        mock.patch.object(quantize, "FLOORS", {"top-1": 0.0, "cosine": -1.0}),
-    ):
-        yield
 
 
 @torch.no_grad()

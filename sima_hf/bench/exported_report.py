@@ -76,18 +76,20 @@ def _int8_line(rows: list[dict]) -> str:
     return f"SimA in int8 takes {min(ratios):.2f} to {max(ratios):.2f} times as long as in float32 (two runs). "
 
 
-def short_line(csv: Path) -> str:
-    """The README's line: with the fewest threads, how many times faster each runtime is at each size."""
-    rows = read_csv(csv)
+def short_line(csvs: Sequence[Path]) -> str:
+    """The README's line: with the fewest threads, how many times faster each runtime is at each size, in each dtype."""
+    rows = [row for csv in csvs for row in read_csv(csv)]
     fewest = min((row["threads"] for row in rows), key=int)
-    found: dict[str, list[str]] = {}
-    for (runtime, _, threads, pixels), here in _sizes(rows).items():
+    found: dict[tuple, list[str]] = {}
+    for (runtime, dtype, threads, pixels), here in _sizes(rows).items():
         if threads == fewest:
-            found.setdefault(runtime, []).append(f"{_ratio(here):.2f} at {int(pixels):,}")
-    each = "; ".join(f"{NAMES[runtime]} {', '.join(ratios)} pixels" for runtime, ratios in found.items())
+            found.setdefault((dtype, runtime), []).append(f"{_ratio(here):.2f} at {int(pixels):,}")
+    each = "; ".join(
+        f"{NAMES[runtime]}, {dtype}: {', '.join(found[dtype, runtime])} px" for dtype, runtime in sorted(found)
+    )
     return (
-        f"Exported to a file, times faster with {fewest} thread{'' if fewest == '1' else 's'} ({rows[0]['dtype']}): {each}. "
-        "[All of it](docs/export.md#measured)"
+        f"Exported to a file, times faster than softmax with {fewest} thread{'' if fewest == '1' else 's'}: {each}. "
+        f"{_int8_line(rows)}[All of it](docs/export.md#measured)"
     )
 
 

@@ -222,7 +222,7 @@ def bench_export(
         if page is not None:
             replace_between(page, "export-speed", markdown_table(csvs))
         if readme is not None:
-            replace_between(readme, "readme-export", short_line(csvs[0]))
+            replace_between(readme, "readme-export", short_line(csvs))
     emit(_facts(rows, files), "\n".join([table(rows), *map(str, files)]), as_json)
 
 

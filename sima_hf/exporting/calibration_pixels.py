@@ -17,10 +17,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class CalibrationPixels:
-    """Processed images, float32 `(N, C, H, W)` each: `seen` gives the ranges, `held_out` the measured agreement."""
+    """Processed images, float32 `(N, C, H, W)` each: `seen` gives the ranges, `held_out` the agreement, of which `least` is asked for.
+
+    Without `least` it is up to what is measured.
+    """
 
     seen: torch.Tensor
     held_out: torch.Tensor
+    least: float | None = None
 
 
 def check_calibration_images(images: Any, processor: Any = None, has_processor: bool = True) -> None:
@@ -39,13 +43,16 @@ def check_calibration_images(images: Any, processor: Any = None, has_processor: 
         raise DataError("`processor` must be the model's image processor where images come as files, got None.")
 
 
-def read_calibration_images(images: Any, processor: Any, shape: tuple[int, ...], seed: int = 0) -> CalibrationPixels:
+def read_calibration_images(
+    images: Any, processor: Any, shape: tuple[int, ...], least: float | None = None, seed: int = 0
+) -> CalibrationPixels:
     """Draw at most `MOST` images, and hold a quarter of them out.
 
     Args:
         images: a folder, a split of `datasets` with a column of images, or processed pixels, each `(C, H, W)`.
         processor: the image processor; needed with a folder or a split.
         shape: `(C, H, W)` that the model takes.
+        least: agreement that is asked of a file, where it is not the default.
         seed: of the draw.
 
     Raises:
@@ -66,7 +73,7 @@ def read_calibration_images(images: Any, processor: Any, shape: tuple[int, ...],
     if len(pixels) < FEWEST:
         raise DataError(f"`calibration_images` must be {FEWEST} or more that can be read, got {len(pixels)}.")
     held = len(pixels) // HELD_OUT
-    return CalibrationPixels(pixels[held:].float(), pixels[:held].float())
+    return CalibrationPixels(pixels[held:].float(), pixels[:held].float(), least)
 
 
 def _length(images: Any) -> int:

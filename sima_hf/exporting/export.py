@@ -105,6 +105,7 @@ def export(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     calibration_images: Any = None,
+    min_agreement: float | None = None,
     inputs: Mapping[str, Any] | None = None,
     processor: Any = None,
     overwrite: bool = False,
@@ -125,6 +126,8 @@ def export(
             with a factor over SimA's norms (see `sima_hf.exporting.quantize`).
         calibration_images: unlabeled images to quantize with, 32 or more, of which 512 at most are drawn: a folder, a split of
             `datasets`, or processed pixels `(C, H, W)` each. On a quarter of them the file is measured.
+        min_agreement: the least share of same answers, or cosine where the model does not classify, that a file in int8 is kept
+            with; by default `sima_hf.exporting.quantize.FLOORS`, 0.9 and 0.95.
         inputs: example inputs by the names of the forward's arguments, where they cannot be made up from the config.
         processor: image processor to save beside a `model` that is no folder or Hub name.
         overwrite: `output_dir` may hold a model already, which is replaced.
@@ -134,7 +137,7 @@ def export(
 
     Raises:
         ExportError: the model cannot be exported, the file differs from it by more than `sima_hf.exporting.agreement.TOLERANCES`,
-            softmax is left in a part that is SimA, or a file in int8 agrees on less than `sima_hf.exporting.quantize.FLOORS`.
+            softmax is left in a part that is SimA, or a file in int8 agrees on less than `min_agreement`.
             Nothing is left behind.
         DataError: `calibration_images` are too few, or not what the model takes.
         MissingDependencyError: a package is missing; before any work.
@@ -142,7 +145,7 @@ def export(
     """
     with quiet():
         found = find_format(format)
-    _check_options(found, dynamic, quantize, calibration_images)
+    _check_options(found, dynamic, quantize, calibration_images, min_agreement)
     wanted = _dtype(dtype) if dtype is not None else None
     if quantize is not None:
         named = isinstance(model, (str, Path))
@@ -172,11 +175,15 @@ def export(
         if quantize is not None and not given.takes_images:
             raise ExportError("`quantize` is for models that take images of one size alone; leave it out.")
         shape = tuple(given.tensors["pixel_values"].shape[1:]) if quantize is not None else ()
-        pixels = read_calibration_images(calibration_images, processor, shape) if quantize is not None else None
+        pixels = None
+        if quantize is not None:
+            pixels = read_calibration_images(calibration_images, processor, shape, min_agreement)
         return _most_dynamic(ready, reference, given, found, dynamic, processor, pixels, output_dir, overwrite)
 
 
-def _check_options(found: Format, dynamic: str, quantize: str | None, calibration_images: Any) -> None:
+def _check_options(
+    found: Format, dynamic: str, quantize: str | None, calibration_images: Any, min_agreement: float | None
+) -> None:
     if dynamic not in DYNAMIC:
         raise ExportError(f"`dynamic` must be one of {', '.join(map(repr, DYNAMIC))}, got {dynamic!r}.")
     if quantize is not None and quantize not in SCHEMES:
@@ -190,6 +197,10 @@ def _check_options(found: Format, dynamic: str, quantize: str | None, calibratio
         )
     if quantize is None and calibration_images is not None:
         raise ExportError("`calibration_images` serve `quantize`, which is None; leave them out, or ask for 'int8'.")
+    if quantize is None and min_agreement is not None:
+        raise ExportError("`min_agreement` serves `quantize`, which is None; leave it out, or ask for 'int8'.")
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise ExportError(f"`min_agreement` must be between 0 and 1, got {min_agreement}.")
 
 
 def _check_mechanisms(model: PreTrainedModel) -> None:

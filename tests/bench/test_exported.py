@@ -199,8 +199,10 @@ def test_table_for_a_page(tmp_path):
         "2.50 (softmax is fused) |",
     ]
     assert "one image on a processor; tiny, ONNX Runtime 1.0, OpenVINO 1.0, torch 2" in lines[-1] + lines[-2]
-    line = exported_report.short_line(tmp_path / "export_tiny_cpu_float32.csv")
-    assert "with 1 thread (float32): ONNX Runtime 0.80 at 224, 2.50 at 1,024 pixels; OpenVINO 0.80 at 224" in line
+    line = exported_report.short_line([tmp_path / "export_tiny_cpu_float32.csv"])
+    assert (
+        "with 1 thread: ONNX Runtime, float32: 0.80 at 224, 2.50 at 1,024 px; OpenVINO, float32: 0.80 at 224" in line
+    )
 
 
 def test_int8_beside_float32_says_what_it_gains(tmp_path):
@@ -210,6 +212,9 @@ def test_int8_beside_float32_says_what_it_gains(tmp_path):
         tables.write_csv(own, tmp_path / f"{dtype}.csv")
     page = exported_report.markdown_table([tmp_path / "float32.csv", tmp_path / "int8.csv"])
     assert "SimA in int8 takes 0.50 to 0.50 times as long as in float32 (two runs)." in page
+    line = exported_report.short_line([tmp_path / "float32.csv", tmp_path / "int8.csv"])
+    assert "ONNX Runtime, float32: 0.80 at 224, 2.50 at 1,024 px; ONNX Runtime, int8: 0.80 at 224" in line
+    assert "SimA in int8 takes 0.50 to 0.50 times" in line
     assert "in int8" not in exported_report.markdown_table([tmp_path / "float32.csv"])
 
 

@@ -1,6 +1,7 @@
 """int8: which nodes take it, what it costs, and what is said before any work of images that cannot serve."""
 
 import json
+from collections import Counter
 
 import numpy
 import pytest
@@ -142,6 +143,15 @@ def test_one_shape_takes_whole_batches_of_it(tmp_path):
     exported = export(model, tmp_path / "out", dynamic="none", quantize="int8", calibration_images=images(24, 33))
     assert exported.dynamic == "none"
     assert (exported.quantization.calibration_images, exported.quantization.held_out_images) == (25, 8)
+    # What runs of it: of a fixed shape, too, the runtime multiplies in int8 all that the file has in int8.
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "run.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options)
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx", load_external_data=False).graph.node)
+    in_float = sum(len(one["names"]) for one in exported.quantization.in_float)
+    assert sum(counts[name] for name in ("Gemm", "MatMul", "FusedMatMul", "Conv")) == in_float
+    in_int8 = sum(counts[name] for name in ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QLinearConv"))
+    assert in_int8 == sum(exported.quantization.int8.values())
 
 
 @pytest.mark.slow
@@ -158,6 +168,18 @@ def test_a_file_that_agrees_too_little_is_not_left_nor_tried_again(build, tmp_pa
         export(build(), tmp_path / "out", quantize="int8", calibration_images=images(24, 64))
     assert list(tmp_path.iterdir()) == []
     assert len(tries) == 1
+
+
+@pytest.mark.slow
+def test_a_file_that_agrees_as_much_as_is_asked_for_is_kept(tmp_path):
+    given = {"quantize": "int8", "calibration_images": images(24, 64)}
+    kept = export(softmax_vit(), tmp_path / "kept", min_agreement=0.1, **given).quantization
+    assert kept.floor == 0.1
+    assert kept.agreement < 1
+    least = (1 + kept.agreement) / 2
+    with pytest.raises(ExportError, match=rf"where {least:g} is asked for.* ask for less by `min_agreement`"):
+        export(softmax_vit(), tmp_path / "refused", min_agreement=least, **given)
+    assert not (tmp_path / "refused").exists()
 
 
 PROCESSOR = {"size": {"height": 24, "width": 24}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
@@ -211,6 +233,12 @@ def test_folder_split_and_pixels_are_the_same_images(photos):
         ),
         ({"calibration_images": images(24, 32).byte()}, DataError, "processed pixels .* of floating point"),
         ({"calibration_images": ["a"] * 32}, DataError, "processed pixels .* got str"),
+        ({"min_agreement": 1.5}, ExportError, r"`min_agreement` must be between 0 and 1, got 1.5"),
+        (
+            {"quantize": None, "calibration_images": None, "min_agreement": 0.5},
+            ExportError,
+            r"`min_agreement` serves `quantize`, which is None",
+        ),
         ({"dtype": "float16"}, ExportError, "`dtype` must be float32 with `quantize`, got float16"),
     ],
     ids=[
@@ -224,6 +252,8 @@ def test_folder_split_and_pixels_are_the_same_images(photos):
         "size",
         "bytes",
         "words",
+        "agreement",
+        "agreement-alone",
         "half",
     ],
 )

@@ -35,6 +35,10 @@ def export(
     calibration_images: Annotated[
         Path | None, typer.Option(help="With --quantize: folder of 32 or more images, no labels needed.")
     ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="With --quantize: least share of same answers on images held out; 0.9 by default."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -53,6 +57,7 @@ def export(
             dtype=None if dtype is None else dtype.value,
             quantize=None if quantize is None else quantize.value,
             calibration_images=calibration_images,
+            min_agreement=min_agreement,
             overwrite=overwrite,
         )
     emit(made.to_dict(), made, as_json)
