@@ -189,15 +189,7 @@ def test_the_page_holds_the_committed_results(script, monkeypatch):
 
 
 @pytest.mark.results
-@pytest.mark.parametrize(
-    "data",
-    [
-        "digits",
-        pytest.param(
-            "fashion_mnist", marks=pytest.mark.xfail(strict=True, reason="seven of fifteen have not been run yet")
-        ),
-    ],
-)
+@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
 def test_every_attention_was_trained_from_two_seeds(script, data, monkeypatch):
     import peers_figure
 
