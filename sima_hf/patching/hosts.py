@@ -46,10 +46,13 @@ def auto_classes(base: type) -> Iterator[tuple[type, tuple[type, ...]]]:
             yield auto, classes if isinstance(classes, tuple) else (classes,)
 
 
-def supported_models() -> list[dict[str, str]]:
-    """The rows of the table, as data: `model_type`, `config`, `task`, `reached`, `position_bias`, `summary`."""
+def supported_models() -> list[dict[str, Any]]:
+    """The rows of the table, as data: `model_type`, `config`, `task`, `reached`, `position_bias`, `summary`; `attentions`, the names
+    that `patch_model(attention=...)` takes there."""
+    from .attentions.mechanisms import offered
+
     names = ("model_type", "config", "task", "reached", "position_bias", "summary")
-    return [{name: getattr(host, name) for name in names} for host in HOSTS.values()]
+    return [{**{name: getattr(host, name) for name in names}, "attentions": offered(host)} for host in HOSTS.values()]
 
 
 def markdown_table() -> str:

@@ -101,6 +101,10 @@ class ModelArguments:
     patch: str | None = field(
         default=None, metadata=_help("A trained softmax model, whose attention is swapped for SimA before training.")
     )
+    attention: str = field(
+        default="sima",
+        metadata=_help("With --patch: what softmax is swapped for; 'sima', or a peer such as 'inline'."),
+    )
     config_overrides: str | None = field(
         default=None, metadata=_help("Config fields to set, e.g. hidden_size=96,drop_path_rate=0.1.")
     )

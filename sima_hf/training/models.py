@@ -12,13 +12,14 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..calibration.calibrate import CalibrationReport, calibrate
+from ..calibration.calibrate import CalibrationReport, calibrate, check_linear
 from ..data.processors import processor_for
 from ..errors import DataError
 from ..evaluation.classifiers import match_labels
 from ..loading.processors import load_processor
 from ..models.sima.configuration_sima import SimAConfig
 from ..patching import patch_model
+from ..patching.attentions.mechanisms import DEFAULT_GAIN, SIMA, check_attention
 from .arguments import ModelArguments
 from .recipe.resolution import resize
 
@@ -62,7 +63,8 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
 
     Raises:
         ValueError: not exactly one source, an unknown variant, type or config field, a model that cannot take an option.
-        UnsupportedModelError (a ValueError): `patch` names a model that cannot be swapped.
+        UnsupportedModelError (a ValueError): `patch` names a model that cannot be swapped, or not to this attention.
+        CalibrationError: `calibrate` is asked for with an attention that it cannot fit.
         OSError: there is no such folder or Hub model.
     """
     given = [name for name in SOURCES if getattr(arguments, name)]
@@ -73,6 +75,7 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
         )
     if arguments.calibrate and not arguments.patch:
         raise ValueError("--calibrate follows a softmax model that is being swapped: it needs --patch.")
+    check_swap(arguments, arguments.attention_gain or DEFAULT_GAIN)
     if arguments.image_size is not None and arguments.image_size < 1:
         raise ValueError(f"--image_size must be 1 or more, got {arguments.image_size}.")
     trained = arguments.patch or arguments.model_name_or_path
@@ -81,6 +84,28 @@ def build_model(arguments: ModelArguments, labels: list[str], drop_path: float |
         if name.endswith("mask_token"):  # of the pre-training: no classifier uses it, and DDP waits for all gradients
             parameter.requires_grad_(False)
     return loaded
+
+
+def check_swap(arguments: Any, gain: str) -> None:
+    """What a swap is told, before anything is loaded.
+
+    Args:
+        arguments: with `patch`, `attention` and `calibrate`.
+        gain: as for `patch_model`.
+
+    Raises:
+        ValueError: an attention without `patch`, or one that there is not, or not with this gain.
+        CalibrationError: it is to be calibrated and cannot be.
+    """
+    if arguments.patch:
+        check_attention(arguments.attention, gain)
+        if arguments.calibrate:
+            check_linear([arguments.attention])
+    elif arguments.attention != SIMA:
+        raise ValueError(
+            f"--attention is what softmax is swapped for, got {arguments.attention!r} without --patch. Fresh weights of a swapped type "
+            "(--model_type sima_deit) take it by --config_overrides attention_mechanism=NAME."
+        )
 
 
 def _classes(labels: list[str]) -> dict:
@@ -135,7 +160,7 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
     if not arguments.patch:
         return LoadedModel(model, name, image_size, base_model=name)
     original = copy.deepcopy(model).eval()
-    patch_model(model, gain=arguments.attention_gain or "tokens")
+    patch_model(model, gain=arguments.attention_gain or DEFAULT_GAIN, attention=arguments.attention)
     return LoadedModel(model, name, image_size, original, base_model=name)
 
 

@@ -45,8 +45,21 @@ def test_a_model_that_was_swapped_before(saved, photos, tmp_path, run):
         (("--model_name_or_path", "sima", "--teacher_model_name_or_path", "sima"), "SimA itself"),
         (("--model_name_or_path", "softmax", "--teacher_model_name_or_path", "softmax"), "nothing was swapped"),
         (("--patch", "bare"), "preprocessor_config.json"),
+        (("--patch", "softmax", "--attention=inlin"), "Did you mean 'inline'"),
+        (
+            ("--model_name_or_path", "sima", "--teacher_model_name_or_path", "softmax", "--attention=elu"),
+            "--attention goes with",
+        ),
     ],
-    ids=["two starts", "no teacher", "a teacher that is SimA", "softmax", "no image processor"],
+    ids=[
+        "two starts",
+        "no teacher",
+        "a teacher that is SimA",
+        "softmax",
+        "no image processor",
+        "no attention",
+        "an attention",
+    ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_written(arguments, words, saved, photos, tmp_path, run):
     named = [saved / word if not word.startswith("--") else word for word in arguments]
@@ -54,6 +67,16 @@ def test_what_cannot_be_is_said_and_nothing_is_written(arguments, words, saved, 
     assert found.code == 1
     assert words in found.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_another_attention(saved, photos, tmp_path, run):
+    names = ("--patch", saved / "softmax", "--attention", "inline")
+    found = run("distill", "--images", photos, *names, "--output_dir", tmp_path / "out", *FEW)
+    assert found.code == 0, found.err
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["attention_mechanism"] == "inline"
+    )
 
 
 def test_options_without_their_step_are_refused(saved, tmp_path, run):

@@ -254,6 +254,7 @@ def test_another_attention(tmp_path):
     assert exported.dynamic == "resolution"
     assert exported.certificate.softmax_free
     assert exported.agreement.error < 1e-5
+    assert json.loads((tmp_path / "inline" / "sima_export.json").read_text(encoding="utf-8"))["attention"] == "inline"
     with pytest.raises(ExportError, match="got efficient attention, which has one by design"):
         export(patch_model(deit(), attention="efficient"), tmp_path / "efficient")
     assert not (tmp_path / "efficient").exists()

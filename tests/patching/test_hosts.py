@@ -56,6 +56,10 @@ def equal(one, two):
 def test_the_table_is_tried_whole():
     assert {type_of(case) for case in CASES if case not in REFUSED} == {*HOSTS, *COMPOSITES}
     assert [row["model_type"] for row in sima_hf.supported_models()] == list(HOSTS)
+    attentions = {row["model_type"]: row["attentions"] for row in sima_hf.supported_models()}
+    assert attentions["vit"][:2] == ["sima", "inline"]
+    assert attentions["swinv2"] == ["sima"]
+    assert "inline" not in attentions["swin"]
 
 
 def test_the_kinds_run_every_attention_class():

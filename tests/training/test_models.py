@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from sima_hf import SimAForImageClassification, certify
-from sima_hf.errors import DataError
+from sima_hf.errors import CalibrationError, DataError
 from sima_hf.training.arguments import ModelArguments
 from sima_hf.training.models import build_model, calibrate_model, parse_overrides
 
@@ -91,6 +91,16 @@ def test_a_trained_softmax_model_is_swapped_with_its_weights_and_kept(deit):
             assert torch.equal(value, trained[name])
     assert built.model.classifier.out_features == 3
     assert built.processor == deit
+
+
+def test_a_trained_softmax_model_takes_another_attention(deit):
+    built = build(patch=deit, attention="inline")
+    assert built.model.config.attention_mechanism == "inline"
+    with pytest.raises(CalibrationError, match="not linear in the values"):
+        build(patch="nowhere", attention="rela", calibrate=8)
+    overrides = ",".join(f"{name}={value}" for name, value in SMALL_DEIT.items())
+    fresh = build(model_type="sima_deit", config_overrides=f"{overrides},attention_mechanism=inline")
+    assert fresh.model.config._attn_implementation == "inline"
 
 
 def test_calibration_brings_the_swapped_model_nearer_to_the_original(deit):
@@ -185,6 +195,9 @@ def test_another_resolution_stretches_the_positions(deit):
         ({}, r"exactly one of --variant.* got none"),
         ({"variant": "sima_nano_12_p16", "patch": "x"}, r"got --variant and --patch"),
         ({"variant": "sima_nano_12_p16", "calibrate": 5}, r"needs --patch"),
+        ({"variant": "sima_nano_12_p16", "attention": "inline"}, r"got 'inline' without --patch"),
+        ({"patch": "x", "attention": "inlin"}, r"got 'inlin'. Did you mean 'inline'"),
+        ({"patch": "x", "attention": "inline", "attention_gain": "none"}, r"`gain` is an option of SimA alone"),
         ({"variant": "sima_nano_12_p32"}, r"There is no variant 'sima_nano_12_p32'"),
         ({"model_type": "sima_nothing"}, r"There is no model type 'sima_nothing'"),
         ({"model_type": "bert"}, r"'bert' has no image classifier"),

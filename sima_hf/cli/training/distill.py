@@ -26,6 +26,10 @@ class ImageDistillationArguments:
     patch: str | None = field(
         default=None, metadata={"help": "A softmax model, folder or Hub name, to swap and to learn from."}
     )
+    attention: str = field(
+        default="sima",
+        metadata={"help": "With --patch: what softmax is swapped for; 'sima', or a peer such as 'inline'."},
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Or a model that was swapped before,"})
     teacher_model_name_or_path: str | None = field(
         default=None, metadata={"help": "with the softmax model that it was made from."}
@@ -77,6 +81,10 @@ def _from_images(words: list[str]) -> None:
         if given.patch is None:
             if given.calibrate:
                 raise ValueError("--calibrate goes with --patch; calibrate a swapped model with sima-hf calibrate.")
+            if given.attention != "sima":
+                raise ValueError(
+                    f"--attention goes with --patch, got {given.attention!r}; --model_name_or_path keeps the attention that it has."
+                )
             made = distill_folder(*names, given.output_dir, options, overwrite=given.overwrite_output_dir)
         else:
             calibration = None
@@ -85,6 +93,7 @@ def _from_images(words: list[str]) -> None:
             made = make_sima(
                 given.patch,
                 given.output_dir,
+                attention=given.attention,
                 calibration=calibration,
                 distillation=options,
                 overwrite=given.overwrite_output_dir,

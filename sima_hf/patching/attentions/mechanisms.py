@@ -82,6 +82,11 @@ def why_not_offered(name: str, host: Host) -> str | None:
     return host.not_offered.get(name)
 
 
+def offered(host: Host) -> list[str]:
+    """The names of all that are offered for a host: "sima" first, then peers."""
+    return [SIMA, *(one.name for one in PEERS.values() if one.drop_in and why_not_offered(one.name, host) is None)]
+
+
 def check_offered(name: str, owner: str, hosts: Iterable[Host]) -> None:
     """Whether an attention is offered for all of these hosts.
 
@@ -96,10 +101,7 @@ def check_offered(name: str, owner: str, hosts: Iterable[Host]) -> None:
     for host in hosts:
         reason = why_not_offered(name, host)
         if reason is not None:
-            others = [
-                peer.name for peer in PEERS.values() if peer.drop_in and why_not_offered(peer.name, host) is None
-            ]
             raise UnsupportedModelError(
                 f"attention={name!r} ({title_of(name)}) is not offered for the {host.model_type!r} attention in this {owner}: {reason}. "
-                f"Offered there: {', '.join(map(repr, (SIMA, *others)))}."
+                f"Offered there: {', '.join(map(repr, offered(host)))}."
             )

@@ -15,6 +15,7 @@ from transformers.utils import is_torchvision_available
 from ...calibration.calibrate import CalibrationReport, calibrate
 from ...errors import DataError
 from ...patching import patch_model
+from ..models import check_swap
 
 
 # Types that share the image processor of another, which Transformers' own table leaves out.
@@ -44,6 +45,10 @@ class DenseModelArguments:
     model_name_or_path: str | None = field(default=None, metadata=_help("A trained model to go on with."))
     patch: str | None = field(
         default=None, metadata=_help("A trained softmax model, whose attention is swapped for SimA before training.")
+    )
+    attention: str = field(
+        default="sima",
+        metadata=_help("With --patch: what softmax is swapped for; 'sima', or a peer such as 'inline'."),
     )
     calibrate: int = field(
         default=0, metadata=_help("With --patch: training images for a closed-form calibration before training.")
@@ -96,7 +101,8 @@ def build_dense_model(
     Raises:
         DataError: not exactly one source, an option without the one it belongs to, a config without such a head or image
             processor, or a backbone with other weights.
-        UnsupportedModelError (a ValueError): `patch` names a model that cannot be swapped.
+        ValueError, CalibrationError: as `check_swap`.
+        UnsupportedModelError (a ValueError): `patch` names a model that cannot be swapped, or not to this attention.
         OSError: there is no such folder or Hub model.
     """
     given = [name for name in ("config_name", "model_name_or_path", "patch") if getattr(arguments, name)]
@@ -108,6 +114,7 @@ def build_dense_model(
     for option, owner in (("backbone_name_or_path", "config_name"), ("calibrate", "patch")):
         if getattr(arguments, option) and owner not in given:
             raise DataError(f"--{option} needs --{owner}, got --{given[0]}.")
+    check_swap(arguments, arguments.attention_gain)
     classes = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     name, hub = getattr(arguments, given[0]), arguments.hub_options
     if arguments.config_name:
@@ -122,7 +129,8 @@ def build_dense_model(
     if not arguments.patch:
         return DenseModel(model, processor)
     original = copy.deepcopy(model).eval()
-    return DenseModel(patch_model(model, gain=arguments.attention_gain), processor, original)
+    patch_model(model, gain=arguments.attention_gain, attention=arguments.attention)
+    return DenseModel(model, processor, original)
 
 
 def _fresh(config: PreTrainedConfig, auto: type) -> PreTrainedModel:

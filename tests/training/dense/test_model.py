@@ -16,7 +16,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from sima_hf import SimABackbone, SimAConfig, SimAForImageClassification, certify
-from sima_hf.errors import DataError
+from sima_hf.errors import CalibrationError, DataError
 from sima_hf.training.dense.model import DenseModelArguments, build_dense_model, calibrate_dense, fresh_image_processor
 
 
@@ -128,6 +128,16 @@ def test_swapped_and_calibrated(folder, name, task):
 def test_what_does_not_go_together(arguments, words):
     with pytest.raises(DataError, match=words):
         build(**arguments)
+
+
+def test_another_attention(folder):
+    dense = build(patch=str(folder / "segformer"), attention="inline", calibrate=8)
+    assert dense.model.config.attention_mechanism == "inline"
+    calibrate_dense(dense, [torch.randn(16, 3, 32, 48)], progress=False)
+    with pytest.raises(CalibrationError, match="not linear in the values"):
+        build(patch="nowhere", attention="rela", calibrate=8)
+    with pytest.raises(ValueError, match="got 'inline' without --patch"):
+        build(model_name_or_path="nowhere", attention="inline")
 
 
 def test_what_does_not_fit(folder):
