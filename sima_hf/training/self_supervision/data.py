@@ -87,8 +87,12 @@ def unlabeled_images(
 
 def _labeled(found: ImageCollection) -> Any:
     """The images with one label for all of them: who reads training images asks for labels."""
-    images = found.data.select_columns(["image"])
-    return images.map(_with_label) if found.streams else images.add_column("label", [0] * len(images))
+    from datasets import Features, Image, Value
+
+    images, features = found.data.select_columns(["image"]), {"image": Image(decode=False), "label": Value("int64")}
+    if found.streams:
+        return images.map(_with_label, features=Features(features))
+    return images.add_column("label", [0] * len(images))
 
 
 def _with_label(row: dict) -> dict:
