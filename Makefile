@@ -94,6 +94,9 @@ int8: $(VENV)/.installed  ## accuracy of int8 and the error of whole numbers, in
 dense: $(VENV)/.installed  ## segmentation and detection from scratch on digits on photographs, in benchmarks/results: half an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dense_digits.py --output_dir $(RESULTS) --page docs/dense.md
 
+self-supervision: $(VENV)/.installed  ## DINO with softmax and with SimA on Fashion-MNIST, in benchmarks/results; goes on where it was stopped: an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/self_supervision.py --output_dir $(RESULTS) --page docs/self-supervision.md $(ARGS)
+
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

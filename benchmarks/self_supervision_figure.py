@@ -47,7 +47,11 @@ def conditions(results: dict, name: str) -> str:
     tokens = (encoder["image_size"] // encoder["patch_size"]) ** 2 + 1
     rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
     runs = [cell for cell in results["cells"] if cell["step"] == "run"]
-    minutes = f" a run took {statistics.mean(cell['processor_seconds'] for cell in runs) / 60:.1f} minutes of a processor," if runs else ""
+    minutes = (
+        f" a run took {statistics.mean(cell['processor_seconds'] for cell in runs) / 60:.1f} minutes of a processor,"
+        if runs
+        else ""
+    )
     return (
         f"Fashion-MNIST, accuracy on {settings['test_images']:,} test images by the labels of the {settings['train_images']:,} training "
         f"images that were pre-trained on; mean and range of two seeds. A ViT of {encoder['num_hidden_layers']} blocks of "
@@ -77,14 +81,18 @@ def draw_figure(path: Path, output: Path) -> None:
                 bars.plot([x] * len(values), values, "k.", markersize=5)
                 if place == 0:
                     bars.annotate(title, (x, 3), ha="center", rotation=90, fontsize=8, color="white")
-    bars.set_xticks(range(len(kinds)), [names[step] + TITLES.get(attention, "") for step, attention in kinds], fontsize=8)
+    bars.set_xticks(
+        range(len(kinds)), [names[step] + TITLES.get(attention, "") for step, attention in kinds], fontsize=8
+    )
     bars.set_ylabel("accuracy on test images, %")
     for attention, title in TITLES.items():
         for number, cell in enumerate(found(results, "run", attention)):
             steps = [entry["step"] for entry in cell["history"]]
             for key, style in (("loss", "-"), ("teacher_entropy", ":")):
                 label = f"{title}, {key.replace('_', ' ')}" if number == 0 else None
-                losses.plot(steps, [entry[key] for entry in cell["history"]], style, color=COLORS[attention], label=label)
+                losses.plot(
+                    steps, [entry[key] for entry in cell["history"]], style, color=COLORS[attention], label=label
+                )
     losses.set_xlabel("step")
     losses.set_ylabel("nats")
     if losses.lines:

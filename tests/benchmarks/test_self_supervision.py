@@ -40,7 +40,9 @@ def test_a_run_that_goes_on(script, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "self_supervision.json").read_text(encoding="utf-8")) == before
     assert [cell["step"] for cell in before["cells"]] == ["pixels", *["random"] * 2, *["choice"] * 4, *["run"] * 2]
     for run in before["cells"][-2:]:
-        tried = [cell for cell in before["cells"] if cell["step"] == "choice" and cell["attention"] == run["attention"]]
+        tried = [
+            cell for cell in before["cells"] if cell["step"] == "choice" and cell["attention"] == run["attention"]
+        ]
         assert run["rate"] == max(tried, key=lambda cell: cell["knn_held_out"])["rate"]
     assert (tmp_path / "self_supervision.png").is_file()
     assert f"| DINO, SimA | {run['rate']:g} | {100 * run['knn']:.1f} |" in page.read_text(encoding="utf-8")

@@ -32,7 +32,8 @@ class DINOTrainingArguments(SimATrainingArguments):
 
     num_train_epochs: float = field(default=100, metadata=_help("Epochs in all, warm-up included."))
     learning_rate: float = field(
-        default=1e-3, metadata=_help("Peak learning rate, for a global batch size of 512 (the original's 5e-4 at 256).")
+        default=1e-3,
+        metadata=_help("Peak learning rate, for a global batch size of 512 (the original's 5e-4 at 256)."),
     )
     warmup_epochs: float = field(default=10, metadata=_help("Epochs of linear warm-up."))
     warmup_prefix: bool = field(default=True, metadata=_help("Begin the cosine after the warm-up."))
@@ -51,7 +52,9 @@ class DINOTrainingArguments(SimATrainingArguments):
     teacher_temperature: float = field(default=0.07, metadata=_help("Of the teacher, after its warm-up."))
     teacher_temperature_warmup_epochs: float = field(default=30, metadata=_help("Epochs of that warm-up, a line."))
     center_momentum: float = field(default=0.9, metadata=_help("Share of the center that stays at each step."))
-    freeze_last_layer: float = field(default=1, metadata=_help("Epochs in which the head's last layer stays as it is."))
+    freeze_last_layer: float = field(
+        default=1, metadata=_help("Epochs in which the head's last layer stays as it is.")
+    )
     out_dim: int = field(default=65536, metadata=_help("Dimensions of the head's output."))
     head_hidden_dim: int = field(default=2048, metadata=_help("Channels of the head's hidden layers."))
     head_bottleneck_dim: int = field(default=256, metadata=_help("Channels in front of the head's last layer."))
@@ -72,7 +75,9 @@ class DINOTrainingArguments(SimATrainingArguments):
     label_smoothing_factor: float = field(default=0.0, metadata=_help("Not used."))
     repeated_augmentation: int = field(default=1, metadata=_help("Multi-crops of each image drawn in an epoch."))
     eval_strategy: str = field(default="no", metadata=_help("Not used: see sima-hf evaluate --protocol knn."))
-    save_weights: str = field(default="ema", metadata=_help("Encoder saved in the end: teacher (ema) or student (raw)."))
+    save_weights: str = field(
+        default="ema", metadata=_help("Encoder saved in the end: teacher (ema) or student (raw).")
+    )
 
     def check(self) -> None:
         """Raise ValueError, with the argument and what came, for what no run can be made of."""

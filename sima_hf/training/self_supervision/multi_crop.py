@@ -64,11 +64,16 @@ class MultiCrop:
     @property
     def numbers(self) -> list[range]:
         """The crops that `split` puts together."""
-        return [range(GLOBAL_CROPS), *([range(GLOBAL_CROPS, len(self.views))] if len(self.views) > GLOBAL_CROPS else [])]
+        return [
+            range(GLOBAL_CROPS),
+            *([range(GLOBAL_CROPS, len(self.views))] if len(self.views) > GLOBAL_CROPS else []),
+        ]
 
     def join(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """What `split` undoes."""
-        crops = [crop for group, numbers in zip(groups, self.numbers, strict=True) for crop in group.chunk(len(numbers))]
+        crops = [
+            crop for group, numbers in zip(groups, self.numbers, strict=True) for crop in group.chunk(len(numbers))
+        ]
         return torch.cat([crop.flatten(-2) for crop in crops], dim=-1)
 
     @property

@@ -16,8 +16,8 @@ PLAIN = {"color_jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
 SEEDS = torch.arange(6) * 1009 + 3
 
 
-def batch(count=len(SEEDS)):
-    return torch.randint(256, (count, 3, CROPS.num_pixels), generator=torch.Generator().manual_seed(0)).byte()
+def batch():
+    return torch.randint(256, (len(SEEDS), 3, CROPS.num_pixels), generator=torch.Generator().manual_seed(0)).byte()
 
 
 def augmented(**changes):

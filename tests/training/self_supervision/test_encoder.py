@@ -28,7 +28,7 @@ TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 SIZED = {**TINY, "image_size": 16, "patch_size": 4}
 HEAD = {"out_dim": 9, "hidden_dim": 8, "bottleneck_dim": 5}
 STAGES = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "patch_size": 2, "image_size": 16}
-CVT = {"embed_dim": [8, 8, 8], "num_heads": [1, 1, 2], "depth": [1, 1, 1]}
+CVT = {"embed_dim": [8, 8, 8], "num_heads": [1, 1, 2], "depth": [1, 2, 3]}
 MODELS = {
     "vit": lambda: ViTModel(ViTConfig(**SIZED)),
     "classifier": lambda: ViTForImageClassification(ViTConfig(**SIZED)),

@@ -15,5 +15,7 @@ def test_cosine_is_numpys():
 
 def test_the_warmup_is_a_line_and_then_its_end():
     wanted = np.interp([0, 0.5, 1.25, 3.0, 7.0], [0, 3], [0.04, 0.07])
-    assert [linear_warmup(0.04, 0.07, epoch, 3) for epoch in (0, 0.5, 1.25, 3.0, 7.0)] == pytest.approx(wanted.tolist())
+    assert [linear_warmup(0.04, 0.07, epoch, 3) for epoch in (0, 0.5, 1.25, 3.0, 7.0)] == pytest.approx(
+        wanted.tolist()
+    )
     assert linear_warmup(0.04, 0.07, 0, 0) == 0.07
