@@ -22,7 +22,7 @@ def found(results: dict, step: str, attention: str | None = None) -> list[dict]:
 def spread(values: list[float]) -> str:
     """Mean and, of several, range, in percent."""
     if not values:
-        return "not run"
+        return ""
     mean = f"{100 * statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
@@ -37,7 +37,9 @@ def markdown_table(results: dict) -> str:
     body = []
     for title, cells in rows:
         rates = sorted({f"{cell['rate']:g}" for cell in cells if "rate" in cell})
-        body.append([title, ", ".join(rates), *(spread([cell[name] for cell in cells]) for name in MEASURES)])
+        body.append(
+            [title, ", ".join(rates), *(spread([cell[name] for cell in cells if name in cell]) for name in MEASURES)]
+        )
     return markdown(["features", "learning rate", *(f"{title}, %" for title in MEASURES.values())], body, left=1)
 
 
@@ -73,7 +75,7 @@ def draw_figure(path: Path, output: Path) -> None:
     for place, (step, attention) in enumerate(kinds):
         cells = found(results, step, attention)
         for shift, (measure, title) in enumerate(MEASURES.items()):
-            values = [100 * cell[measure] for cell in cells]
+            values = [100 * cell[measure] for cell in cells if measure in cell]
             if values:
                 x = place + 0.36 * (shift - 0.5)
                 color = COLORS.get(attention, "#8a8a8a")
