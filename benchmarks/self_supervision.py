@@ -153,10 +153,9 @@ def measure(cells: Cells, seeds: list[int]) -> None:
     split = split_of(data.train[:number])
 
     def choice(name: str, rate: float) -> dict:
-        model, history = pretrained(name, CHOICE_SEED, rate, settings["epochs"]["choice"], split)
+        model, _ = pretrained(name, CHOICE_SEED, rate, settings["epochs"]["choice"], split)
         bank, measured = features(model, data.train[:number]), features(model, data.train[held_out])
-        found = knn(bank, data.train_labels[:number], measured, data.train_labels[held_out])
-        return {"knn_held_out": found, "loss": history[-1]["loss"]}
+        return {"knn_held_out": knn(bank, data.train_labels[:number], measured, data.train_labels[held_out])}
 
     def run(name: str, seed: int, rate: float) -> dict:
         model, history = pretrained(name, seed, rate, settings["epochs"]["run"], split)

@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "self-supervision.md").read_text(encoding="utf-8")
 QUIET = "--report_to none --disable_tqdm True --dataloader_num_workers 0"
 # What does not end in seconds.
 STAND_INS = {
-    "run_dino.py": f" --max_steps 4 --save_strategy steps --save_steps 2 --per_device_train_batch_size 16 {QUIET}",
+    "run_dino.py": f" --max_steps 4 --save_strategy steps --save_steps 2 --per_device_train_batch_size 16 --head_hidden_dim 64 {QUIET}",
     "run_image_classification.py": f" --max_steps 2 --per_device_train_batch_size 16 --held_out 0.1 {QUIET}",
 }
 

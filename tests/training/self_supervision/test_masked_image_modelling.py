@@ -24,6 +24,7 @@ def slopes(count=128):
     return (level + slope * torch.linspace(-1, 1, 8)).expand(-1, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_it_trains_saves_and_loads(tmp_path):
     model = sima_hf.patch_model(model_of())
     images, noise = slopes(), torch.rand(4, 16, generator=torch.Generator().manual_seed(1))

@@ -156,6 +156,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         trainer_in(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
+@pytest.mark.slow
 def test_the_student_learns_what_the_teacher_says(tmp_path):
     """With a teacher that hardly moves and no center, its divergence from the student, loss - entropy, falls."""
     fixed = {"ema_decay": 0.9999, "center_momentum": 1.0, "freeze_last_layer": 0, "weight_decay_end": None}
