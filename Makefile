@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed embedding export-coverage int8 peers dense quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed embedding export-coverage int8 peers dense self-supervision quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
