@@ -1,5 +1,6 @@
 """docs/self-supervision.md: its commands run as they stand, shortened, in one folder, on handwritten digits."""
 
+import json
 import os
 import re
 import shlex
@@ -58,4 +59,6 @@ def test_its_commands_run(tmp_path):
     for name in ("mine/curves.png", "mine/README.md", "mine/sima_provenance.json", "features/part-00000.parquet"):
         assert (tmp_path / name).is_file(), name
     assert not list((tmp_path / "mine").glob("dino*"))
+    provenance = json.loads((tmp_path / "mine" / "sima_provenance.json").read_text(encoding="utf-8"))
+    assert (provenance["training"]["local_crops"], provenance["training"]["out_dim"]) == (4, 1024)
     assert (tmp_path / "classifier" / "all_results.json").is_file()
