@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 ARGS ?=
 
-.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed embedding export-coverage int8 peers dense group-traffic quality style build clean
+.PHONY: demo test test-fast test-oldest gpu-check check-results bench bench-export evidence calibration conversion levers comparison deit-digits training-speed embedding export-coverage int8 peers dense group-traffic self-supervision quality style build clean
 
 demo: $(VENV)/.installed  ## train on real images, save, load back, use: a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/quickstart.py --output_dir demo --overwrite_output_dir $(ARGS)
@@ -98,6 +98,9 @@ dense: $(VENV)/.installed  ## segmentation and detection from scratch on digits 
 
 group-traffic: $(VENV)/.installed  ## bytes that processes exchange where tokens are split over them, in benchmarks/results: minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/count_group_traffic.py --output_dir $(RESULTS) --page docs/parallel.md
+
+self-supervision: $(VENV)/.installed  ## DINO with softmax and with SimA on Fashion-MNIST, in benchmarks/results; goes on where it was stopped: an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/self_supervision.py --output_dir $(RESULTS) --page docs/self-supervision.md $(ARGS)
 
 quality: $(VENV)/.installed  ## what CI checks of style
 	$(BIN)/ruff check $(SOURCES)

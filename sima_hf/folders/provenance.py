@@ -57,6 +57,15 @@ TRAINING_SETTINGS = (
     "bf16",
     "fp16",
     "seed",
+    # Of DINO alone.
+    "local_crops",
+    "local_crop_size",
+    "crop_split",
+    "out_dim",
+    "student_temperature",
+    "teacher_temperature",
+    "ema_decay_end",
+    "weight_decay_end",
 )
 _JSON = {str: "string", dict: "object"}
 

@@ -15,6 +15,7 @@ from ..folders.atomic_folder import LEFTOVERS
 from ..folders.file_names import CONFIG
 from ..folders.json_files import read_json
 from ..folders.weights import check_adapter, check_finite, check_loading, check_pickles, weights_of
+from ..loading.missing_weights import without_pooler
 from ..loading.saved_class import check_entries, saved_class
 from ..models.sima import modeling_sima
 from ..patching import certify, describe
@@ -152,13 +153,14 @@ def _class_and_config(stage: Stage, model_type: str | None) -> tuple[type[PreTra
 
 
 def _load(stage: Stage, cls: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a folder, in eval mode; every weight from its files."""
+    """The model of a folder, in eval mode; every weight from its files, but a pooler that nothing reads."""
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "local_files_only": True}
     try:
         model, info = cls.from_pretrained(stage.path, config=config, **options)
     except Exception as error:  # impossible sizes, a quantizer that is not installed, ...
         raise PublishError(f"{stage.folder} cannot be loaded as {cls.__name__}: {_line(error)}.") from error
-    check_loading(stage.folder, cls.__name__, info)
+    missing = without_pooler(model, info["missing_keys"])
+    check_loading(stage.folder, cls.__name__, {**info, "missing_keys": missing})
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Whether the weights that a model was loaded with are all its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,14 @@ def check_weights(name: str, model: PreTrainedModel, report: Mapping[str, Any], 
         raise CheckpointError(str(error)) from error
 
 
+def without_pooler(model: PreTrainedModel, missing: Iterable[str]) -> set[str]:
+    """Missing weights but those of the pooler of a model without a head, which nothing in it reads."""
+    return {key for key in missing if model.base_model is not model or "pooler" not in key}
+
+
 def _unread(model: PreTrainedModel, missing: set[str]) -> bool:
     """Whether a model answers the same whatever its missing weights are: NaN in their place does not reach its output."""
-    if model.base_model is model:
-        missing = {key for key in missing if "pooler" not in key}
+    missing = without_pooler(model, missing)
     if not missing:
         return True
     tensors = {key: tensor for key, tensor in model.state_dict().items() if key in missing}

@@ -1,4 +1,4 @@
-"""Training: SimA's recipe, data, checkpoints, distillation and metrics, around Transformers' Trainer and Accelerate."""
+"""Training: SimA's recipe, data, checkpoints, distillation, self-supervision and metrics, around Transformers' Trainer and Accelerate."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ from ..importing.lazy_imports import lazy_names
 _NAMES = {
     "AttentionMatching": ".distillation.attention_matching",
     "BatchAugmentation": ".recipe.augmentation",
+    "DINOTrainer": ".self_supervision.trainer",
+    "DINOTrainingArguments": ".self_supervision.arguments",
     "DataArguments": ".arguments",
     "DistillationArguments": ".distillation.trainer",
     "LoopArguments": ".arguments",
@@ -26,6 +28,8 @@ _NAMES = {
 __all__ = [
     "AttentionMatching",
     "BatchAugmentation",
+    "DINOTrainer",
+    "DINOTrainingArguments",
     "DataArguments",
     "DistillationArguments",
     "LoopArguments",
@@ -52,4 +56,6 @@ if TYPE_CHECKING:
     from .recipe.batch_norm import synchronize_batch_norm
     from .recipe.ema import WeightAverage
     from .recipe.optimization import parameter_groups
+    from .self_supervision.arguments import DINOTrainingArguments
+    from .self_supervision.trainer import DINOTrainer
     from .trainer import SimATrainer

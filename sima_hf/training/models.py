@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..calibration.calibrate import CalibrationReport, calibrate, check_linear
@@ -37,7 +37,7 @@ class LoadedModel:
     """A model to be trained, and where it comes from.
 
     Attributes:
-        model: the image classifier, in float32.
+        model: the image classifier, or the encoder alone, in float32.
         processor: where its image processor comes from: a folder or Hub name, or None for the usual one of SimA.
         image_size: resolution to train at, in pixels.
         original: the softmax model that a swapped one was made from, in evaluation mode; else None.
@@ -53,12 +53,12 @@ class LoadedModel:
     calibration: CalibrationReport | None = None
 
 
-def build_model(arguments: ModelArguments, labels: list[str], drop_path: float | None = None) -> LoadedModel:
+def build_model(arguments: ModelArguments, labels: list[str] | None, drop_path: float | None = None) -> LoadedModel:
     """Build what the arguments ask for, with one output for each label.
 
     Args:
         arguments: `ModelArguments`.
-        labels: names of the classes, in order; they go into the config.
+        labels: names of the classes, in order; they go into the config. None: the encoder alone, as `AutoModel` has it.
         drop_path: `config.drop_path_rate`, where given.
 
     Raises:
@@ -108,11 +108,13 @@ def check_swap(arguments: Any, gain: str) -> None:
         )
 
 
-def _classes(labels: list[str]) -> dict:
+def _classes(labels: list[str] | None) -> dict:
+    if labels is None:
+        return {}
     return {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
 
 
-def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> LoadedModel:
+def _fresh(arguments: ModelArguments, labels: list[str] | None, drop_path: float | None) -> LoadedModel:
     if arguments.variant:
         make = functools.partial(SimAConfig.from_variant, arguments.variant)
     else:
@@ -134,16 +136,17 @@ def _fresh(arguments: ModelArguments, labels: list[str], drop_path: float | None
     if drop_path is not None:
         changes["drop_path_rate"] = _drop_path(config, drop_path)
     config = make(**changes, **_classes(labels))
-    cls = classifier_class(config)
+    cls = classifier_class(config) if labels is not None else _encoder_class(config)
     image_size = arguments.image_size or _side(config) or 224
     return LoadedModel(cls._from_config(config, dtype=torch.float32), None, image_size)
 
 
-def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | None) -> LoadedModel:
+def _trained(arguments: ModelArguments, labels: list[str] | None, drop_path: float | None) -> LoadedModel:
     name = arguments.patch or arguments.model_name_or_path
     hub = arguments.hub_options
     config = AutoConfig.from_pretrained(name, **hub)
-    before, names = _side(config), [config.id2label[index] for index in range(config.num_labels)]
+    before = _side(config)
+    names = [config.id2label[index] for index in range(config.num_labels)] if labels is not None else []
     changes = parse_overrides(arguments.config_overrides, config)
     if drop_path is not None:
         changes["drop_path_rate"] = _drop_path(config, drop_path)
@@ -151,10 +154,12 @@ def _trained(arguments: ModelArguments, labels: list[str], drop_path: float | No
         changes["attention_gain"] = _for_sima(config, arguments.attention_gain)
     for field, value in {**changes, **_classes(labels)}.items():
         setattr(config, field, value)
-    model = AutoModelForImageClassification.from_pretrained(
+    auto = AutoModelForImageClassification if labels is not None else AutoModel
+    model = auto.from_pretrained(
         name, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes, dtype=torch.float32, **hub
     )
-    _take_over_classes(model, names, labels)
+    if labels is not None:
+        _take_over_classes(model, names, labels)
     image_size = arguments.image_size or before or 224
     model = resize(model, image_size)
     if not arguments.patch:
@@ -230,6 +235,11 @@ def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"{config.model_type!r} has no image classifier in Transformers; give the type of one, such as deit."
         )
     classes = mapping[type(config)]
+    return classes[0] if isinstance(classes, tuple) else classes
+
+
+def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    classes = AutoModel._model_mapping[type(config)]
     return classes[0] if isinstance(classes, tuple) else classes
 
 

@@ -211,8 +211,17 @@ def train_and_evaluate(trainer: SimATrainer, setup: TrainingSetup) -> dict[str, 
     return {**result.metrics, **metrics}
 
 
-def finish(trainer: SimATrainer, setup: TrainingSetup, train_metrics: dict, eval_metrics: dict) -> None:
-    """Leave in the output folder: the model, its image processor, results, state, curves, card; push it where that is asked for."""
+def finish(
+    trainer: SimATrainer,
+    setup: TrainingSetup,
+    train_metrics: dict,
+    eval_metrics: dict,
+    task: str = "image-classification",
+) -> None:
+    """Leave in the output folder: the model, its image processor, results, state, curves, card; push it where that is asked for.
+
+    `task` is what the Hub calls it.
+    """
     args = trainer.args
     with trainer.weights_to_save():
         trainer.save_model(_internal_call=True)  # the finished folder is pushed below, as a whole
@@ -224,9 +233,9 @@ def finish(trainer: SimATrainer, setup: TrainingSetup, train_metrics: dict, eval
     if not args.should_save:
         return
     length = f"{trainer.state.num_train_epochs} epochs, {trainer.global_batch_size} images a step, seed {args.seed}"
-    draw(trainer.state.log_history, trainer.model, setup, args, length)
-    if not finish_folder(args, trainer.model, setup, trainer.global_batch_size):
-        card = {"tasks": "image-classification", "dataset": setup.data.source, "tags": ["image-classification"]}
+    draw(trainer.state.log_history, trainer.saved_model, setup, args, length)
+    if not finish_folder(args, trainer.saved_model, setup, trainer.global_batch_size):
+        card = {"tasks": task, "dataset": setup.data.source, "tags": [task]}
         (trainer.push_to_hub if args.push_to_hub else trainer.create_model_card)(**card)
 
 

@@ -18,7 +18,7 @@ from .arguments import RecipeArguments
 
 
 SHUFFLE_BUFFER = 10_000  # images
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _NEW_HEAD = "Load the model with `num_labels`, `id2label` and `label2id` of the data, and `ignore_mismatched_sizes=True` for a new head."
 
 
@@ -33,7 +33,7 @@ def train_view(args: RecipeArguments, processor: Any, image_size: int | tuple[in
     crops = args.train_view == "crop"
     return TrainView(
         image_size,
-        interpolation=_RESAMPLING.get(int(getattr(processor, "resample", 3) or 0), "bicubic"),
+        interpolation=RESAMPLING.get(int(getattr(processor, "resample", 3) or 0), "bicubic"),
         scale=(args.min_crop_area, 1.0) if crops else None,
         flip=args.horizontal_flip if crops else 0.0,
         shift=args.max_shift,

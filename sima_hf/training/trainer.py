@@ -119,6 +119,11 @@ class SimATrainer(Trainer):
         """The average of the weights; None before the training, or where none is kept."""
         return self.run_state.ema
 
+    @property
+    def saved_model(self) -> PreTrainedModel:
+        """What is saved of the model that is trained: all of it."""
+        return self.model
+
     # Data
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:

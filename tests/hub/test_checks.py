@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
 import sima_hf
@@ -372,6 +373,16 @@ def test_an_index_that_names_other_files(shards, name):
 def test_weights_that_are_not_the_models(folder, change, words):
     change_weights(folder, change)
     assert_refused(folder, words)
+
+
+def test_an_encoder_without_its_pooler(tmp_path):
+    """As self-supervised ones are saved, whose pooler nothing reads."""
+    model = sima_hf.patch_model(ViTModel(vit().config))
+    model.pooler = None
+    model.save_pretrained(tmp_path)
+    assert check_folder(tmp_path).path == tmp_path
+    change_weights(tmp_path, lambda state: state.pop("layernorm.weight"))
+    assert_refused(tmp_path, "1 missing (layernorm.weight)")
 
 
 @pytest.mark.parametrize(

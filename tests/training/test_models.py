@@ -73,6 +73,23 @@ def test_a_swapped_type_starts_fresh_without_softmax():
     )
 
 
+def test_without_labels_it_is_the_encoder(deit):
+    """Fresh, trained and swapped; the classes of a trained model's config stay as they are."""
+    overrides = ",".join(f"{name}={value}" for name, value in SMALL_DEIT.items())
+    sources = {
+        "SimADeiTModel": {"model_type": "sima_deit", "config_overrides": overrides},
+        "DeiTModel": {"model_name_or_path": deit},
+        "SimAModel": {"variant": "sima_nano_12_p16"},
+    }
+    for name, arguments in sources.items():
+        assert type(build_model(ModelArguments(**arguments), None).model).__name__ == name
+    built = build_model(ModelArguments(patch=deit, image_size=64), None)
+    assert type(built.model).__name__ == "SimADeiTModel"
+    assert type(built.original).__name__ == "DeiTModel"
+    assert built.model.config.num_labels == 5
+    assert certify(built.model, torch.randn(1, 3, 64, 64)).softmax_free
+
+
 def test_drop_path_of_stages_is_that_of_the_last():
     tiny = "embed_dim=[8,8,8],depth=[1,2,3],num_heads=[1,1,2]"
     built = build(model_type="sima_cvt", config_overrides=tiny, drop_path=0.3)

@@ -1,0 +1,1 @@
+"""Self-supervision: DINO, for any image encoder."""
