@@ -2,9 +2,6 @@
 
 import os
 import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,8 @@ from PIL import Image
 
 from sima_hf import SimABackbone, SimAConfig
 from sima_hf.errors import DataError
+from tests.helpers.command_lines import COMMAND
+from tests.helpers.hub.client import Client
 from tests.helpers.script_runs import EXAMPLES
 
 
@@ -42,22 +41,12 @@ def test_its_commands_run(tmp_path):
     )
     told = commands()
     assert len(told) == 5
-    for line in [told[0], softmax, *told[1:]]:
-        line += next(words for name, words in STAND_INS.items() if name in line)
-        program, *words = shlex.split(line)
-        assert program == "python"
-        if "--resume_from_checkpoint" in words:
-            words[words.index("--max_steps") + 1] = "6"
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    with Client(environment, tmp_path / "log", COMMAND) as process:
+        for line in [told[0], softmax, *told[1:]]:
+            line += next(words for name, words in STAND_INS.items() if name in line)
+            if "--resume_from_checkpoint" in line:
+                line = line.replace("--max_steps 4", "--max_steps 6")
+            process.apart(f"command({line!r})", empty=False)
     for folder in ("segmented", "detected", "swapped"):
         assert (tmp_path / folder / "all_results.json").is_file()
         assert (tmp_path / folder / "preprocessor_config.json").is_file()

@@ -355,6 +355,7 @@ def test_classes_of_the_same_name_get_their_number(space):
     assert page.classes_of(pair, seen) == {"crane (0)": 0.5, "cat": 0.3, "crane (2)": 0.2}
 
 
+@pytest.mark.slow
 def test_digits_are_made_once_and_whole(space, tmp_path, monkeypatch):
     recipe = {**space.digits.RECIPE, "epochs": 1}
     monkeypatch.setattr(space.digits, "CALIBRATION_IMAGES", 128)

@@ -15,6 +15,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from tests.fixtures import fixture_recipe
+from tests.helpers.command_lines import BARE, COMMAND
 from tests.helpers.hub.client import Client
 from tests.helpers.hub.server import HubServer
 
@@ -45,31 +46,6 @@ STAND_INS = {
 }
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_class_attention_layers": 1}
-BARE = "import torch; torch.set_num_threads(1); import transformers, PIL.Image"
-# What the commands import anyway, once for all of them; each then runs in a fork of its own.
-WITH_SIMA = f"""
-{BARE}
-import runpy, shlex, sys
-import kornia.augmentation, matplotlib.pyplot, sklearn.metrics, transformers.pipelines
-import sima_hf, sima_hf.bench.model, sima_hf.calibration, sima_hf.evaluation.run, sima_hf.hub.pushing, sima_hf.patch_folder, sima_hf.training.run, sima_hf.training.trainer
-from sima_hf.cli import main
-
-def command(line):
-    "A line of the shell. sima-hf and python are this process; nothing else is in the stories."
-    program, *words = shlex.split(line)
-    try:
-        if program == "sima-hf":
-            main(words)
-        elif program == "python":
-            sys.argv = words
-            sys.path.insert(0, {str(ROOT / "examples")!r})
-            runpy.run_path(words[0], run_name="__main__")
-        else:
-            raise ValueError(line)
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise RuntimeError(f"{{line}} ended with exit code {{end.code}}") from end
-"""
 
 
 def blocks(story):
@@ -166,7 +142,7 @@ def folder(tmp_path_factory):
 def user(hub, folder):
     """A process with sima_hf, in the folder, with a token."""
     environment = hub.environment(folder / "home", token=hub.token, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    with Client(environment, folder / "log", WITH_SIMA) as process:
+    with Client(environment, folder / "log", COMMAND) as process:
         yield process
 
 

@@ -1,5 +1,6 @@
 """The model against the original implementation's answers (tests/fixtures): logits, blocks, gradients, statistics."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,16 @@ def fixture(request):
     return content
 
 
-@pytest.fixture
-def model(fixture):
+@pytest.fixture(scope="module")
+def loaded(fixture):
     model = SimAForImageClassification(SimAConfig.from_variant(fixture["variant"]))
     model.load_state_dict(convert_original_state_dict(fixture["state"]))
     return model.eval()
+
+
+@pytest.fixture
+def model(loaded):
+    return copy.deepcopy(loaded)
 
 
 def given(fixture, name):

@@ -283,6 +283,7 @@ def test_simas_own_backends_agree(name, tmp_path):
     assert SimAForImageClassification.from_pretrained(tmp_path / "again").config._attn_implementation == "sima"
 
 
+@pytest.mark.slow
 def test_compile_in_one_graph():
     torch._dynamo.reset()
     model = SimAForImageClassification(tiny()).eval()
@@ -293,6 +294,7 @@ def test_compile_in_one_graph():
             torch.testing.assert_close(compiled(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_training_step():
     torch._dynamo.reset()
     model = SimAForImageClassification(tiny()).train()
@@ -306,6 +308,7 @@ def test_compiled_training_step():
         torch.testing.assert_close(found, expected, msg=name)
 
 
+@pytest.mark.slow
 def test_export_with_dynamic_batch_and_resolution():
     model = SimAForImageClassification(tiny()).eval()
     dynamic = {0: torch.export.Dim("batch"), 2: 16 * torch.export.Dim("rows"), 3: 16 * torch.export.Dim("columns")}

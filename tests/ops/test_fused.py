@@ -19,10 +19,19 @@ from tests.helpers.tensors import DTYPES, definition, formula, inputs, relative_
 
 both = pytest.mark.parametrize("backend", BOTH)
 MODULES = {"cpu": cpu, "triton": triton}
-padded_with_gain_or_neither = pytest.mark.parametrize(
-    ("masked", "gain"), [(False, "none"), (True, "tokens")], ids=["all", "padded-gain"]
-)
 HALVES = (torch.float32, torch.bfloat16, torch.float16)
+# bfloat16 adds conversions alone, float16 scaling of its own.
+each_dtype = pytest.mark.parametrize(
+    ("dtype", "masked", "gain"),
+    [
+        (torch.float32, False, "none"),
+        (torch.float32, True, "tokens"),
+        (torch.bfloat16, True, "tokens"),
+        (torch.float16, False, "none"),
+        (torch.float16, True, "tokens"),
+    ],
+    ids=str,
+)
 SIZES = [  # batch, heads, queries, keys, channels, value channels
     (2, 3, 1, 1, 16, 16),
     (2, 1, 49, 49, 32, 32),
@@ -88,17 +97,19 @@ def check(backend, sizes, dtype, masked, gain, device="cpu"):
 
 
 @pytest.mark.slow
-@padded_with_gain_or_neither
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@each_dtype
 @both
-def test_every_shape(backend, dtype, masked, gain):
+def test_every_shape(backend, dtype, masked, gain, monkeypatch):
+    """Written whole, whatever the memory held before."""
+    module = MODULES[backend]
+    made = module.empty_bnhd
+    monkeypatch.setattr(module, "empty_bnhd", lambda like, width: made(like, width).fill_(float("nan")))
     for sizes in SIZES:
         check(backend, sizes, dtype, masked, gain)
 
 
 @pytest.mark.slow
-@padded_with_gain_or_neither
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@each_dtype
 @pytest.mark.skipif(NO_TRITON is not None, reason=str(NO_TRITON))
 def test_tokens_split_over_programs(dtype, masked, gain, monkeypatch):
     in_pieces(monkeypatch)
@@ -107,8 +118,7 @@ def test_tokens_split_over_programs(dtype, masked, gain, monkeypatch):
 
 
 @pytest.mark.slow
-@padded_with_gain_or_neither
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@each_dtype
 @pytest.mark.skipif(NO_CPU is not None, reason=str(NO_CPU))
 def test_tokens_in_pieces(dtype, masked, gain):
     for sizes in ((1, 2, 1300, 1300, 24, 40), (2, 1, 600, 70, 64, 64), (1, 1, 9, 2049, 17, 5)):
@@ -131,17 +141,6 @@ def test_on_the_device(sizes, dtype, record_testsuite_property):
     record_testsuite_property("gpu", torch.cuda.get_device_name())  # in the file of `make gpu-check`
     for gain in ("none", "tokens"):
         check("triton", sizes, dtype, False, gain, "cuda")
-
-
-@pytest.mark.slow
-@both
-def test_outputs_are_written_whole(backend, monkeypatch):
-    """Whatever the memory held before."""
-    module = MODULES[backend]
-    made = module.empty_bnhd
-    monkeypatch.setattr(module, "empty_bnhd", lambda like, width: made(like, width).fill_(float("nan")))
-    for sizes in SIZES:
-        check(backend, sizes, torch.float32, True, "tokens")
 
 
 @both

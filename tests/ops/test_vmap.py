@@ -30,11 +30,13 @@ def check(dims, given, **options):
             assert relative_error(found[index], right) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", SUBSETS, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_over_each_subset_of_query_key_and_value(backend, dims):
-    for order, tokens in (("linear", 7), ("quadratic", 7), ("linear", 600)):
-        given = [stacked(dim, 2, 4, tokens, 16) for dim in dims]
+    # 520 tokens are more than a piece of either kernel; Triton's interpreter takes a second for each head of so many
+    for order, heads, tokens in (("linear", 4, 7), ("quadratic", 4, 7), ("linear", 1, 520)):
+        given = [stacked(dim, 2, heads, tokens, 16) for dim in dims]
         check(dims, given, order=order, backend=backend)
 
 
@@ -46,7 +48,7 @@ def test_over_each_subset_of_query_key_and_value(backend, dims):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_with_masks_stacked_or_shared(backend, dims, mask_dim):
     for kind in ("padding", "float padding", "full", "float full"):
-        given = [stacked(dim, 2, 4, 7, 16) for dim in dims]
+        given = [stacked(dim, 2, 2, 7, 16) for dim in dims]
         mask = stacked(mask_dim, *((2, 7) if "padding" in kind else (2, 1, 7, 7))) > -0.5
         if "float" in kind:
             mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -1e4)

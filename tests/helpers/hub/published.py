@@ -42,18 +42,31 @@ def publish(case, folder, attention="sima"):
         expected = tensors(model(**inputs))
     model.config.auto_map = auto_map(model.config)
     model.save_pretrained(folder)
-    write_remote_code(
-        model.config, folder
-    )  # what prepare_for_hub does to a folder, without its checks of this tiny model
+    if not (folder / "sima_attention.py").exists():  # a parent that keeps its own config class does not bring it along
+        write_remote_code(model.config, folder)  # what prepare_for_hub does, without its checks of this tiny model
     torch.save(inputs, folder / "given.pt")
     torch.save(expected, folder / "expected.pt")
     (folder / "auto.txt").write_text(auto)
     return folder
 
 
-def load_apart(folders, home):
-    """Load what was published in a process without sima_hf, which leaves its outputs in the folders; `home` is its cache."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+def publish_and_load_apart(rows, root, once=()):
+    """The folders of `rows`, `{key: (case, attention)}`, published and loaded in a process without sima_hf, which leaves its outputs
+    there. It saves each model and loads it again, but for those whose key is in `once`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the other process has: sums in parts differ in the last bits
+    try:
+        folders = {key: publish(row[0], root / f"m{number}", row[1]) for number, (key, row) in enumerate(rows.items())}
+    finally:
+        torch.set_num_threads(threads)
+    for key in once:
+        (folders[key] / "once").touch()
+    environment = {**os.environ, "HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     subprocess.run(
-        [sys.executable, SCRIPT, *map(str, folders)], env=environment, check=True, timeout=600, capture_output=True
+        [sys.executable, SCRIPT, *map(str, folders.values())],
+        env=environment,
+        check=True,
+        timeout=600,
+        capture_output=True,
     )
+    return folders

@@ -4,7 +4,8 @@
 
 Each folder holds a published model, `auto.txt` (the Auto class to load with) and `given.pt` (inputs); it gets `got.pt`, the floating
 point tensors of the output. Its model is saved once more, loaded in another process, and run again (`again.pt`), and pickled. Every
-load is in a fork of its own, so that none finds what another has registered. A folder that fails gets `error.txt` instead.
+load is in a fork of its own, so that none finds what another has registered. A folder that fails gets `error.txt` instead; one with a
+file `once` is left at the first load.
 """
 
 import os
@@ -47,7 +48,8 @@ def first(folder):
         pickle.loads(pickle.dumps(part))
     torch.save(run(model, given), folder / "got.pt")
     (folder / "class.txt").write_text(f"{type(model).__module__}.{type(model).__name__}")
-    model.save_pretrained(folder / "again")
+    if not (folder / "once").exists():
+        model.save_pretrained(folder / "again")
 
 
 def second(folder):
@@ -86,7 +88,7 @@ def main(folders):
     warm_up(Path(folders[0]).with_name("warm"))
     for folder in map(Path, folders):
         apart(first, folder)
-        if not (folder / "error.txt").exists():
+        if (folder / "again").exists() and not (folder / "error.txt").exists():
             apart(second, folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sima_hf.peers import PEERS
-from tests.helpers.hub.published import load_apart, publish
+from tests.helpers.hub.published import publish_and_load_apart
 
 
 pytestmark = pytest.mark.slow
@@ -22,15 +22,8 @@ PUBLISHED += [
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    root = tmp_path_factory.mktemp("published")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the other process has: sums in parts differ in the last bits
-    try:
-        folders = {one: publish(one[1], root / "-".join(one), one[0]) for one in PUBLISHED}
-    finally:
-        torch.set_num_threads(threads)
-    load_apart(folders.values(), root / "home")
-    return folders
+    rows = {one: one[::-1] for one in PUBLISHED}
+    return publish_and_load_apart(rows, tmp_path_factory.mktemp("published"))
 
 
 @pytest.mark.parametrize(("attention", "case"), PUBLISHED)
