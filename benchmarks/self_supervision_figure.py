@@ -59,8 +59,8 @@ def conditions(results: dict, name: str) -> str:
         f"images that were pre-trained on; mean and range of two seeds. A ViT of {encoder['num_hidden_layers']} blocks of "
         f"{encoder['hidden_size']} channels, {tokens} tokens, {encoder['parameters']:,} parameters; {settings['epochs']['run']:g} epochs of "
         f"{settings['recipe']['per_device_train_batch_size']} images a step;{minutes} evaluation included. Learning rates were chosen from "
-        f"{rates} by k-NN on {settings['held_out_images']:,} held-out training images after {settings['epochs']['choice']:g} epochs. "
-        f"{results['device']}, {results['threads']} thread, torch {results['torch']}, transformers {results['transformers']}; all settings "
+        f"{rates} by k-NN on {settings['held_out_images']:,} held-out training images after {settings['epochs']['choice']:g} epoch. "
+        f"{results['device']}, torch {results['torch']}, transformers {results['transformers']}; all settings "
         f"in [{name}](benchmarks/results/{name})."
     )
 
@@ -81,7 +81,7 @@ def draw_figure(path: Path, output: Path) -> None:
                 color = COLORS.get(attention, "#8a8a8a")
                 bars.bar(x, statistics.mean(values), 0.34, color=color, alpha=(0.9, 0.5)[shift])
                 bars.plot([x] * len(values), values, "k.", markersize=5)
-                if place == 0:
+                if place == 1:
                     bars.annotate(title, (x, 3), ha="center", rotation=90, fontsize=8, color="white")
     bars.set_xticks(
         range(len(kinds)), [names[step] + TITLES.get(attention, "") for step, attention in kinds], fontsize=8

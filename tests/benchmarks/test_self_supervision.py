@@ -60,7 +60,6 @@ def test_both_encoders_begin_alike_and_are_what_they_say(script):
 
 
 @pytest.mark.results
-@pytest.mark.xfail(strict=True, reason="the runs have not come to their end yet")
 def test_the_page_holds_the_committed_results(script, monkeypatch):
     from self_supervision_figure import RESULTS, conditions, markdown_table
 
