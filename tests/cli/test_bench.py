@@ -135,7 +135,7 @@ def test_bench_export_writes_files_and_pages(tmp_path, run, monkeypatch):
     }
     assert "int8 is left out: There is no int8." in found.err
     assert "| ONNX Runtime | float32 | 2 | 1,024 | 12.0 ms | 12.0 ms | 2 / 2 | 1 / 1 | 2.00 |" in page.read_text()
-    assert "ONNX Runtime 2.00 at 224, 2.00 at 384" in readme.read_text()
+    assert "ONNX Runtime, float32: 2.00 at 224, 2.00 at 384" in readme.read_text()
 
 
 def test_bench_export_of_int8_alone_says_why_not(run, monkeypatch):
