@@ -16,6 +16,7 @@ from .blocks import find_blocks
 from .checks import check_apart, check_plain
 from .ends import compare_ends
 from .fit import Calibrator
+from .reading import reads_patches_alone
 from .report import CalibrationReport
 
 
@@ -71,8 +72,9 @@ def calibrate(
             (rotary positions, norms) keep theirs, and so does whatever is not SimA.
         value: fit the value layer together with the output layer, where held-out images are better explained so. For an attention
             that is linear in the values.
-        class_token_weight: weight of a class token in the fits, a patch having 1. None: as many as there are other tokens, so
-            that it counts as much as all of them. Models without class token have no use for it.
+        class_token_weight: weight of a class token in the fits, a patch having 1. None: 1 where patches alone are read, as in
+            backbones and in models that segment, else as many as there are other tokens, so that it counts as much as all of them.
+            Models without class token have no use for it.
         ridge: weight of the squared change of a layer, relative to the mean square of its inputs. None: for each layer the
             one of nine decades that leaves least unexplained on held-out images.
         held_out: share of the images, at least 32 but no more than half, that no layer is fitted to. They choose ridges, and
@@ -107,6 +109,8 @@ def calibrate(
         "memory_budget": memory_budget,
     }
     _check(model, teacher, batches, settings)
+    if class_token_weight is None and reads_patches_alone(model):
+        settings["class_token_weight"] = 1.0
     own, goal = _working_copy(model), _working_copy(teacher).to(model.device)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
