@@ -14,9 +14,8 @@ from ..patching import sima_attentions
 from ..patching.attentions.mechanisms import linear_in_value, title_of
 from .blocks import find_blocks
 from .checks import check_apart, check_plain
-from .ends import compare_ends
+from .ends import compare_ends, reads_patches_alone
 from .fit import Calibrator
-from .reading import reads_patches_alone
 from .report import CalibrationReport
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import sima_hf
-from sima_hf.calibration.reading import reads_patches_alone
+from sima_hf.calibration.ends import reads_patches_alone
 
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
