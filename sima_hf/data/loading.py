@@ -146,33 +146,32 @@ def with_plain_errors(batches: Iterator[dict]) -> Iterator[dict]:
 def lost_workers_as_errors(what_next: Callable[[], str]) -> Iterator[None]:
     """Turn DataLoader's report of a worker that died into a TrainingError that ends in `what_next()`."""
     try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        lost = _report_of_a_lost_worker(error)
-        if lost is None:
-            raise
-        words = [*str(lost).splitlines(), type(lost).__name__][0].strip()  # an EOFError may have no text
-        raise TrainingError(
-            f"A process that loads images died ({words}); it may have run out of memory: lower "
-            f"--dataloader_num_workers or --dataloader_prefetch_factor. {what_next()}"
-        ) from lost
-
-
-def _report_of_a_lost_worker(error: Exception) -> Exception | None:
-    """What says that a worker died: DataLoader's report, or else the break in what it was handing over; None: nothing does."""
-    try:
-        if _DEATH not in str(error):
-            between = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-            if not between or not isinstance(error, _BREAKS):
-                return None
-            # The break comes first. DataLoader reports from a signal's handler, which may interrupt any line here: it is
-            # waited for, else it would come where nobody expects it.
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            if _DEATH in str(error) or not _broke_off(error):
+                raise
+            # The break comes before the report, which DataLoader raises from a signal's handler: it may interrupt any line from the
+            # break on, and is waited for, else it would come where nobody expects it.
             time.sleep(SECONDS_TO_REPORT)
+            lost: Exception = error
+        else:
+            return
     except RuntimeError as report:
         if _DEATH not in str(report):
             raise
-        return report
-    return error
+        lost = report
+    words = [*str(lost).splitlines(), type(lost).__name__][0].strip()  # an EOFError may have no text
+    raise TrainingError(
+        f"A process that loads images died ({words}); it may have run out of memory: lower "
+        f"--dataloader_num_workers or --dataloader_prefetch_factor. {what_next()}"
+    ) from lost
+
+
+def _broke_off(error: Exception) -> bool:
+    """Whether a worker was handing something over when it came to its end."""
+    between = any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return between and isinstance(error, _BREAKS)
 
 
 class Unreadable:

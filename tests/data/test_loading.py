@@ -272,6 +272,16 @@ def test_a_report_in_the_middle_of_the_handling_is_the_one_that_counts():
     assert "died (DataLoader worker (pid 7) is killed by signal: Killed.);" in str(caught.value)
 
 
+def test_a_report_as_soon_as_the_break_is_looked_at(monkeypatch):
+    def interrupted(error):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("sima_hf.data.loading._broke_off", interrupted)
+    with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
+        break_off()
+    assert "died (DataLoader worker (pid 7) is killed by signal: Killed.);" in str(caught.value)
+
+
 def test_a_break_without_a_report_is_a_lost_worker_too(monkeypatch):
     monkeypatch.setattr("sima_hf.data.loading.SECONDS_TO_REPORT", 0.01)
     with pytest.raises(TrainingError) as caught, lost_workers_as_errors(lambda: "Go on."):
