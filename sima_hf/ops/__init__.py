@@ -5,7 +5,7 @@ import torch
 from .autocast import without_autocast
 from .backends import backend_names, backend_report, pick_backend
 from .checks import check_bias, check_mask, check_mask_queries, check_tensors, one_of
-from .group import check_group, group_attention
+from .group import group_attention
 from .order import GAINS, ORDERS, cheaper_order
 
 
@@ -88,22 +88,13 @@ def sima_attention(
     keep, allow = check_mask(mask, query, key)
     check_bias(bias, query, key)
     if group is not None:
-        check_group(group, query, key, allow, keep, bias, order, backend, mask_queries, shared_tokens)
-    elif shared_tokens:
+        given = {"keep": keep, "allow": allow, "bias": bias, "gain": gain, "order": order, "backend": backend}
+        return group_attention(
+            query, key, value, **given, mask_queries=mask_queries, group=group, shared_tokens=shared_tokens
+        )
+    if shared_tokens:
         raise ValueError(f"`shared_tokens` must be 0 without a `group`, got {shared_tokens}.")
     mask_queries = check_mask_queries(mask_queries, keep, query, key)
-    if group is not None:
-        with without_autocast(query.device.type):
-            return group_attention(
-                query,
-                key,
-                value,
-                keep=keep,
-                gain=gain,
-                mask_queries=mask_queries,
-                group=group,
-                shared_tokens=shared_tokens,
-            )
     if order == "auto":
         order = cheaper_order(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], allow is not None)
     attend = pick_backend(backend, query)

@@ -13,6 +13,8 @@ import torch
 from torch import distributed
 
 from ..errors import BackendError
+from .autocast import without_autocast
+from .checks import check_mask_queries
 from .eager import EPS, absolute_sum, apply_context, floor_norm, matmul, repeat_heads
 
 
@@ -53,26 +55,37 @@ def group_attention(
     value: torch.Tensor,
     *,
     keep: torch.Tensor | None,
+    allow: torch.Tensor | None,
+    bias: torch.Tensor | None,
     gain: str,
-    mask_queries: bool,
+    order: str,
+    backend: str,
+    mask_queries: bool | None,
     group: "distributed.ProcessGroup",
     shared_tokens: int,
 ) -> torch.Tensor:
-    """`(B,H,Nq,Dv)` for this process's queries, of checked inputs; arguments as for `sima_attention`."""
+    """`(B,H,Nq,Dv)` for this process's queries; arguments as for `sima_attention`, the mask as `check_mask` gives it.
+
+    Raises:
+        TypeError, ValueError: the tokens cannot be split with these arguments.
+    """
+    check_group(group, query, key, allow, keep, bias, order, backend, mask_queries, shared_tokens)
+    mask_queries = check_mask_queries(mask_queries, keep, query, key)
     dtype = query.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        query, key, value = query.float(), key.float(), value.float()
-    tokens = key.shape[-2]
-    if keep is not None:
-        hidden = ~keep[:, None, :, None]
-        query = query.masked_fill(hidden, 0) if mask_queries else query
-        key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
-    # What all processes hold enters the sums on the first of them.
-    skipped = shared_tokens if distributed.get_rank(group) > 0 else 0
-    tokens = tokens - skipped if keep is None else keep[:, skipped:].sum(dim=-1)
-    rows = query[:, :, skipped:], key[:, :, skipped:], value[:, :, skipped:]
-    context = shared_context(*rows, tokens if gain == "tokens" else None, group)
-    return apply_context(query, context).to(dtype)
+    with without_autocast(query.device.type):
+        if dtype in (torch.float16, torch.bfloat16):
+            query, key, value = query.float(), key.float(), value.float()
+        tokens = key.shape[-2]
+        if keep is not None:
+            hidden = ~keep[:, None, :, None]
+            query = query.masked_fill(hidden, 0) if mask_queries else query
+            key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
+        # What all processes hold enters the sums on the first of them.
+        skipped = shared_tokens if distributed.get_rank(group) > 0 else 0
+        tokens = tokens - skipped if keep is None else keep[:, skipped:].sum(dim=-1)
+        rows = query[:, :, skipped:], key[:, :, skipped:], value[:, :, skipped:]
+        context = shared_context(*rows, tokens if gain == "tokens" else None, group)
+        return apply_context(query, context).to(dtype)
 
 
 def shared_context(

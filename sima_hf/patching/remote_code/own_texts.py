@@ -29,7 +29,6 @@ def own_texts(mechanism: str) -> dict[tuple[str, str], str]:
         ("patching.attentions.mechanisms", "DEFAULT_ATTENTION"): f'DEFAULT_ATTENTION = "{mechanism}"',
         ("patching.configs", "sima_implementation"): _fill(_IMPLEMENTATION, facts),
         ("patching.saving", "check_saved_whole"): _SAVED_WHOLE,
-        ("ops.group", "check_group"): _CHECK_GROUP,
         ("ops.group", "group_attention"): _GROUP_ATTENTION,
     }
 
@@ -87,12 +86,9 @@ CLASSES_OF_PARTS = '''def __getattr__(name: str):
 _SAVED_WHOLE = '''def check_saved_whole(model: PreTrainedModel) -> None:
     """Parts are not swapped by this file, so config.json says what they run."""'''
 # Context parallelism is a matter of who runs a model, who can install sima_hf.
-_CHECK_GROUP = '''def check_group(group: object, *_) -> None:
+_GROUP_ATTENTION = '''def group_attention(*_, **__) -> torch.Tensor:
     """Raise: the code beside a model does not split tokens over processes."""
     raise ValueError("`group` needs sima_hf: `pip install sima-hf` and call sima_hf.sima_attention.")'''
-_GROUP_ATTENTION = '''def group_attention(*_, **__) -> torch.Tensor:
-    """Not here: see `check_group`."""
-    raise NotImplementedError'''
 _IMPLEMENTATION = '''def sima_implementation(name: str | None, owner: str, mechanism: str = "<mechanism>") -> str:
     """The attention function of the file beside this one, whichever of its names comes, or none.
 
