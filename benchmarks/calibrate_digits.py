@@ -11,16 +11,15 @@ import argparse
 import copy
 import json
 import os
-import platform
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-import transformers
 from calibration_figure import draw_figure, update_page
 from digits_training import Digits, accuracy, batches_of_epoch, begin_process, shifted, train
+from machine_facts import machine_facts
 from tqdm.auto import tqdm
 from transformers import (
     Dinov2Config,
@@ -33,7 +32,7 @@ from transformers import (
 )
 
 import sima_hf
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 CALIBRATION_IMAGES = (32, 128, 512, 2048)
@@ -182,12 +181,8 @@ def main() -> None:
         "data": f"scikit-learn digits: {len(data.train)} training images, {len(data.test)} measured",
         "measured_on": "held-out training images" if arguments.choose else "test images",
         "calibration_images": f"training images moved by up to a pixel; {CALIBRATION_IMAGES[-1]} at most",
-        "device": device_name("cpu"),
+        **machine_facts(),
         "revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
         "seconds": time.perf_counter() - start,
         "original": ORIGINAL,
         "original_of": ORIGINAL_OF,

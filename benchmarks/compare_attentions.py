@@ -11,7 +11,6 @@ python benchmarks/compare_attentions.py --output_dir benchmarks/results --page d
 import argparse
 import copy
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ import transformers
 from attention_costs import measure_costs
 from conversion_tasks import FashionMNIST
 from digits_training import Digits, shifted, train
+from machine_facts import machine_facts
 from peer_models import CONTESTANTS, build
 from peers_figure import best_rate, draw_figure, update_page
 from transformers import PreTrainedModel
 
 import sima_hf
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 STEPS = ("train", "convert", "time")
@@ -267,12 +267,8 @@ def facts_of(name: str, settings: dict) -> dict:
         "recipe": {**RECIPE, "optimizer": "AdamW", "schedule": "OneCycleLR, pct_start 0.1", "clip_grad_norm": 1.0},
         "augmentation": "moved by at most one pixel of the original each way",
         "vit": fields(settings) if name in DATA else None,
-        "device": device_name("cpu"),
+        **machine_facts(),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
     }
 
 

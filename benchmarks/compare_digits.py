@@ -10,7 +10,6 @@ python benchmarks/compare_digits.py --output_dir benchmarks/results --readme REA
 import argparse
 import json
 import os
-import platform
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,15 +17,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-import transformers
 from comparison_figure import THRESHOLD, draw_figure, update_readme, update_scales
 from comparison_scales import SIDES, against_tokens, block_scales, normal_inputs, projections, random_vit
 from digits_training import Digits, accuracy, begin_process, enlarged, train
+from machine_facts import machine_facts
 from tqdm.auto import tqdm
 from transformers import CvtConfig, CvtForImageClassification, PreTrainedModel, ViTConfig, ViTForImageClassification
 
 import sima_hf
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 SCALE_IMAGES = 32  # training images that the scales are measured on
@@ -220,14 +219,10 @@ def compare(arguments: argparse.Namespace) -> dict:
         "measured_on": "held-out training images" if arguments.choose else "test images",
         "augmentation": "moved by at most one of 8 pixels each way, then interpolated to the family's size",
         "threshold": THRESHOLD,
-        "device": device_name("cpu"),
+        **machine_facts(),
         "processes": arguments.processes,
         "threads_each": 1,
         "revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
         "recipe": {**recipe, "optimizer": "AdamW", "schedule": "OneCycleLR, pct_start 0.1", "clip_grad_norm": 1.0},
         "learning_rates": list(RATES) if arguments.choose else LEARNING_RATES,
         "sizes": SIZES,

@@ -10,19 +10,18 @@ import argparse
 import copy
 import functools
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
 from conversion_figure import draw_figure, update_pages, write_csv
 from conversion_tasks import Single, Task, load_task
+from machine_facts import machine_facts
 from transformers import PreTrainedModel
 
 import sima_hf
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 TEACHERS = ("dinov2_small", "fashion_vit", "fashion_swin", "vit_12", "swin_2_2")
@@ -43,12 +42,8 @@ class Results:
             "command": command,
             "teacher": name,
             "settings": settings,
-            "device": device_name("cpu"),
+            **machine_facts(),
             "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "sima_hf": sima_hf.__version__,
             "rows": [],
         }
         if path.is_file():

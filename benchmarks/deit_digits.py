@@ -9,7 +9,6 @@ python benchmarks/deit_digits.py --output_dir benchmarks/results        # or: ma
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,16 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-import transformers
 from compare_digits import compact_json
 from digits_training import HELD_OUT_IMAGES, TEST_IMAGES
+from machine_facts import machine_facts
 from tqdm.auto import tqdm
 
-import sima_hf
 from sima_hf.bench.tables import markdown, replace_between
 from sima_hf.data.images import decode
 from sima_hf.data.sources import digits
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 CONTESTANTS = {
@@ -163,14 +161,10 @@ def main() -> None:
         "command": "python benchmarks/deit_digits.py --choose" if arguments.choose else "make deit-digits",
         "data": f"scikit-learn digits: {counts['train']} training images, {counts['measured']} measured",
         "measured_on": "held-out training images" if arguments.choose else "test images",
-        "device": device_name("cpu"),
+        **machine_facts(),
         "processes": arguments.processes,
         "threads_each": 1,
         "revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
         "contestants": CONTESTANTS,
         "recipe": RECIPE,
         "mean_accuracy": {

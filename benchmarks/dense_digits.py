@@ -9,7 +9,6 @@ python benchmarks/dense_digits.py --output_dir benchmarks/results        # or: m
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,10 @@ from pathlib import Path
 import torch
 import transformers
 from compare_digits import compact_json
+from machine_facts import machine_facts
 
-import sima_hf
 from sima_hf.bench.tables import markdown, replace_between
-from sima_hf.machine.description import device_name, git_revision
+from sima_hf.machine.description import git_revision
 
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -142,13 +141,9 @@ def write(path: Path, run: dict) -> None:
         "command": "make dense",
         "data": f"Digits on photographs ({IMAGES['images']:,} training and {IMAGES['validation_images']} validation images of "
         f"{IMAGES['size']} px)",
-        "device": device_name("cpu"),
+        **machine_facts(),
         "threads": 1,
         "revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
         "images": IMAGES,
         "recipes": {
             task: json.loads((CONFIGS / f"digits_{task}.json").read_text(encoding="utf-8")) for task in SCRIPTS

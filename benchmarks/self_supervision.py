@@ -9,7 +9,6 @@ python benchmarks/self_supervision.py --output_dir benchmarks/results --page doc
 """
 
 import argparse
-import platform
 import tempfile
 from pathlib import Path
 
@@ -18,18 +17,17 @@ import transformers
 from compare_attentions import Cells
 from conversion_tasks import FashionMNIST
 from datasets import Dataset, Features, Image
+from machine_facts import machine_facts
 from PIL import Image as PILImage
 from self_supervision_figure import RESULTS, draw_figure, update_page
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-import sima_hf
 from sima_hf import SimAImageProcessor
 from sima_hf.data.pixels import normalize
 from sima_hf.data.processors import normalization
 from sima_hf.embedding.encoder import ImageEncoder
 from sima_hf.evaluation.protocols.knn import knn_votes
 from sima_hf.evaluation.protocols.linear_probe import fit_linear_probe
-from sima_hf.machine.description import device_name
 from sima_hf.training import DINOTrainer, DINOTrainingArguments
 
 
@@ -190,12 +188,8 @@ def facts_of(settings: dict) -> dict:
         "settings": settings,
         "encoder": {**VIT, "parameters": build("softmax", 0).num_parameters()},
         "neighbors": NEIGHBORS,
-        "device": device_name("cpu"),
+        **machine_facts(),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sima_hf": sima_hf.__version__,
     }
 
 

@@ -174,9 +174,9 @@ def export(
         given = ExportInputs(ready, inputs)
         if quantize is not None and not given.takes_images:
             raise ExportError("`quantize` is for models that take images of one size alone; leave it out.")
-        shape = tuple(given.tensors["pixel_values"].shape[1:]) if quantize is not None else ()
         pixels = None
         if quantize is not None:
+            shape = tuple(given.tensors["pixel_values"].shape[1:])
             pixels = read_calibration_images(calibration_images, processor, shape, min_agreement)
         return _most_dynamic(ready, reference, given, found, dynamic, processor, pixels, output_dir, overwrite)
 

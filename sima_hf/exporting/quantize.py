@@ -90,7 +90,7 @@ def quantize(
     config = OnnxRuntimeStaticConfig(
         op_types_to_quantize=list(PRODUCTS),
         per_channel=True,
-        # What x86 has instructions for: unsigned by signed. Signed by signed takes up to twice as long on ONNX Runtime.
+        # Unsigned by signed is what x86 has instructions for; signed by signed takes ONNX Runtime longer.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=[node.name for node in kept],

@@ -136,7 +136,7 @@ def _fresh(arguments: ModelArguments, labels: list[str] | None, drop_path: float
     if drop_path is not None:
         changes["drop_path_rate"] = _drop_path(config, drop_path)
     config = make(**changes, **_classes(labels))
-    cls = classifier_class(config) if labels is not None else _encoder_class(config)
+    cls = classifier_class(config) if labels is not None else _class_of(AutoModel, config, "encoder")
     image_size = arguments.image_size or _side(config) or 224
     return LoadedModel(cls._from_config(config, dtype=torch.float32), None, image_size)
 
@@ -229,17 +229,14 @@ def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     Raises:
         ValueError: the model type has none.
     """
-    mapping = AutoModelForImageClassification._model_mapping
+    return _class_of(AutoModelForImageClassification, config, "image classifier")
+
+
+def _class_of(auto: type, config: PreTrainedConfig, what: str) -> type[PreTrainedModel]:
+    mapping = auto._model_mapping
     if type(config) not in mapping:
-        raise ValueError(
-            f"{config.model_type!r} has no image classifier in Transformers; give the type of one, such as deit."
-        )
+        raise ValueError(f"{config.model_type!r} has no {what} in Transformers; give the type of one, such as deit.")
     classes = mapping[type(config)]
-    return classes[0] if isinstance(classes, tuple) else classes
-
-
-def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    classes = AutoModel._model_mapping[type(config)]
     return classes[0] if isinstance(classes, tuple) else classes
 
 
