@@ -90,6 +90,11 @@ def test_without_labels_it_is_the_encoder(deit):
     assert certify(built.model, torch.randn(1, 3, 64, 64)).softmax_free
 
 
+def test_a_type_that_is_a_head_alone_has_no_encoder():
+    with pytest.raises(ValueError, match=r"'upernet' has no encoder in Transformers; give the type of one"):
+        build_model(ModelArguments(model_type="upernet"), None)
+
+
 def test_drop_path_of_stages_is_that_of_the_last():
     tiny = "embed_dim=[8,8,8],depth=[1,2,3],num_heads=[1,1,2]"
     built = build(model_type="sima_cvt", config_overrides=tiny, drop_path=0.3)
